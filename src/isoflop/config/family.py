@@ -1,0 +1,158 @@
+"""What a family file may say. One class a table; a field's description is its documentation."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+
+
+class Table(BaseModel):
+    """A TOML table: unknown keys, wrong types and later changes are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Gpt2Tokenizer(Table):
+    """The exact GPT-2 byte-level BPE: 50,257 tokens, no network needed."""
+
+    kind: Literal["gpt2"]
+
+    @property
+    def vocab_size(self) -> int:
+        return 50_257
+
+
+class BpeTokenizer(Table):
+    """A byte-level BPE trained on the corpus."""
+
+    kind: Literal["bpe"]
+    vocab_size: int = Field(ge=257, le=2**32 - 1, description="256 bytes, merges, and the end-of-text token")
+
+
+class DataSource(Table):
+    """Where the text comes from and how it becomes tokens."""
+
+    source: Path = Field(description="a file or folder of text, jsonl, jsonl.zst or parquet; relative to this file")
+    licence: str = Field("not stated", description="licence of the texts, copied into manifest and model cards")
+    text_key: str = Field("text", description="the field of a jsonl object or parquet column that holds the text")
+    tokenizer: Annotated[Gpt2Tokenizer | BpeTokenizer, Field(discriminator="kind")]
+    context_length: int = Field(ge=8, le=2**20, description="tokens a model sees at once")
+    held_out_fraction: Fraction = Field(0.02, description="share of the documents that no model trains on")
+
+
+class ModelSize(Table):
+    """One member of the family."""
+
+    name: Name
+    n_layers: int = Field(ge=1, le=1000)
+    d_model: int = Field(ge=8, le=2**17)
+    n_heads: int = Field(ge=1, le=1024)
+    seeds: int = Field(1, ge=1, le=100, description="how many runs of this size; the law learns the noise from them")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.d_model % self.n_heads:
+            near = [h for h in range(1, self.d_model + 1) if self.d_model % h == 0]
+            near.sort(key=lambda h: abs(h - self.n_heads))
+            raise ValueError(
+                f"n_heads = {self.n_heads} does not divide d_model = {self.d_model}; use {' or '.join(map(str, near[:2]))}"
+            )
+        return self
+
+
+class Sizes(Table):
+    """Sizes to derive instead of listing them under [[models]]: exactly one of the two."""
+
+    target_params: list[Annotated[int, Field(ge=10_000)]] | None = Field(
+        None, min_length=1, description="total parameters wanted of each model; layers, width and heads follow"
+    )
+    budget_flops: Positive | None = Field(
+        None, description="training FLOPs of the whole family; each model takes four times the FLOPs of the one before"
+    )
+    count: int | None = Field(None, ge=2, le=20, description="with budget_flops: how many models (default 5)")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.target_params is None) == (self.budget_flops is None):
+            raise ValueError("give either target_params or budget_flops")
+        if self.count is not None and self.budget_flops is None:
+            raise ValueError("count goes with budget_flops; remove it")
+        if self.target_params is not None and len(set(self.target_params)) < len(self.target_params):
+            raise ValueError("target_params lists a size twice; list each once")
+        return self
+
+
+class BatchStage(Table):
+    """From `from_tokens` on, a step reads `sequences` sequences."""
+
+    from_tokens: int = Field(ge=0)
+    sequences: int = Field(ge=1, le=2**24)
+
+
+class Recipe(Table):
+    """How a size becomes a run. What is left out follows the rules in isoflop.recipe."""
+
+    tokens_per_parameter: Positive = Field(20.0, description="tokens for each parameter, embeddings included")
+    batch_schedule: list[BatchStage] | None = Field(None, min_length=1, description="default: the rule for the size")
+    peak_lr: Positive | None = Field(None, description="default: the rule for the size")
+    warmup_fraction: Fraction = Field(0.1, description="share of the tokens over which the rate rises to its peak")
+    decay: Literal["linear", "cosine"] = "linear"
+    final_lr_fraction: float = Field(0.1, ge=0, le=1, allow_inf_nan=False)
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    eps: Positive = 1e-8
+    weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False)
+    clip_norm: Positive = 1.0
+    microbatch_tokens: int = Field(16_384, ge=1, description="most tokens that pass through the model at once")
+
+    @field_validator("batch_schedule")
+    @classmethod
+    def _stages_in_order(cls, stages: list[BatchStage] | None) -> list[BatchStage] | None:
+        if stages is not None:
+            starts = [stage.from_tokens for stage in stages]
+            if starts[0] != 0 or starts != sorted(set(starts)):
+                raise ValueError(f"from_tokens must start at 0 and rise; given {starts}")
+        return stages
+
+
+class Cost(Table):
+    """What the machine draws and costs, where it cannot be measured."""
+
+    watts_per_system: Positive | None = None
+    price_per_system_hour: float | None = Field(None, ge=0, allow_inf_nan=False)
+    currency: str = "USD"
+
+
+class Family(Table):
+    """Models of one recipe and one data set at growing sizes: what a family file says."""
+
+    name: Name
+    description: str = ""
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    systems: int = Field(1, ge=1, le=65_536)
+    held_out: Name | Literal[False] | None = Field(
+        None, description="the model whose loss the law must foretell; default: the largest; false: none"
+    )
+    checkpoint_seconds: Positive = Field(30.0, description="how much work an interruption may cost at most")
+    data: DataSource
+    models: list[ModelSize] | None = Field(None, min_length=1, max_length=10_000)
+    sizes: Sizes | None = None
+    recipe: Recipe = Recipe()
+    cost: Cost = Cost()
+
+    @model_validator(mode="after")
+    def _sizes_are_given_once(self) -> Self:
+        if (self.models is None) == (self.sizes is None):
+            raise ValueError("give the sizes either as [[models]] tables or as one [sizes] table")
+        names = [model.name for model in self.models or []]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"models: the name {doubled[0]!r} is given twice; names must differ")
+        if self.models and self.held_out and self.held_out not in names:
+            raise ValueError(f"held_out = {self.held_out!r} is none of the models; use one of {', '.join(names)}")
+        return self

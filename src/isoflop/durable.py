@@ -1,0 +1,113 @@
+"""Files that are either whole or not there: whatever a crash, a kill or a full disk does in between."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from isoflop.errors import WorkError
+
+
+def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Replaces the file at `path` by `content` (one piece or many): readers see the old file or the new, never a part.
+
+    Raises:
+        WorkError: the disk is full or the folder cannot be written. What was at `path` is untouched.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            for piece in [content] if isinstance(content, bytes) else content:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of UTF-8 text."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, document: Any) -> None:
+    """`write_bytes` of a JSON document as `to_json` writes it."""
+    write_text(path, to_json(document) + "\n")
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Puts a folder in place whole: `fill` writes into a temporary one, which is synced and renamed to `folder`.
+
+    A folder that is already there is replaced.
+
+    Raises:
+        WorkError: the disk is full or cannot be written. What was at `folder` is untouched.
+    """
+    part = folder.with_name(folder.name + ".part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        fill(part)
+        for path in sorted(part.rglob("*")):
+            if path.is_file():
+                _sync_file(path)
+            else:
+                sync_folder(path)
+        sync_folder(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(part, folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise _cannot_write(folder, error) from error
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def to_json(document: Any, indent: int | None = 2) -> str:
+    """JSON in which every float is finite or null, as DESIGN's contract asks; keys stay in their order."""
+    return json.dumps(_finite(document), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def sha256_of_file(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in `folder` survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _cannot_write(path: Path, error: OSError) -> WorkError:
+    remedy = "free some space and run again" if error.errno == 28 else "check the folder's permissions and run again"
+    return WorkError(f"{path}: cannot write ({error.strerror or error}); nothing that was there is lost; {remedy}")

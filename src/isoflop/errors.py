@@ -1,0 +1,26 @@
+"""What goes wrong on purpose: one class a cause, one line a message."""
+
+
+class InputError(Exception):
+    """Something the user gave cannot work. The command ends with exit code 2 and has written nothing.
+
+    The message is one line that says what is wrong, where, and what would do.
+    """
+
+
+class WorkError(Exception):
+    """A fault while working that no input would have avoided: a full disk, a damaged file. Exit code 1.
+
+    The message is one line that says what failed, where, and what would help.
+    """
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived and everything is saved. Exit code 128 + `signal_number`.
+
+    Not an `Exception`, so that no handler for faults swallows it.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"interrupted by signal {signal_number}")
+        self.signal_number = signal_number
