@@ -1,0 +1,190 @@
+"""Tokens on disk: a split as one long row of numbers, cut into files of bounded size."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from isoflop.data.manifest import (
+    TOKENIZER_FILE,
+    Counts,
+    DType,
+    Manifest,
+    Shard,
+    Split,
+    SplitName,
+    load_manifest,
+)
+from isoflop.data.readers import Document
+from isoflop.durable import sha256_of_file, write_bytes
+from isoflop.errors import WorkError
+
+Tokens = npt.NDArray[np.int64]
+
+_MAPPED_SHARDS = 256  # each holds a file descriptor, of which a process may have 1,024
+
+
+class TokenStream:
+    """The tokens of a split as one sequence, read where they lie.
+
+    Sample i of context length T is tokens[i * T : i * T + T + 1]: T inputs, and the same moved by one as targets. The
+    last token of a sample is the first of the next, so that every token but the first is a target once.
+
+    Raises:
+        WorkError: the manifest cannot be used, or a shard is missing or of another size than it says.
+    """
+
+    def __init__(self, folder: Path, split: SplitName) -> None:
+        manifest = load_manifest(folder)
+        shards = manifest.split(split).shards
+        check_sizes(folder, manifest)
+        self._dtype = dtype_of(manifest.dtype)
+        self._paths = [folder / shard.file for shard in shards]
+        self._starts = np.cumsum([0, *(shard.tokens for shard in shards)], dtype=np.int64)  # (shards + 1,)
+        self._shard = functools.lru_cache(maxsize=_MAPPED_SHARDS)(self._map)
+        self.n_tokens = int(self._starts[-1])
+
+    def n_samples(self, context_length: int) -> int:
+        """How many whole samples of that length there are."""
+        return max(0, (self.n_tokens - 1) // context_length)
+
+    def sample(self, index: int, context_length: int) -> Tokens:
+        """Sample `index`: (context_length + 1,)."""
+        return self.batch([index], context_length).reshape(context_length + 1)
+
+    def batch(self, indices: npt.ArrayLike, context_length: int) -> Tokens:
+        """The samples of those numbers: (len(indices), context_length + 1).
+
+        Raises:
+            IndexError: a number is not in range(n_samples).
+        """
+        numbers = np.asarray(indices, dtype=np.int64)
+        n_samples = self.n_samples(context_length)
+        if numbers.size and (numbers.min() < 0 or numbers.max() >= n_samples):
+            raise IndexError(f"samples {numbers.min()} to {numbers.max()} asked of {n_samples}")
+        width = context_length + 1
+        starts = numbers * context_length
+        first = np.searchsorted(self._starts, starts, side="right") - 1
+        last = np.searchsorted(self._starts, starts + width - 1, side="right") - 1
+        batch = np.empty((len(numbers), width), dtype=np.int64)
+        for shard in np.unique(first[first == last]):
+            rows = np.flatnonzero((first == shard) & (last == shard))
+            windows = np.lib.stride_tricks.sliding_window_view(self._shard(int(shard)), width)  # (tokens - T, T + 1)
+            batch[rows] = windows[starts[rows] - self._starts[shard]]
+        for row in np.flatnonzero(first != last):
+            batch[row] = self._across(int(starts[row]), width, range(int(first[row]), int(last[row]) + 1))
+        return batch
+
+    def _across(self, start: int, width: int, shards: range) -> Tokens:
+        """tokens[start : start + width], which lie in several shards."""
+        parts = []
+        for shard in shards:
+            offset = int(self._starts[shard])
+            parts.append(self._shard(shard)[max(0, start - offset) : start + width - offset])
+        return np.concatenate(parts).astype(np.int64)
+
+    def _map(self, shard: int) -> npt.NDArray[np.unsignedinteger]:
+        return np.asarray(np.memmap(self._paths[shard], dtype=self._dtype, mode="r"))
+
+
+class ShardWriter:
+    """Collects the documents of one split and writes a shard whenever it holds `shard_tokens` tokens."""
+
+    def __init__(self, folder: Path, split: SplitName, dtype: DType, shard_tokens: int) -> None:
+        self._folder = folder
+        self._split = split
+        self._dtype = dtype_of(dtype)
+        self._shard_tokens = shard_tokens
+        self._shards: list[Shard] = []
+        self._waiting: list[bytes] = []
+        self._counts = Counts(documents=0, tokens=0, bytes=0)
+        self._domains: dict[str, Counts] = {}
+
+    def add(self, document: Document, tokens: npt.NDArray[np.uint32]) -> None:
+        """Puts a document at the end of the split.
+
+        Raises:
+            WorkError: the disk is full or cannot be written.
+        """
+        self._waiting.append(tokens.astype(self._dtype).tobytes())
+        counts = Counts(documents=1, tokens=len(tokens), bytes=len(document.text.encode()))
+        self._counts = _sum(self._counts, counts)
+        self._domains[document.domain] = _sum(self._domains.get(document.domain), counts)
+        if self._counts.tokens >= self._shard_tokens:
+            self._write()
+
+    def finish(self) -> Split:
+        """Writes what is left and tells what the split holds."""
+        if self._waiting:
+            self._write()
+        total = functools.reduce(_sum, self._shards, Counts(documents=0, tokens=0, bytes=0))
+        return Split(**dict(total), shards=tuple(self._shards), domains=dict(sorted(self._domains.items())))
+
+    def _write(self) -> None:
+        name = f"{self._split}-{len(self._shards):05d}.bin"
+        digest = hashlib.sha256()
+        for piece in self._waiting:
+            digest.update(piece)
+        write_bytes(self._folder / name, self._waiting)
+        self._shards.append(Shard(**dict(self._counts), file=name, sha256=digest.hexdigest()))
+        self._waiting = []
+        self._counts = Counts(documents=0, tokens=0, bytes=0)
+
+
+def verify(folder: Path) -> Manifest:
+    """Reads all data in `folder` again and returns its manifest if every byte is as it says.
+
+    Raises:
+        WorkError: a shard or the tokenizer has changed; it is named.
+    """
+    manifest = load_manifest(folder)
+    check_sizes(folder, manifest)
+    expected = {shard.file: shard.sha256 for shard in _shards(manifest)}
+    for name, sha256 in {TOKENIZER_FILE: manifest.tokenizer.sha256, **expected}.items():
+        try:
+            found = sha256_of_file(folder / name)
+        except OSError as error:
+            raise WorkError(f"{folder / name}: cannot read ({error.strerror}); {_remedy(folder)}") from None
+        if found != sha256:
+            raise WorkError(
+                f"{folder / name}: changed since it was written (SHA-256 {found[:12]}..., not {sha256[:12]}...); "
+                f"{_remedy(folder)}"
+            )
+    return manifest
+
+
+def check_sizes(folder: Path, manifest: Manifest) -> None:
+    """Checks that every shard is there with the size it should have, without reading it.
+
+    Raises:
+        WorkError: one is not.
+    """
+    for shard in _shards(manifest):
+        path, expected = folder / shard.file, shard.tokens * dtype_of(manifest.dtype).itemsize
+        if not path.is_file():
+            raise WorkError(f"{path}: missing; {_remedy(folder)}")
+        if path.stat().st_size != expected:
+            raise WorkError(f"{path}: has {path.stat().st_size} bytes instead of {expected}; {_remedy(folder)}")
+
+
+def dtype_of(name: DType) -> np.dtype[np.unsignedinteger]:
+    """How tokens lie on disk: little-endian on every machine."""
+    return np.dtype("<u2" if name == "uint16" else "<u4")
+
+
+def _shards(manifest: Manifest) -> tuple[Shard, ...]:
+    return manifest.splits.train.shards + manifest.splits.held_out.shards
+
+
+def _remedy(folder: Path) -> str:
+    return f"bring it back from a copy, or delete {folder} and prepare the data again"
+
+
+def _sum(left: Counts | None, right: Counts) -> Counts:
+    if left is None:
+        return right
+    return Counts(
+        documents=left.documents + right.documents, tokens=left.tokens + right.tokens, bytes=left.bytes + right.bytes
+    )

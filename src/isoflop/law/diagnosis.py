@@ -1,0 +1,96 @@
+"""What a reader of a law must beware of: data that cannot carry it, parameters that are not there, targets too far."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from isoflop.law.forecast import Forecast
+from isoflop.law.points import Point
+from isoflop.law.runs import Runs
+
+# A floor counts as seen when at least SURE of the mixture puts it above FLOOR_SHARE of the lowest loss.
+SURE = 0.95
+FLOOR_SHARE = 0.05
+
+
+def floor_range(forecast: Forecast) -> tuple[float, float]:
+    """The 5 % and 95 % quantiles of the irreducible loss E over the mixture; forms without a floor say 0."""
+    floors = [
+        (member.form.named(draw).get("E") or 0.0, member.weight / member.draws.theta.shape[1])
+        for member in forecast.members
+        for draw in member.draws.theta.T
+    ]
+    values, weights = np.array(floors).T
+    order = np.argsort(values)
+    share = np.cumsum(weights[order])
+    low, high = (values[order][min(np.searchsorted(share, level), len(values) - 1)] for level in (1 - SURE, SURE))
+    return float(low), float(high)
+
+
+def floor_warning(forecast: Forecast, runs: Runs) -> str | None:
+    """What to say where the data cannot tell an irreducible loss from none; None where they can."""
+    low, high = floor_range(forecast)
+    if low > FLOOR_SHARE * float(np.exp(runs.y.min())):
+        return None
+    return (
+        f"the irreducible loss E is not identified: anything from {low:.2g} to {high:.2g} fits; do not quote "
+        "one (the forecast weighs them all)"
+    )
+
+
+def data_warnings(points: Sequence[Point], runs: Runs, one_ratio: bool) -> list[str]:
+    """About the points themselves."""
+    found = []
+    doubled = len(points) - len(runs)
+    if doubled:
+        found.append(
+            f"{doubled} duplicated row{'s' * (doubled > 1)} counted once; seeds of a size need their own name under run"
+        )
+    sizes = np.unique(runs.params)
+    if len(sizes) < 4:
+        found.append(f"{len(sizes)} sizes: a bend cannot be told from noise; add a size")
+    span = float(np.exp(sizes[-1] - sizes[0]))
+    if span < 10:
+        found.append(f"sizes span a factor {span:.2g}, under a decade: exponents are local, extrapolate by small steps")
+    if one_ratio:
+        ratio = np.exp(runs.tokens - runs.params)
+        text = f"{ratio.min():.3g}" if ratio.max() < 1.2 * ratio.min() else f"{ratio.min():.3g} to {ratio.max():.3g}"
+        found.append(
+            f"params and tokens move together (tokens per parameter {text}): the law holds along that line only; "
+            "train one size on more tokens to tell them apart"
+        )
+    n_runs = len(set(runs.run))
+    if n_runs < len(runs):
+        found.append(
+            f"{len(runs)} points come from {n_runs} runs: a run counts once; checkpoints before the end of the "
+            "learning-rate decay lie above the law"
+        )
+    keys = np.stack([runs.flops, runs.params, runs.tokens])
+    if np.unique(keys, axis=1).shape[1] == n_runs and np.isnan(runs.noise).any():
+        found.append("no size was trained twice: run-to-run noise is guessed from the scatter (near 0.5 %); add seeds")
+    if np.polyfit(runs.flops, runs.y, 1)[0] >= 0:
+        found.append("loss does not fall with compute: check the points")
+    return found
+
+
+def target_warnings(
+    points: Sequence[Point], targets: Sequence[tuple[float, float, float]], ratios: tuple[float, float] | None
+) -> list[str]:
+    """About predictions for targets (params, tokens, flops)."""
+    top = max(point.flops for point in points)
+    bottom = min(point.flops for point in points)
+    found = []
+    for params, tokens, flops in targets:
+        where = f"params {params:.4g}, tokens {tokens:.4g}"
+        if flops > 10 * top:
+            found.append(
+                f"{where}: {flops / top:.3g} times the compute of the largest run; beyond 10 times few laws hold"
+            )
+        elif flops < bottom / 10:
+            found.append(f"{where}: {bottom / flops:.3g} times less compute than the smallest run; expect it to be off")
+        if ratios is not None and not 0.5 * np.exp(ratios[0]) <= tokens / params <= 2 * np.exp(ratios[1]):
+            found.append(
+                f"{where}: {tokens / params:.3g} tokens per parameter, the points have {np.exp(ratios[0]):.3g} to "
+                f"{np.exp(ratios[1]):.3g}; their effect was not measured, the interval is widened by rule"
+            )
+    return found

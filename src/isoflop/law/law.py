@@ -1,0 +1,283 @@
+"""A fitted scaling law: what it says of its forms, what it foretells of a new run, and how it is kept in a file."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from isoflop.errors import InputError
+from isoflop.law.diagnosis import data_warnings, floor_warning, target_warnings
+from isoflop.law.fit import HUBER_DELTA, Fit, fit_form
+from isoflop.law.forecast import Forecast, Member, forecast
+from isoflop.law.forms import FORMS, Array, ComputeForm, Form
+from isoflop.law.intervals import Draws, bootstrap_draws, posterior_draws
+from isoflop.law.points import Point, check_points
+from isoflop.law.runs import Runs, collinear, runs_of, sizes_of
+
+# With fewer, five parameters and their spread are guesswork.
+CHINCHILLA_POINTS = 8
+# Refits cost some 5 ms each.
+BOOTSTRAP = 100
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The loss one new run would measure, noise included: its median, and intervals that hold it with 80 and 95 %."""
+
+    params: float
+    tokens: float
+    flops: float
+    loss: float
+    low_80: float
+    high_80: float
+    low_95: float
+    high_95: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Predictions along the family's ratio of tokens to parameters, for plots; arrays over `flops`."""
+
+    flops: Array
+    loss: Array
+    low_80: Array
+    high_80: Array
+    low_95: Array
+    high_95: Array
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A value and its 95 % interval; None is infinite, or not known."""
+
+    value: float | None
+    low_95: float | None
+    high_95: float | None
+
+
+@dataclass(frozen=True)
+class FormResult:
+    """One form: its Huber fit (objective, gradient and starts as in `fit.Fit`), and its weight in the forecast.
+
+    `rolling_error` is the root mean square relative error with which it foretold rungs from those below. Where the data
+    do not outnumber the parameters there is no fit: the parameters are medians of the draws and `note` says so.
+    """
+
+    name: str
+    equation: str
+    parameters: dict[str, Parameter]
+    weight: float
+    rolling_error: float | None
+    huber_delta: float | None
+    objective: float | None
+    gradient_norm: float | None
+    starts: int
+    starts_at_best: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Law:
+    """What `fit_law` returns.
+
+    `identified` says whether the data tell an irreducible loss from none; `noise` is the relative run-to-run standard
+    deviation at the largest compute. Warnings are sentences for people.
+    """
+
+    points: tuple[Point, ...]
+    forms: tuple[FormResult, ...]
+    identified: bool
+    noise: float
+    warnings: tuple[str, ...]
+    forecast: Forecast
+
+    def predict(self, params: float, tokens: float, flops: float | None = None) -> Prediction:
+        """The loss of one new run of `params` parameters on `tokens` tokens.
+
+        `flops` must be counted as the points' were; left out, it is 6 * params * tokens times what the nearest size has
+        over that.
+
+        Raises:
+            InputError: a number is not finite and above 0.
+        """
+        given = {"params": params, "tokens": tokens, "flops": 1.0 if flops is None else flops}
+        for name, value in given.items():
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"prediction for {name} = {value}: give a finite number above 0")
+        if flops is None:
+            nearest = min(self.points, key=lambda point: abs(math.log(point.params / params)))
+            flops = params * tokens * (nearest.flops / (nearest.params * nearest.tokens))
+        inputs = (np.log([value]) for value in (params, tokens, flops))
+        low_95, low_80, loss, high_80, high_95 = (float(q) for q in np.exp(self.forecast.quantiles(*inputs)[:, 0]))
+        return Prediction(float(params), float(tokens), float(flops), loss, low_80, high_80, low_95, high_95)
+
+    def curve(self, flops: Array) -> Curve:
+        """Predictions for training FLOPs (points) at the points' typical tokens per parameter."""
+        x = np.log(np.asarray(flops, dtype=float))
+        ratio = float(np.median([math.log(point.tokens / point.params) for point in self.points]))
+        per_token = float(np.median([math.log(point.flops / (point.params * point.tokens)) for point in self.points]))
+        params = 0.5 * (x - per_token - ratio)
+        low_95, low_80, loss, high_80, high_95 = np.exp(self.forecast.quantiles(params, params + ratio, x))
+        return Curve(np.exp(x), loss, low_80, high_80, low_95, high_95)
+
+    def warnings_for(self, predictions: Sequence[Prediction]) -> list[str]:
+        """What to beware of in these predictions, beyond the law's own `warnings`."""
+        return target_warnings(self.points, [(p.params, p.tokens, p.flops) for p in predictions], self.forecast.ratios)
+
+    def summary(self) -> dict[str, Any]:
+        """The part of `to_json` that commands print: forms, identified, noise, warnings."""
+        forms = [asdict(form) for form in self.forms]
+        return {"forms": forms, "identified": self.identified, "noise": self.noise, "warnings": list(self.warnings)}
+
+    def to_json(self) -> dict[str, Any]:
+        """A document from which `from_json` predicts the same, to the bit, without fitting again."""
+        members = [
+            {
+                "form": member.form.name,
+                "weight": member.weight,
+                "rolling_error": member.rolling_error,
+                "theta": member.draws.theta.tolist(),
+                "jitter": member.draws.jitter.tolist(),
+                "seed_top": member.draws.seed_top.tolist(),
+                "fall": member.draws.fall.tolist(),
+                "top": member.draws.top,
+            }
+            for member in self.forecast.members
+        ]
+        kept = {"stretch": self.forecast.stretch, "ratios": self.forecast.ratios, "members": members}
+        return {**self.summary(), "points": [asdict(point) for point in self.points], "forecast": kept}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "Law":
+        """The law that `to_json` wrote.
+
+        Raises:
+            InputError: the document is not such a law.
+        """
+        try:
+            kept = document["forecast"]
+            ratios = kept["ratios"]
+            return cls(
+                points=tuple(Point(**point) for point in document["points"]),
+                forms=tuple(_form_result(form) for form in document["forms"]),
+                identified=bool(document["identified"]),
+                noise=float(document["noise"]),
+                warnings=tuple(document["warnings"]),
+                forecast=Forecast(
+                    tuple(_member(member) for member in kept["members"]),
+                    float(kept["stretch"]),
+                    None if ratios is None else (float(ratios[0]), float(ratios[1])),
+                ),
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise InputError(f"not a law that isoflop wrote ({error!r}); fit it again with isoflop law") from None
+
+
+def fit_law(points: Sequence[Point], seed: int = 0) -> Law:
+    """Fits every form to the points and joins them into a forecast. The same points and seed give the same law.
+
+    Raises:
+        InputError: fewer than 3 sizes or budgets, a number that is not finite and above 0, or FLOPs of two conventions.
+    """
+    check_points(points)
+    unique = tuple(dict.fromkeys(points))
+    runs = runs_of(unique)
+    one_ratio = collinear(runs)
+    fitted_chinchilla = None if one_ratio else _fit_chinchilla(runs)
+    rng = np.random.default_rng(seed)
+
+    def draw(form: Form, seen: Runs, n: int) -> Draws | None:
+        if isinstance(form, ComputeForm):
+            return posterior_draws(form, seen, rng, n)
+        if fitted_chinchilla is None or len(sizes_of(seen).flops) < CHINCHILLA_POINTS or collinear(seen):
+            return None
+        return bootstrap_draws(form, fitted_chinchilla.theta, seen, rng, min(n // 2, BOOTSTRAP))
+
+    ratio = runs.tokens - runs.params
+    joined = forecast(list(FORMS.values()), runs, draw, (float(ratio.min()), float(ratio.max())) if one_ratio else None)
+    noise = _noise(joined, runs)
+    results = tuple(_result(form, runs, joined, noise, fitted_chinchilla, one_ratio) for form in FORMS.values())
+    no_floor = floor_warning(joined, runs)
+    warnings = data_warnings(points, runs, one_ratio) + ([no_floor] if no_floor else [])
+    return Law(unique, results, no_floor is None, float(noise[np.argmax(runs.flops)]), tuple(warnings), joined)
+
+
+def _fit_chinchilla(runs: Runs) -> Fit | None:
+    form = FORMS["chinchilla"]
+    if len(sizes_of(runs).flops) <= form.n_parameters:
+        return None
+    return fit_form(form, runs.x(form), runs.y, runs.share, HUBER_DELTA)
+
+
+def _noise(joined: Forecast, runs: Runs) -> Array:
+    """Relative noise of one run at each point, after the compute form that foretells best."""
+    best = max((m for m in joined.members if isinstance(m.form, ComputeForm)), key=lambda member: member.weight)
+    return np.asarray(np.median(best.draws.noise(runs.flops), axis=0))
+
+
+def _result(
+    form: Form, runs: Runs, joined: Forecast, noise: Array, chinchilla: Fit | None, one_ratio: bool
+) -> FormResult:
+    member = next((member for member in joined.members if member.form.name == form.name), None)
+    sizes = len(sizes_of(runs).flops)
+    fit: Fit | None = None
+    note = ""
+    if not isinstance(form, ComputeForm) and one_ratio:
+        note = "not fitted: at one ratio of tokens to parameters the terms of N and D are one"
+    elif sizes <= form.n_parameters:
+        note = f"{form.n_parameters} parameters need more than {form.n_parameters} sizes and budgets; there are {sizes}"
+    elif isinstance(form, ComputeForm):
+        # Few points with honest noise: Huber's delta is that of 95 % efficiency for Gaussian noise (Huber 1964), and
+        # noisy small sizes weigh less. At Hoffmann's 1e-3 a ladder would be fitted through three of its points.
+        weights = runs.share * (noise.min() / noise) ** 2
+        fit = fit_form(form, runs.x(form), runs.y, weights, max(HUBER_DELTA, 1.345 * float(np.median(noise))))
+    else:
+        fit = chinchilla
+    draws = None if member is None else member.draws.theta
+    theta = fit.theta if fit else np.median(draws, axis=1) if draws is not None else None
+    return FormResult(
+        name=form.name,
+        equation="" if theta is None else form.equation(theta),
+        parameters={} if theta is None else _parameters(form, theta, draws),
+        weight=member.weight if member else 0.0,
+        rolling_error=member.rolling_error if member else None,
+        huber_delta=fit.delta if fit else None,
+        objective=fit.objective if fit else None,
+        gradient_norm=fit.gradient_norm if fit else None,
+        starts=fit.starts if fit else 0,
+        starts_at_best=fit.starts_at_best if fit else 0,
+        note=note,
+    )
+
+
+def _parameters(form: Form, theta: Array, draws: Array | None) -> dict[str, Parameter]:
+    values = form.named(theta)
+    if draws is None:
+        return {name: Parameter(value, None, None) for name, value in values.items()}
+    drawn = [form.named(draw) for draw in draws.T]
+    found = {}
+    for name, value in values.items():
+        column = np.array([math.inf if draw[name] is None else draw[name] for draw in drawn], dtype=float)
+        low, high = np.quantile(column, [0.025, 0.975], method="inverted_cdf")
+        centre = math.inf if value is None else value
+        found[name] = Parameter(value, _finite(min(low, centre)), _finite(max(high, centre)))
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _form_result(form: dict[str, Any]) -> FormResult:
+    parameters = {name: Parameter(**parameter) for name, parameter in form["parameters"].items()}
+    return FormResult(**{**form, "parameters": parameters})
+
+
+def _member(kept: dict[str, Any]) -> Member:
+    theta, jitter, seed_top, fall = (
+        np.asarray(kept[name], dtype=float) for name in ("theta", "jitter", "seed_top", "fall")
+    )
+    draws = Draws(theta, jitter, seed_top, fall, float(kept["top"]))
+    return Member(FORMS[kept["form"]], draws, float(kept["weight"]), kept["rolling_error"])

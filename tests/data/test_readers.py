@@ -1,0 +1,222 @@
+"""Readers: every format gives the same documents, and every fault is named by file and place."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from isoflop.data import Document, read_documents
+from isoflop.data.readers import MAX_DOCUMENT_BYTES
+from isoflop.errors import InputError
+
+LINE = b'{"text": "ok", "meta": {"pile_set_name": "Verse"}}\n'
+
+
+def read(path: Path, text_key: str = "text") -> list[Document]:
+    return list(read_documents(path, text_key))
+
+
+def refused(path: Path, text_key: str = "text") -> str:
+    with pytest.raises(InputError) as caught:
+        read(path, text_key)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_every_format_gives_the_same_documents(tmp_path: Path, pocket_lines: list[str]) -> None:
+    records = [json.loads(line) for line in pocket_lines]
+    expected = [(record["text"], record["meta"]["pile_set_name"]) for record in records]
+    lines = "".join(pocket_lines).encode()
+    plain = put(tmp_path / "a.jsonl", lines)
+    packed = put(tmp_path / "a.jsonl.zst", zstandard.ZstdCompressor().compress(lines))
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet", row_group_size=100)
+    for path in (plain, packed, tmp_path / "a.parquet"):
+        assert [(document.text, document.domain) for document in read(path)] == expected
+        assert {document.source for document in read(path)} == {path.name}
+
+
+def test_a_folder_is_read_whole_in_the_order_of_names(tmp_path: Path) -> None:
+    put(tmp_path / "b" / "2.txt", b"second")
+    put(tmp_path / "b" / "1.jsonl", LINE)
+    put(tmp_path / "a.txt", b"first")
+    put(tmp_path / "c.TXT", b"last")
+    for ignored in ("NOTICE", "LICENSE", "README.md", ".hidden.txt", ".git/x.txt", "b/README"):
+        put(tmp_path / ignored, b"about the corpus")
+    assert read(tmp_path) == [
+        Document("first", "a.txt", ""),
+        Document("ok", "b/1.jsonl", "Verse"),
+        Document("second", "b/2.txt", ""),
+        Document("last", "c.TXT", ""),
+    ]
+
+
+def test_byte_order_marks_carriage_returns_and_blank_lines_are_no_fault(tmp_path: Path) -> None:
+    marked = put(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + LINE.replace(b"\n", b"\r\n") + b"\r\n\n" + LINE.rstrip())
+    assert [document.text for document in read(marked)] == ["ok", "ok"]
+    assert read(put(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\n"))[0].text == "one\ntwo\n"
+    assert read(put(tmp_path / "b.jsonl", b'{"text": "one\\r\\ntwo"}'))[0].text == "one\r\ntwo"
+
+
+def test_nul_and_empty_documents_are_read_as_they_are(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", b'{"text": ""}\n{"text": "a\\u0000b", "meta": "none"}\n')
+    assert [document.text for document in read(path)] == ["", "a\0b"]
+
+
+def test_any_field_can_hold_the_text(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", b'{"content": "ok", "meta": {"pile_set_name": 3}}\n')
+    assert read(path, "content") == [Document("ok", "a.jsonl", "")]
+
+
+def test_frames_one_after_another_are_one_file(tmp_path: Path) -> None:
+    frame = zstandard.ZstdCompressor(write_checksum=True).compress(LINE * 3)
+    skippable = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"notes"
+    streamed = zstandard.ZstdCompressor().compressobj()
+    unsized = streamed.compress(LINE) + streamed.flush()
+    assert len(read(put(tmp_path / "a.jsonl.zst", frame + skippable + frame + unsized))) == 7
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b'{"text": "cut', "line 3: not valid JSON: "),
+        (b"text", "line 3: not valid JSON"),
+        (b'["text"]', "line 3: is no JSON object"),
+        (b'{"content": "x", "id": 1}', "line 3: no field 'text'; set data.text_key to one of: 'content', 'id'"),
+        (b'{"text": null}', "line 3: field 'text' is null"),
+        (b'{"text": [1]}', "line 3: field 'text' is a list"),
+        (b'{"text": 12}', "line 3: field 'text' is a number"),
+        (b'{"text": "caf\xe9"}', "line 3: not UTF-8 at byte 14 (0xe9)"),
+        (b'{"text": "a\xed\xa0\x80"}', "line 3: not UTF-8 at byte 12 (0xed)"),
+        (b'{"text": "a\\ud800b"}', "line 3: the text has half a character (\\ud800, a lone surrogate) at character 2"),
+        (b'{"text": "a", "meta": {"pile_set_name": "\\udc00"}}', "line 3: meta.pile_set_name has half a character"),
+        (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "line 3: not readable as JSON"),
+        (b'{"text": ' + b"[" * 100_000, "line 3: not"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst"])
+def test_a_bad_line_is_named(tmp_path: Path, name: str, line: bytes, says: str) -> None:
+    content = LINE + b"\n" + line + b"\n" + LINE
+    path = put(tmp_path / name, zstandard.ZstdCompressor().compress(content) if name.endswith("zst") else content)
+    assert refused(path).startswith(f"{path}: {says}")
+
+
+def test_text_that_is_not_utf8_is_named_with_its_place(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.txt", b"abc\xff")
+    assert refused(path) == f"{path}: not UTF-8 at byte 4 (0xff); save the text as UTF-8 or remove it"
+    assert "not UTF-8 at byte 1" in refused(put(tmp_path / "b.txt", "abc".encode("utf-16")))
+
+
+def test_a_line_or_text_beyond_the_cap_is_refused_without_being_held(tmp_path: Path) -> None:
+    frame = zstandard.ZstdCompressor().compress(LINE + b'{"text": "' + os.urandom(2**20).hex().encode() * 40 + b'"}\n')
+    path = put(tmp_path / "a.jsonl.zst", frame)
+    assert refused(path).startswith(f"{path}: line 2 is longer than {MAX_DOCUMENT_BYTES} bytes")
+    with open(tmp_path / "a.txt", "wb") as file:
+        file.truncate(MAX_DOCUMENT_BYTES + 1)
+    assert f"a.txt: the text is longer than {MAX_DOCUMENT_BYTES} bytes" in refused(tmp_path / "a.txt")
+
+
+def test_zstd_cut_short_is_no_end_of_file(tmp_path: Path, pocket_lines: list[str]) -> None:
+    frame = zstandard.ZstdCompressor().compress("".join(pocket_lines).encode())
+    for size in (0, 3, 100, len(frame) // 2, len(frame) - 1):
+        path = put(tmp_path / "a.jsonl.zst", frame[:size])
+        assert f"a.jsonl.zst: the zstd data stop in the middle, at byte {size};" in refused(path)
+    path = put(tmp_path / "a.jsonl.zst", frame + frame[:200])
+    assert "stop in the middle" in refused(path)
+
+
+def test_damaged_zstd_is_named_with_its_place(tmp_path: Path, pocket_lines: list[str]) -> None:
+    frame = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress("".join(pocket_lines).encode()))
+    frame[len(frame) // 2] ^= 0x10
+    assert "a.jsonl.zst: damaged zstd data near byte" in refused(put(tmp_path / "a.jsonl.zst", bytes(frame)))
+    assert "damaged zstd data near byte 0" in refused(put(tmp_path / "b.jsonl.zst", LINE * 10))
+
+
+def test_a_bomb_is_stopped_before_it_goes_off(tmp_path: Path) -> None:
+    """120 MB of blank lines in a few kB: every line is short, the whole is not."""
+    bomb = zstandard.ZstdCompressor().compress((b" " * 999 + b"\n") * 120_000)
+    assert len(bomb) < 30_000
+    assert "a.jsonl.zst: expands over 1000-fold by byte" in refused(put(tmp_path / "a.jsonl.zst", bomb))
+
+
+def test_a_window_that_would_take_gigabytes_is_refused(tmp_path: Path) -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=30, enable_ldm=True)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    path = put(tmp_path / "a.jsonl.zst", stream.compress(LINE) + stream.flush())
+    assert "a.jsonl.zst: damaged zstd data" in refused(path) or "memory" in refused(path)
+
+
+def test_parquet_faults_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a", "b", None], "id": [1, 2, 3]}), path)
+    assert refused(path).startswith(f"{path}: row 3: column 'text' is null")
+    assert "no column 'body'; set data.text_key to one of: 'text', 'id'" in refused(path, "body")
+    assert "column 'id' holds int64, not text" in refused(path, "id")
+    whole = path.read_bytes()
+    for content in (whole[:-20], whole[20:], b"", b"PAR1" * 3):
+        assert "a.parquet: cannot be read as parquet (" in refused(put(path, content))
+    bad = pa.array([b"fine", b"caf\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"text": bad}), path)
+    assert refused(path).startswith(f"{path}: row 2: not UTF-8 at byte 4 (0xe9)")
+
+
+def test_parquet_domains_are_read_where_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rows = [{"text": "a", "meta": {"pile_set_name": "Verse", "id": 1}}, {"text": "b", "meta": None}]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert read(path) == [Document("a", "a.parquet", "Verse"), Document("b", "a.parquet", "")]
+
+
+def test_what_cannot_be_opened_or_read_is_named(tmp_path: Path) -> None:
+    assert "nowhere.txt: no such file or folder; set data.source" in refused(tmp_path / "nowhere.txt")
+    os.symlink("/proc/self/mem", tmp_path / "a.txt")  # opens, but reading fails, for root too
+    assert refused(tmp_path / "a.txt").startswith(f"{tmp_path / 'a.txt'}: cannot read (Input/output error)")
+    os.symlink("/nowhere", tmp_path / "0.jsonl")
+    assert "0.jsonl: cannot read (No such file or directory)" in refused(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.txt", b"secret")
+    path.chmod(0)
+    assert "a.txt: cannot read (Permission denied)" in refused(path)
+
+
+def test_what_is_no_plain_file_is_refused_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    assert "a.txt: is no plain file" in refused(tmp_path / "a.txt")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "b.txt"))
+        assert "b.txt: is no plain file" in refused(tmp_path / "b.txt")
+
+
+def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
+    assert "the folder holds no file to read" in refused(tmp_path)
+    assert "no document has any text" in refused(put(tmp_path / "a.txt", b""))
+    assert "no document has any text" in refused(put(tmp_path / "b.jsonl", b'{"text": ""}\n\n'))
+    assert "no document has any text" in refused(tmp_path)
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.csv", b"text\nx\n")
+    put(tmp_path / "b.txt", b"text")
+    for source in (path, tmp_path):
+        assert refused(source).endswith(
+            "a.csv: cannot tell its format by its name; give files with .txt, .jsonl, .jsonl.zst or .parquet"
+        )
+
+
+def test_a_file_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")), b"text")
+    assert "the file's name has half a character" in refused(tmp_path)

@@ -1,0 +1,186 @@
+"""A law says what it knows, warns of what it does not, and comes back from its file unchanged."""
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from isoflop.durable import to_json
+from isoflop.errors import InputError
+from isoflop.law import Law, Point, fit_law
+from isoflop.published import published_models
+
+
+def ladder(sizes: list[float], seeds: int = 1, noise: float = 0.005, ratio: float = 20.0) -> list[Point]:
+    """Runs on L = 1.5 + (C / 1e15)^-0.12 with relative noise."""
+    rng = np.random.default_rng(3)
+    points = []
+    for size in sizes:
+        for seed in range(seeds):
+            flops = 6 * size * ratio * size
+            loss = (1.5 + (flops / 1e15) ** -0.12) * np.exp(noise * rng.standard_normal())
+            points.append(Point(size, ratio * size, float(loss), flops, f"{size}-{seed}", convention="isoflop"))
+    return points
+
+
+SIZES = [7e4, 1.2e5, 1.8e5, 2.7e5, 4e5]
+
+
+def grid(noise: float = 0.002, seed: int = 0) -> list[Point]:
+    """Sizes and tokens apart, on L(N, D) = 1.8 + 480 / N^0.35 + 2100 / D^0.37."""
+    rng = np.random.default_rng(seed)
+    points = []
+    for size in np.geomspace(5e7, 5e9, 7):
+        for ratio in (5, 20, 80, 320):
+            loss = (1.8 + 480 / size**0.35 + 2100 / (ratio * size) ** 0.37) * np.exp(noise * rng.standard_normal())
+            points.append(Point(size, ratio * size, loss, 6 * ratio * size**2, f"{size}-{ratio}", convention="6ND"))
+    return points
+
+
+def test_a_law_predicts_the_same_bits_after_its_file_and_from_the_same_seed() -> None:
+    law = fit_law(ladder(SIZES, seeds=2), seed=4)
+    again = Law.from_json(json.loads(to_json(law.to_json())))
+    targets = [(6e5, 1.2e7, None), (6e5, 1.2e7, 5e13), (3e5, 1e8, None)]
+    assert [again.predict(*t) for t in targets] == [law.predict(*t) for t in targets]
+    assert again.to_json() == law.to_json()
+    assert fit_law(ladder(SIZES, seeds=2), seed=4).to_json() == law.to_json()
+
+
+def test_the_document_holds_what_commands_promise() -> None:
+    document = fit_law(ladder(SIZES)).to_json()
+    assert {"forms", "identified", "warnings", "points"} <= document.keys()
+    forms = {form["name"]: form for form in document["forms"]}
+    assert forms.keys() == {"compute", "chinchilla", "power", "bent", "sigmoid"}
+    assert sum(form["weight"] for form in forms.values()) == pytest.approx(1)
+    compute = forms["compute"]
+    assert compute["equation"].startswith("L(C) = (C / ")
+    assert compute["starts_at_best"] >= 1
+    assert compute["gradient_norm"] < 1e-6
+    for parameter in compute["parameters"].values():
+        assert parameter["low_95"] <= parameter["value"] <= parameter["high_95"]
+    assert "one ratio" in forms["chinchilla"]["note"]
+
+
+def test_something_else_than_a_law_is_refused_in_one_line() -> None:
+    documents: list[Any] = [{}, {"forecast": None}, {"forecast": {"ratios": None}}, []]
+    for document in documents:
+        with pytest.raises(InputError, match="fit it again"):
+            Law.from_json(document)
+
+
+def test_a_curve_is_the_predictions_along_the_ladder() -> None:
+    law = fit_law(ladder(SIZES))
+    prediction = law.predict(5e5, 1e7)
+    curve = law.curve(np.array([1e12, prediction.flops]))
+    assert (curve.loss[1], curve.low_95[1]) == pytest.approx((prediction.loss, prediction.low_95))
+    assert np.all(curve.low_95 < curve.low_80)
+    assert np.all(curve.high_80 < curve.high_95)
+
+
+def test_intervals_widen_with_distance_and_off_the_ladders_ratio() -> None:
+    law = fit_law(ladder(SIZES))
+    near, far, farther = (law.predict(size, 20 * size) for size in (5e5, 1e6, 4e6))
+    widths = [np.log(p.high_95 / p.low_95) for p in (near, far, farther)]
+    assert widths == sorted(widths)
+    assert widths[2] > 2 * widths[0]
+    off = law.predict(5e5 / 4, 1e7 * 4)
+    assert np.log(off.high_95 / off.low_95) > 1.5 * widths[0]
+    assert "tokens per parameter" in law.warnings_for([off])[0]
+    assert law.warnings_for([near]) == []
+    assert "times the compute of the largest run" in law.warnings_for([farther])[0]
+
+
+def test_flops_left_out_are_counted_as_the_points_were() -> None:
+    points = [Point(p.params, p.tokens, p.loss, 1.3 * p.flops, p.run, convention="isoflop") for p in ladder(SIZES)]
+    assert fit_law(points).predict(5e5, 1e7).flops == pytest.approx(1.3 * 6 * 5e5 * 1e7)
+
+
+def test_flops_of_two_conventions_and_impossible_numbers_are_refused() -> None:
+    points = ladder(SIZES)
+    mixed = [*points[1:], Point(7e4, 1.4e6, 4.7, 6e11, "x", convention="6ND")]
+    with pytest.raises(InputError, match="6ND, isoflop"):
+        fit_law(mixed)
+    with pytest.raises(InputError, match="loss = nan"):
+        fit_law([*points, Point(1e6, 2e7, float("nan"), 1.2e14, "x", convention="isoflop")])
+    with pytest.raises(InputError, match="0 distinct params"):
+        fit_law([])
+    for target in ((0, 1e7), (1e6, float("inf")), (1e6, 1e7, -1.0)):
+        with pytest.raises(InputError, match="give a finite number above 0"):
+            fit_law(points).predict(*target)
+
+
+def test_seeds_teach_the_noise_of_one_run() -> None:
+    for noise in (0.002, 0.012):
+        law = fit_law(ladder(SIZES, seeds=5, noise=noise))
+        assert noise / 2 < law.noise < noise * 2
+    given = [Point(p.params, p.tokens, p.loss, p.flops, p.run, 0.03 * p.loss, p.convention) for p in ladder(SIZES)]
+    assert fit_law(given).noise == pytest.approx(0.03, rel=0.05)
+
+
+def test_checkpoints_of_a_run_do_not_count_as_runs() -> None:
+    points = ladder([7e4, 1.2e5, 1.8e5, 2.7e5], noise=0.02)
+    copies = [
+        Point(p.params, p.tokens, p.loss * (1 + 1e-6 * k), p.flops, p.run, convention=p.convention)
+        for p in points
+        for k in range(10)
+    ]
+    few, many = (fit_law(given) for given in (points, copies))
+    width = [np.log(law.predict(4e5, 8e6).high_95 / law.predict(4e5, 8e6).low_95) for law in (few, many)]
+    assert width[1] > 0.9 * width[0]
+    assert any("40 points come from 4 runs" in warning for warning in many.warnings)
+
+
+def test_an_unseen_floor_is_not_claimed_and_a_seen_one_is() -> None:
+    short = fit_law(ladder(SIZES))
+    assert not short.identified
+    assert any("E is not identified" in warning for warning in short.warnings)
+    assert any("under a decade" in warning for warning in short.warnings)
+    assert any("move together" in warning for warning in short.warnings)
+    long = fit_law(ladder(list(np.geomspace(1e5, 1e11, 10)), seeds=2, noise=0.001))
+    assert long.identified
+    floor = next(form for form in long.forms if form.name == "compute").parameters["E"]
+    assert floor.value == pytest.approx(1.5, rel=0.03)
+
+
+def test_where_size_and_tokens_vary_apart_the_law_in_both_leads_and_foretells() -> None:
+    points = sorted(grid(), key=lambda point: point.flops)
+    law = fit_law(points[:-4])
+    weights = {form.name: form.weight for form in law.forms}
+    assert weights["chinchilla"] > 0.9
+    predictions = [law.predict(p.params, p.tokens) for p in points[-4:]]
+    assert all(q.low_95 < p.loss < q.high_95 for q, p in zip(predictions, points[-4:], strict=True))
+    assert all(q.high_95 / q.low_95 < 1.03 for q in predictions)
+    chinchilla = next(form for form in law.forms if form.name == "chinchilla")
+    for name, value in {"E": 1.8, "alpha": 0.35, "beta": 0.37}.items():
+        assert chinchilla.parameters[name].value == pytest.approx(value, rel=0.08)
+
+
+def test_every_cerebras_gpt_model_from_590m_up_is_foretold_by_smaller_ones() -> None:
+    points = [
+        Point(m.params, m.tokens, m.nats_per_token, m.flops, m.model)
+        for m in published_models()
+        if m.family == "Cerebras-GPT"
+    ]
+    for k in range(3, 7):
+        law, held = fit_law(points[:k]), points[k]
+        prediction = law.predict(held.params, held.tokens, held.flops)
+        assert prediction.low_95 * 0.999 < held.loss < prediction.high_95 * 1.001, held.run
+        assert abs(prediction.loss / held.loss - 1) < 0.035
+
+
+def test_a_ladder_is_fitted_in_two_seconds() -> None:
+    points = ladder(SIZES, seeds=3)
+    start = time.process_time()
+    fit_law(points)
+    assert time.process_time() - start < 2
+
+
+def test_three_sizes_and_rising_losses_still_give_finite_answers_and_warnings() -> None:
+    rising = [Point(n, 20 * n, loss, 120 * n * n, str(n)) for n, loss in ((1e5, 3.0), (2e5, 3.1), (4e5, 3.2))]
+    law = fit_law(rising)
+    assert any("3 sizes" in warning for warning in law.warnings)
+    assert any("does not fall" in warning for warning in law.warnings)
+    assert all(np.isfinite(value) for value in vars(law.predict(1e6, 2e7)).values())
+    json.loads(to_json(law.to_json()))
