@@ -1,0 +1,137 @@
+"""Reads a run directory as far as it has come, and says what is not there yet."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from isoflop.data import Manifest, load_manifest
+from isoflop.errors import InputError, WorkError
+from isoflop.law import Law
+from isoflop.report.metrics import Metrics, read_metrics
+from isoflop.report.records import Forecast, Plan, PlannedModel, Record, Result
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One training run: what was planned, what was logged, what came out. Each may be missing."""
+
+    name: str
+    size: str
+    held_out: bool
+    planned: PlannedModel | None
+    metrics: Metrics | None
+    result: Result | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory. Models in the plan's order; `gaps` are sentences about what is missing or damaged."""
+
+    family: str
+    plan: Plan | None
+    models: tuple[Model, ...]
+    manifest: Manifest | None
+    forecast: Forecast | None
+    law: Law | None
+    gaps: tuple[str, ...]
+
+    @property
+    def currency(self) -> str:
+        return (self.plan.currency if self.plan else None) or ""
+
+
+def read_run(directory: Path) -> Run:
+    """Everything in `directory` that the report shows. A file that is missing or damaged becomes a gap, never an error.
+
+    Raises:
+        InputError: there is no such directory.
+    """
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such run directory; give the folder RUNS/FAMILY that isoflop run wrote")
+    gaps: list[str] = []
+    plan = _read(directory, "plan.json", Plan, gaps, "run isoflop plan")
+    manifest = _read_manifest(directory, gaps)
+    models = _read_models(directory, plan, gaps)
+    foretells = plan is None or any(model.held_out for model in models)
+    forecast = _read(
+        directory, "forecast.json", Forecast, gaps, "it is written before the held-out model starts" * foretells
+    )
+    law = _read_law(directory, gaps)
+    family = (plan.family if plan else None) or directory.resolve().name
+    return Run(family, plan, models, manifest, forecast, law, tuple(gaps))
+
+
+def _read(directory: Path, name: str, kind: type[R], gaps: list[str], when_missing: str) -> R | None:
+    """The record in a JSON file. `when_missing` says how the file comes to be; empty: it need not be there."""
+    document = _read_json(directory, name, gaps, when_missing)
+    if document is None:
+        return None
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        gaps.append(f"{name} is damaged ({where}: {first['msg']}); its part of this page is left out.")
+        return None
+
+
+def _read_json(directory: Path, name: str, gaps: list[str], when_missing: str) -> Any:
+    try:
+        return json.loads((directory / name).read_bytes(), parse_constant=lambda _: None)
+    except FileNotFoundError:
+        if when_missing:
+            gaps.append(f"{name} is not there yet; {when_missing}.")
+    except OSError as error:
+        gaps.append(f"{name} cannot be read ({error.strerror}).")
+    except (ValueError, RecursionError):
+        gaps.append(f"{name} is damaged (not JSON); its part of this page is left out.")
+    return None
+
+
+def _read_manifest(directory: Path, gaps: list[str]) -> Manifest | None:
+    name = "data/manifest.json"
+    if not (directory / name).exists():
+        gaps.append(f"{name} is not there yet; run isoflop data.")
+        return None
+    try:
+        return load_manifest(directory / "data")
+    except WorkError as error:
+        gaps.append(f"{name} is not shown: {error}.")
+        return None
+
+
+def _read_models(directory: Path, plan: Plan | None, gaps: list[str]) -> tuple[Model, ...]:
+    planned = {model.name: model for model in plan.models} if plan else {}
+    folder = directory / "models"
+    # The names of folders, not those in files, make paths: a name like ../../x reads nothing.
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    models = []
+    for name in [*planned, *(name for name in found if name not in planned)]:
+        metrics, result = None, None
+        if name in found:
+            metrics = read_metrics(folder / name / "metrics.jsonl")
+            result = _read(directory, f"models/{name}/result.json", Result, gaps, "")
+        intended = planned.get(name)
+        size = (intended.size if intended else None) or (result.size if result else None) or name
+        models.append(Model(name, size, bool(intended and intended.held_out), intended, metrics, result))
+    waiting = [model.name for model in models if model.result is None]
+    if waiting:
+        more = f" and {len(waiting) - 10} more" if len(waiting) > 10 else ""
+        gaps.append(f"{len(waiting)} of {len(models)} models have no result yet: {', '.join(waiting[:10])}{more}.")
+    return tuple(models)
+
+
+def _read_law(directory: Path, gaps: list[str]) -> Law | None:
+    document = _read_json(directory, "law.json", gaps, "run isoflop law once three sizes are trained")
+    if document is None:
+        return None
+    try:
+        return Law.from_json(document)
+    except InputError as error:
+        gaps.append(f"law.json is damaged: {error}.")
+        return None

@@ -1,0 +1,189 @@
+"""A run directory with synthetic numbers, as isoflop run would leave it."""
+
+import json
+import math
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from isoflop.durable import write_json
+from isoflop.law import Law, Point, fit_law
+
+WIDTHS = {"w32": 32, "w48": 48, "w64": 64, "w80": 80, "w96": 96}
+SEEDS = {"w32": 3, "w48": 2}
+HELD_OUT = "w96"
+TOKENS_PER_STEP = 4096
+MATRIX_FLOPS_PER_SECOND = 8.8e11
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run directory that no test may change; its law is fitted by the law's own room."""
+    directory = tmp_path_factory.mktemp("runs") / "pocket"
+    models = planned_models()
+    points = [
+        Point(m["params"], m["tokens"], nats(m), m["flops"], m["name"], convention="isoflop")
+        for m in models
+        if not m["held_out"]
+    ]
+    law = fit_law(points)
+    write_json(directory / "plan.json", plan_document(models))
+    write_json(directory / "data" / "manifest.json", manifest_document())
+    for model in models:
+        write_model(directory / "models" / model["name"], model)
+    write_json(directory / "law.json", law.to_json())
+    write_json(directory / "forecast.json", forecast_document(law, models))
+    return directory
+
+
+@pytest.fixture
+def run_directory(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run to change at will."""
+    return shutil.copytree(finished_run, tmp_path / "pocket")
+
+
+def planned_models() -> list[dict[str, Any]]:
+    models = []
+    for size, width in WIDTHS.items():
+        layers = 3
+        non_embedding = 12 * layers * width**2 + 13 * layers * width + 2 * width
+        params = non_embedding + (1024 + 256) * width
+        tokens = math.ceil(20 * params / TOKENS_PER_STEP) * TOKENS_PER_STEP
+        flops = tokens * (6 * (non_embedding + 1024 * width) + 6 * layers * 256 * width)
+        for seed in range(SEEDS.get(size, 1)):
+            models.append(
+                {
+                    "name": size + (f"-s{seed}" if seed else ""),
+                    "size": size,
+                    "seed": seed,
+                    "n_layers": layers,
+                    "d_model": width,
+                    "n_heads": width // 16,
+                    "params": params,
+                    "params_non_embedding": non_embedding,
+                    "tokens": tokens,
+                    "context_length": 256,
+                    "batch_schedule": [{"from_tokens": 0, "sequences": 16}],
+                    "batch_sequences": 16,
+                    "batch_tokens": TOKENS_PER_STEP,
+                    "steps": tokens // TOKENS_PER_STEP,
+                    "peak_lr": 8e-3,
+                    "flops": flops,
+                    "flops_6nd": 6 * params * tokens,
+                    "weights_bytes": 4 * params,
+                    "optimizer_bytes": 8 * params,
+                    "activation_bytes": 10**8,
+                    "seconds": flops / (0.3 * MATRIX_FLOPS_PER_SECOND),
+                    "joules": flops / (0.3 * MATRIX_FLOPS_PER_SECOND) * 30,
+                    "price": flops / (0.3 * MATRIX_FLOPS_PER_SECOND) / 3600 * 0.1,
+                    "held_out": size == HELD_OUT,
+                }
+            )
+    return models
+
+
+def plan_document(models: list[dict[str, Any]]) -> dict[str, Any]:
+    machine = {
+        "processor": "AMD EPYC 9R45",
+        "threads": 2,
+        "matrix_flops_per_second": MATRIX_FLOPS_PER_SECOND,
+        "memory_bytes": 8 * 2**30,
+    }
+    totals = {"flops": sum(model["flops"] for model in models)}
+    return {
+        "family": "pocket",
+        "precision": "bf16",
+        "systems": 1,
+        "currency": "USD",
+        "machine": machine,
+        "models": models,
+        "totals": totals,
+    }
+
+
+def nats(model: dict[str, Any]) -> float:
+    """A power law with 0.4 % of scatter."""
+    wobble = np.random.default_rng([model["seed"], model["d_model"]]).normal(0, 0.004)
+    return float(4.6 * (model["flops"] / 4e11) ** -0.076) * math.exp(wobble)
+
+
+def write_model(folder: Path, model: dict[str, Any]) -> None:
+    """metrics.jsonl and result.json of one model."""
+    steps = model["steps"]
+    rng = np.random.default_rng(model["seed"])
+    final = nats(model)
+    share = np.arange(1, steps + 1) / steps
+    loss = final + (6.95 - final) * np.exp(-4.2 * share**0.42) + rng.normal(0, 0.05, steps)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "metrics.jsonl", "w", encoding="utf-8") as file:
+        for step in range(steps):
+            line = {
+                "step": step + 1,
+                "tokens": round(model["tokens"] * share[step]),
+                "loss": float(loss[step]),
+                "lr": 8e-3,
+                "grad_norm": 0.5,
+                "tokens_per_second": 1.2e5 * 32 / model["d_model"],
+                "mfu": 0.25 + model["d_model"] / 1000,
+                "time": 1.76e9 + step,
+            }
+            file.write(json.dumps(line) + "\n")
+    result = {key: model[key] for key in ("name", "size", "seed", "params", "params_non_embedding", "tokens", "flops")}
+    seconds = model["seconds"] * 1.07
+    result |= {
+        "nats_per_token": final,
+        "bits_per_byte": final / math.log(2) / 2.42,
+        "seconds": seconds,
+        "joules": seconds * 30,
+        "joules_origin": "declared",
+        "price": model["price"] * 1.07,
+        "weights_sha256": "5d41402abc4b2a76b9719d911017c592" * 2,
+    }
+    write_json(folder / "result.json", result)
+
+
+def forecast_document(law: Law, models: list[dict[str, Any]]) -> dict[str, Any]:
+    held = next(model for model in models if model["held_out"])
+    foretold = law.predict(held["params"], held["tokens"], held["flops"])
+    keys = ("loss", "low_80", "high_80", "low_95", "high_95")
+    return {
+        "model": held["name"],
+        "params": held["params"],
+        "tokens": held["tokens"],
+        "flops": held["flops"],
+        **{key: getattr(foretold, key) for key in keys},
+        "bits_per_byte": {key: getattr(foretold, key) / math.log(2) / 2.42 for key in keys},
+        "points": [asdict(point) for point in law.points],
+        "time": "2026-11-24T09:12:03+00:00",
+        "warnings": [],
+    }
+
+
+def manifest_document() -> dict[str, Any]:
+    names = ["books", "code", "encyclopaedia", "law", "mathematics", "questions", "science", "web"]
+    train = {
+        name: {"documents": 900 + 37 * i, "tokens": 1_500_000 - 90_000 * i, "bytes": 3_700_000 - 200_000 * i}
+        for i, name in enumerate(names)
+    }
+    held = {name: {key: value // 50 for key, value in counts.items()} for name, counts in train.items()}
+
+    def split(name: str, domains: dict[str, dict[str, int]]) -> dict[str, Any]:
+        totals = {key: sum(counts[key] for counts in domains.values()) for key in ("documents", "tokens", "bytes")}
+        return {**totals, "shards": [{**totals, "file": f"{name}-00000.bin", "sha256": "ab" * 32}], "domains": domains}
+
+    return {
+        "format_version": 1,
+        "sources": [{"file": "pocket.jsonl.zst", "bytes": 9_400_000, "sha256": "cd" * 32}],
+        "licence": "public domain and permissive; see NOTICE",
+        "notice": "books: Project Gutenberg texts, public domain.\ncode: MIT.\n",
+        "text_key": "text",
+        "held_out_fraction": 0.02,
+        "empty_documents": 0,
+        "tokenizer": {"kind": "bpe", "vocab_size": 1024, "end_of_text": 0, "sha256": "ef" * 32},
+        "dtype": "uint16",
+        "splits": {"train": split("train", train), "held_out": split("held_out", held)},
+    }

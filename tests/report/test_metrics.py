@@ -1,0 +1,72 @@
+"""Logs survive kills, and thinned curves keep what matters."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isoflop.report.metrics import read_metrics, smoothed, thinned
+
+
+def write_log(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_a_torn_last_line_and_foreign_lines_are_skipped(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "m.jsonl", '{"tokens": 1, "loss": 5.0}', "[]", "12", "{}", '{"tokens": 2, "lo')
+    metrics = read_metrics(log)
+    assert metrics is not None
+    assert metrics.tokens.tolist() == [1.0]
+    assert metrics.loss.tolist() == [5.0]
+
+
+def test_steps_logged_again_after_a_resume_count_once(tmp_path: Path) -> None:
+    steps = [(1, 5.0), (2, 4.0), (3, 3.0), (2, 4.5), (3, 3.5), (4, 2.0)]
+    log = write_log(tmp_path / "m.jsonl", *(json.dumps({"tokens": t, "loss": y}) for t, y in steps))
+    metrics = read_metrics(log)
+    assert metrics is not None
+    assert metrics.tokens.tolist() == [1, 2, 3, 4]
+    assert metrics.loss.tolist() == [5.0, 4.5, 3.5, 2.0]
+
+
+def test_null_nan_and_words_are_unknown_not_errors(tmp_path: Path) -> None:
+    losses = ["null", "NaN", '"high"', "1e999", "1" + "0" * 400]
+    log = write_log(tmp_path / "m.jsonl", *(f'{{"tokens": {i + 1}, "loss": {y}}}' for i, y in enumerate(losses)))
+    metrics = read_metrics(log)
+    assert metrics is not None
+    assert not np.isfinite(metrics.loss).any()
+    assert len(thinned(metrics.tokens, metrics.loss, 100)[0]) == 0
+    assert len(smoothed(metrics.tokens, metrics.loss, 100)[0]) == 0
+
+
+def test_no_log_and_an_empty_log_are_none(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "none.jsonl") is None
+    assert read_metrics(write_log(tmp_path / "m.jsonl", "")) is None
+
+
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 3000), points=st.integers(4, 400))
+def test_thinned_curves_are_short_and_keep_ends_of_the_range_and_every_extreme(seed: int, n: int, points: int) -> None:
+    rng = np.random.default_rng(seed)
+    tokens, loss = np.cumsum(rng.integers(1, 100, n)).astype(float), rng.normal(4, 1, n)
+    t, y = thinned(tokens, loss, points)
+    assert len(t) <= max(points, 2)
+    assert (np.diff(t) > 0).all()
+    assert y.min() == loss.min()
+    assert y.max() == loss.max()
+    assert set(zip(t, y, strict=True)) <= set(zip(tokens, loss, strict=True))
+
+
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 500))
+def test_smoothed_is_the_mean_over_a_window_of_log_tokens(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    tokens, loss = np.cumsum(rng.integers(1, 100, n)).astype(float), rng.normal(4, 1, n)
+    at, means = smoothed(tokens, loss, 50, width=1.3)
+    assert at[0] == tokens[0]
+    assert len(at) <= 50
+    for t, mean in zip(at, means, strict=True):
+        window = loss[(tokens >= t / 1.3) & (tokens <= t * 1.3)]
+        assert mean == pytest.approx(window.mean())
