@@ -1,0 +1,213 @@
+"""The commands. Each reads its file or folder, calls the pipeline, and prints what came of it."""
+
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isoflop.cli.streams import print_json
+from isoflop.errors import InputError
+
+FamilyFile = Annotated[Path, typer.Argument(metavar="FAMILY.toml", help="The file that describes the family.")]
+RunFolderPath = Annotated[Path, typer.Argument(metavar="RUNS", help="The folder RUNS/FAMILY of one family.")]
+Points = Annotated[
+    Path, typer.Argument(metavar="POINTS", help="A run folder, or a CSV with columns params, tokens and loss.")
+]
+Runs = Annotated[Path, typer.Option("--runs", metavar="RUNS", help="Where the family's folder lies.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where in the program an error arose.")]
+Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Train this model only.")]
+Systems = Annotated[int | None, typer.Option("--systems", min=1, metavar="N", help="Workers to train on.")]
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", metavar="PARAMS,TOKENS", help="A run to foretell; give as many as you like.")
+]
+TargetsFile = Annotated[
+    Path | None, typer.Option("--targets", metavar="FILE.csv", help="Runs to foretell: columns params and tokens.")
+]
+
+app = typer.Typer(
+    name="isoflop",
+    help="Plan, train, explain and release families of compute-optimal GPT models.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=lambda on: _print_version(on))
+    ] = False,
+) -> None:
+    """Plan, train, explain and release families of compute-optimal GPT models."""
+
+
+@app.command()
+def plan(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False, debug: Debug = False) -> None:
+    """What will be trained, and its FLOPs, memory and time on this machine."""
+    from isoflop.cli import tables
+    from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.plan import show_plan
+
+    family, folder = _family(family_file, runs)
+    with Terminal(quiet=json) as terminal:
+        shown = show_plan(family, folder, terminal)
+    _print(json, shown.to_json, lambda: tables.print_plan(shown))
+
+
+@app.command()
+def data(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False, debug: Debug = False) -> None:
+    """Read the corpus, tokenise it, and write shards with checksums."""
+    from isoflop.cli import tables
+    from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.data import prepare_data
+    from isoflop.pipeline.lock import locked
+
+    family, folder = _family(family_file, runs)
+    with Terminal(quiet=json) as terminal, locked(folder):
+        manifest = prepare_data(family, folder, terminal)
+    _print(json, lambda: manifest.model_dump(mode="json"), lambda: tables.print_data(manifest))
+
+
+@app.command()
+def train(
+    family_file: FamilyFile,
+    model: Model = None,
+    systems: Systems = None,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train all models, smallest first, and foretell the largest before it starts."""
+    from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.forecast import read_forecast
+    from isoflop.pipeline.train import train_family
+
+    family, folder = _family(family_file, runs, systems)
+    with Terminal(quiet=json) as terminal:
+        results = train_family(family, folder, terminal, model)
+    if json:
+        forecast = read_forecast(folder)
+        models = [result.to_json() for result in results]
+        print_json({"family": family.name, "models": models, "forecast": forecast.to_json() if forecast else None})
+
+
+@app.command()
+def law(points: Points, json: Json = False, debug: Debug = False) -> None:
+    """Fit the law, and test it by foretelling the largest run from the others."""
+    from isoflop.cli import tables
+    from isoflop.pipeline.law import law_of
+
+    fitted, tests = law_of(points)
+    if json:
+        predictions = [vars(test.predicted) for test in tests]
+        print_json({**fitted.summary(), "predictions": predictions, "held_out": [test.to_json() for test in tests]})
+    else:
+        tables.print_law(fitted)
+        tables.print_test(tests)
+
+
+@app.command()
+def predict(
+    points: Points, target: Targets = None, targets: TargetsFile = None, json: Json = False, debug: Debug = False
+) -> None:
+    """The loss of runs that nobody has trained, with 80 % and 95 % intervals."""
+    from isoflop.cli import tables
+    from isoflop.pipeline.predict import parse_target, predict, read_targets
+
+    wanted = [parse_target(text) for text in target or []] + (read_targets(targets) if targets else [])
+    if not wanted:
+        raise InputError("no target: give --target PARAMS,TOKENS (as in 70e6,1.4e9) or --targets FILE.csv")
+    fitted, predictions, warnings = predict(points, wanted)
+    warnings = [*fitted.warnings, *warnings]
+    document = {**fitted.summary(), "warnings": warnings, "predictions": [vars(p) for p in predictions]}
+    _print(json, lambda: document, lambda: tables.print_predictions(predictions, warnings))
+
+
+@app.command()
+def evaluate(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False, debug: Debug = False) -> None:
+    """Held-out loss and bits per byte of the trained models."""
+    from isoflop.cli import tables
+    from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.evaluate import evaluate_family
+
+    family, folder = _family(family_file, runs)
+    with Terminal(quiet=json) as terminal:
+        results = evaluate_family(family, folder, terminal)
+    models = [result.to_json() for result in results]
+    _print(json, lambda: {"family": family.name, "models": models}, lambda: tables.print_results(results))
+
+
+@app.command()
+def report(runs: RunFolderPath, json: Json = False, debug: Debug = False) -> None:
+    """Draw the report: one self-contained HTML page with every figure."""
+    from isoflop.pipeline.report import report
+
+    page = report(runs)
+    _print(json, lambda: {"report": str(page)}, lambda: print(page))
+
+
+@app.command()
+def release(runs: RunFolderPath, json: Json = False, debug: Debug = False) -> None:
+    """Write a Hugging Face folder for each trained model."""
+    from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.release import release_run
+
+    with Terminal(quiet=json) as terminal:
+        folders = release_run(runs, terminal)
+    _print(json, lambda: {"releases": [str(path) for path in folders]}, lambda: print(*folders, sep="\n"))
+
+
+@app.command()
+def run(
+    family_file: FamilyFile,
+    systems: Systems = None,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """All of it in order; run again, it does only what is still missing."""
+    from isoflop.cli import numbers
+    from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.run import run_family
+
+    begin = time.monotonic()
+    family, folder = _family(family_file, runs, systems)
+    with Terminal(quiet=json) as terminal:
+        outcome = run_family(family, folder, terminal)
+    seconds = time.monotonic() - begin
+
+    def show() -> None:
+        print(f"\nreport   {outcome.report}")
+        print(f"release  {folder.path / 'release'} ({len(outcome.releases)} folders)")
+        print(f"done in {numbers.duration(seconds)}")
+
+    _print(json, lambda: {**outcome.to_json(), "wall_seconds": seconds}, show)
+
+
+def _family(family_file: Path, runs: Path, systems: int | None = None) -> Any:
+    """The family and its folder; --systems goes before what the file says."""
+    from isoflop.config import load_family
+    from isoflop.pipeline.folder import RunFolder
+
+    family = load_family(family_file)
+    if systems is not None:
+        family = family.model_copy(update={"systems": systems})
+    return family, RunFolder(runs / family.name)
+
+
+def _print(json: bool, document: Callable[[], Any], show: Callable[[], None]) -> None:
+    if json:
+        print_json(document())
+    else:
+        show()
+
+
+def _print_version(on: bool) -> None:
+    if on:
+        print(f"isoflop {version('isoflop')}")
+        raise typer.Exit

@@ -1,0 +1,141 @@
+"""The law of a run directory, or of anyone's points, and its test on the largest run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoflop.durable import to_json, write_json
+from isoflop.errors import InputError
+from isoflop.pipeline.folder import RunFolder, find_run
+from isoflop.pipeline.plan import stored_plan
+from isoflop.pipeline.result import Result, read_result, read_results
+
+if TYPE_CHECKING:
+    from isoflop.law import Law, Point, Prediction
+    from isoflop.recipe import Plan
+
+# With three, a bend cannot be told from noise.
+LADDER_POINTS = 4
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A run that the test's law did not see: what the law says of it, and what was measured."""
+
+    run: str
+    predicted: "Prediction"
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """The loss measured over the loss predicted, less one."""
+        return self.measured / self.predicted.loss - 1
+
+    @property
+    def inside_80(self) -> bool:
+        return self.predicted.low_80 <= self.measured <= self.predicted.high_80
+
+    @property
+    def inside_95(self) -> bool:
+        return self.predicted.low_95 <= self.measured <= self.predicted.high_95
+
+    def to_json(self) -> dict[str, Any]:
+        """What `isoflop law --json` says under `held_out`."""
+        verdict = {"inside_80": self.inside_80, "inside_95": self.inside_95, "error": self.error}
+        return {"run": self.run, "measured": self.measured, **verdict}
+
+
+def law_of(path: Path) -> tuple["Law", list[HeldOut]]:
+    """The law, and how it foretells the largest compute from the rest.
+
+    `path` is a CSV file, whose law is fitted to all its points, or a run directory, whose law is fitted to the ladder
+    alone and kept in law.json. The test is empty where the points are too few for one.
+
+    Raises:
+        InputError: there are no such points, or too few for a law.
+        WorkError: law.json cannot be written.
+    """
+    if not path.is_dir():
+        from isoflop.law import fit_law, read_points
+
+        points = read_points(path)
+        return fit_law(points), _test_on_largest(points)
+    folder = find_run(path)
+    _, plan = stored_plan(folder)
+    law = ladder_law(plan, folder)
+    results = [read_result(folder, model.name) for model in plan.held_out]
+    return law, [_judge(law, point) for point in points_of([result for result in results if result])]
+
+
+def ladder_law(plan: "Plan", folder: RunFolder) -> "Law":
+    """The law of the ladder's results: law.json if it was fitted to just these, else fitted and written there.
+
+    Raises:
+        InputError: the results are too few.
+    """
+    from isoflop.law import Law, fit_law
+
+    points = points_of(ladder_results(plan, folder))
+    try:
+        document = json.loads(folder.law.read_bytes())
+        if document["points"] == json.loads(to_json([asdict(point) for point in points])):
+            return Law.from_json(document)
+    except (OSError, ValueError, KeyError, TypeError, InputError):
+        pass
+    if not points:
+        raise InputError(f"{folder.path}: no model of the ladder is trained yet; run isoflop train with the family file")
+    try:
+        law = fit_law(points)
+    except InputError as error:
+        raise InputError(f"{folder.path}: {error}") from None
+    write_json(folder.law, law.to_json())
+    return law
+
+
+def ladder_results(plan: "Plan", folder: RunFolder) -> list[Result]:
+    """The results of the models that the law is fitted on."""
+    held_out = {model.name for model in plan.held_out}
+    return [result for result in read_results(folder, plan) if result.name not in held_out]
+
+
+def points_of(results: Sequence[Result]) -> list["Point"]:
+    """One point a result; seeds of a size are runs of their own."""
+    from isoflop.law import Point
+
+    return [
+        Point(
+            params=float(result.params),
+            tokens=float(result.tokens),
+            loss=result.nats_per_token,
+            flops=float(result.flops),
+            run=result.name,
+            convention="isoflop",
+        )
+        for result in results
+    ]
+
+
+def _test_on_largest(points: Sequence["Point"]) -> list[HeldOut]:
+    """Holds out the runs of the largest budget, all their points with them."""
+    from math import log
+
+    from isoflop.law import fit_law
+    from isoflop.law.points import budget_of
+
+    budgets = budget_of([log(point.flops) for point in points])
+    largest = [point for point, budget in zip(points, budgets, strict=True) if budget == max(budgets)]
+    runs = {point.run for point in largest}
+    rest = [point for point in points if point.run not in runs]
+    if len(rest) < LADDER_POINTS:
+        return []
+    try:
+        law = fit_law(rest)
+    except InputError:
+        return []
+    return [_judge(law, point) for point in largest]
+
+
+def _judge(law: "Law", point: "Point") -> HeldOut:
+    return HeldOut(point.run, law.predict(point.params, point.tokens, point.flops), point.loss)

@@ -1,0 +1,132 @@
+"""The plan of a family on this machine, and how it lies in the run directory."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from isoflop.config import Family
+from isoflop.durable import to_json, write_text
+from isoflop.errors import InputError, WorkError
+from isoflop.pipeline.data import check_corpus
+from isoflop.pipeline.folder import RunFolder
+from isoflop.pipeline.listener import Listener
+from isoflop.pipeline.lock import locked
+from isoflop.pipeline.result import refuse_changes
+from isoflop.recipe import Machine, Plan, check_against_data, plan_family
+
+if TYPE_CHECKING:
+    from isoflop.data import Manifest
+
+
+def show_plan(family: Family, folder: RunFolder, listener: Listener) -> Plan:
+    """The plan on this machine, written to plan.json where no results of other settings stand against it.
+
+    Raises:
+        InputError: the corpus is not there, or prepared data show that the plan cannot work.
+        WorkError: the folder cannot be written.
+    """
+    check_corpus(family.data)
+    plan = plan_family(family, _measured())
+    data = prepared(folder)
+    if data is None:
+        listener.note(f"the data are not prepared yet (isoflop data): {plan.family} may read them more than once")
+    else:
+        tell_epochs(plan, data, listener)
+    try:
+        with locked(folder):
+            refuse_changes(folder, plan, data)
+            store_plan(family, plan, folder)
+    except (InputError, WorkError) as reason:
+        if not folder.plan.exists():
+            raise
+        listener.note(f"{folder.plan} is left as it is: {reason}")
+    return plan
+
+
+def make_plan(family: Family, folder: RunFolder) -> Plan:
+    """The plan to work by. Only what is still to be trained needs this machine measured.
+
+    Raises:
+        InputError: the corpus is not there, the family cannot be planned, or it asks for more than one system.
+    """
+    if family.systems > 1:
+        raise InputError(f"systems = {family.systems}: this version trains on one system; use systems = 1")
+    check_corpus(family.data)
+    machine = _stored_machine(folder)
+    if machine is not None:
+        plan = plan_family(family, machine)
+        if all(folder.result(model.name).exists() for model in plan.models):
+            return plan
+    return plan_family(family, _measured())
+
+
+def store_plan(family: Family, plan: Plan, folder: RunFolder) -> None:
+    """Writes plan.json and family.json where they say something else."""
+    _write_if_other(folder.family, to_json(family.model_dump(mode="json")) + "\n")
+    _write_if_other(folder.plan, to_json(plan.to_json()) + "\n")
+
+
+def stored_plan(folder: RunFolder) -> tuple[Family, Plan]:
+    """The family and the plan that the run directory was made by.
+
+    Raises:
+        WorkError: its files are missing or damaged.
+    """
+    try:
+        family = Family.model_validate_json(folder.family.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "damaged"
+        raise WorkError(f"{folder.family}: {reason}; run isoflop plan with the family file again") from None
+    machine = _stored_machine(folder)
+    if machine is None:
+        raise WorkError(f"{folder.plan}: missing or damaged; run isoflop plan with the family file again")
+    return family, plan_family(family, machine)
+
+
+def prepared(folder: RunFolder) -> "Manifest | None":
+    """The manifest of the data, None while they are not prepared.
+
+    Raises:
+        WorkError: it is damaged.
+    """
+    if not (folder.data / "manifest.json").exists():
+        return None
+    from isoflop.data import load_manifest
+
+    return load_manifest(folder.data)
+
+
+def tell_epochs(plan: Plan, data: "Manifest", listener: Listener) -> None:
+    """Notes what the plan asks of the data.
+
+    Raises:
+        InputError: it cannot work with them.
+    """
+    for note in check_against_data(plan, data.splits.train.tokens, data.splits.held_out.tokens):
+        listener.note(note)
+
+
+def _measured() -> Machine:
+    from isoflop.systems import measure_machine
+
+    return measure_machine()
+
+
+def _stored_machine(folder: RunFolder) -> Machine | None:
+    try:
+        document: Any = json.loads(folder.plan.read_bytes())
+        return Machine.from_json(document["machine"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _write_if_other(path: Path, text: str) -> None:
+    # The report and the releases are drawn again when a file they show is newer: an unchanged one must not be.
+    try:
+        if path.read_bytes() == text.encode():
+            return
+    except OSError:
+        pass
+    write_text(path, text)

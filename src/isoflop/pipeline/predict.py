@@ -1,0 +1,93 @@
+"""The loss of runs that nobody has trained."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isoflop.errors import InputError
+from isoflop.pipeline.folder import find_run
+from isoflop.pipeline.law import ladder_law
+from isoflop.pipeline.plan import stored_plan
+
+if TYPE_CHECKING:
+    from isoflop.law import Law, Prediction
+
+
+@dataclass(frozen=True)
+class Target:
+    """A run to foretell."""
+
+    params: float
+    tokens: float
+
+
+def predict(path: Path, targets: Sequence[Target]) -> tuple["Law", list["Prediction"], list[str]]:
+    """The law of `path` (as `law_of` reads it), its predictions for the targets, and what to beware of in them.
+
+    Raises:
+        InputError: there are no such points, or too few for a law.
+    """
+    if path.is_dir():
+        folder = find_run(path)
+        law = ladder_law(stored_plan(folder)[1], folder)
+    else:
+        from isoflop.law import fit_law, read_points
+
+        law = fit_law(read_points(path))
+    predictions = [law.predict(target.params, target.tokens) for target in targets]
+    return law, predictions, law.warnings_for(predictions)
+
+
+def parse_target(text: str) -> Target:
+    """The target that PARAMS,TOKENS describes.
+
+    Raises:
+        InputError: it does not.
+    """
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise InputError(f"--target {text!r}: give params and tokens with a comma between, as in 70e6,1.4e9")
+    params, tokens = (_number(f"--target {text!r}", name, part) for name, part in zip(_COLUMNS, parts, strict=True))
+    return Target(params, tokens)
+
+
+def read_targets(path: Path) -> list[Target]:
+    """The targets of a CSV file with columns params and tokens; others are ignored.
+
+    Raises:
+        InputError: the file cannot be read or a row cannot be used.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the targets ({error.strerror}); give a CSV file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8 CSV") from None
+    reader = csv.DictReader(lines)
+    try:
+        header = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+        rows = [(reader.line_num, row) for row in reader if any(row.get(name) for name in header)]
+    except csv.Error as error:
+        raise InputError(f"{path}, row {reader.line_num}: not valid CSV ({error})") from None
+    missing = [name for name in _COLUMNS if name not in header]
+    if missing:
+        raise InputError(f"{path}, row 1: no column {' and '.join(missing)}; needed are params and tokens")
+    if not rows:
+        raise InputError(f"{path}: no targets under the header; give one row for each run to foretell")
+    return [Target(*(_number(f"{path}, row {n}", name, row[name] or "") for name in _COLUMNS)) for n, row in rows]
+
+
+_COLUMNS = ("params", "tokens")
+
+
+def _number(where: str, name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise InputError(f"{where}: {name} = {text.strip()[:40]!r} is not a number; write digits, as in 7e7") from None
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{where}: {name} = {text.strip()[:40]}; give a finite number above 0")
+    return value

@@ -1,0 +1,129 @@
+"""result.json: what one trained model is, reached and cost."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoflop.durable import to_json, write_json
+from isoflop.errors import InputError, WorkError
+from isoflop.pipeline.folder import RunFolder
+
+if TYPE_CHECKING:
+    from isoflop.data import Manifest
+    from isoflop.recipe import ModelPlan, Plan
+
+
+@dataclass(frozen=True)
+class Result:
+    """One trained model. Losses are of the held-out text, `tokens` and `flops` of the training.
+
+    `joules` and `price` are None where nothing is known of them. `threads`, `processor` and `torch` are those of the
+    training: bits depend on them. `fingerprint` holds the settings that decide the weights, and the hash of the data.
+    """
+
+    name: str
+    size: str
+    seed: int
+    params: int
+    params_non_embedding: int
+    tokens: int
+    steps: int
+    flops: int
+    nats_per_token: float
+    bits_per_byte: float
+    held_out_tokens: int
+    held_out_bytes: int
+    seconds: float
+    joules: float | None
+    joules_origin: str | None
+    price: float | None
+    weights_sha256: str
+    threads: int
+    processor: str
+    torch: str
+    isoflop: str
+    time: str
+    fingerprint: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """What result.json holds."""
+        return asdict(self)
+
+
+def write_result(folder: RunFolder, result: Result) -> None:
+    """Puts result.json in place, whole.
+
+    Raises:
+        WorkError: the disk is full or cannot be written.
+    """
+    write_json(folder.result(result.name), result.to_json())
+
+
+def read_result(folder: RunFolder, name: str) -> Result | None:
+    """The result of a model; None while it has none.
+
+    Raises:
+        WorkError: result.json is damaged.
+    """
+    path = folder.result(name)
+    try:
+        document = json.loads(path.read_bytes())
+        return Result(**{field.name: document[field.name] for field in fields(Result)})
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise WorkError(f"{path}: cannot read ({error.strerror}); check its permissions and its disk") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(path, error) from None
+
+
+def read_results(folder: RunFolder, plan: "Plan") -> list[Result]:
+    """The results that are there, in the plan's order."""
+    found = (read_result(folder, model.name) for model in plan.models)
+    return [result for result in found if result is not None]
+
+
+def fingerprint_of(model: "ModelPlan", data: "Manifest | None") -> dict[str, Any]:
+    """What decides the weights of a model, as JSON gives it back: its settings, and the data if they are known."""
+    settings: dict[str, Any] = json.loads(to_json(model.fingerprint()))
+    if data is not None:
+        hashes = [data.tokenizer.sha256, *(shard.sha256 for shard in data.splits.train.shards)]
+        settings["data_sha256"] = hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    return settings
+
+
+def refuse_changes(folder: RunFolder, plan: "Plan", data: "Manifest | None") -> None:
+    """Checks that every result there is one of this plan.
+
+    Raises:
+        InputError: a model was trained with other settings; they are named.
+    """
+    for model in plan.models:
+        result = read_result(folder, model.name)
+        if result is None:
+            continue
+        now = fingerprint_of(model, data)
+        was = {key: value for key, value in result.fingerprint.items() if data is not None or key != "data_sha256"}
+        differences = [
+            f"{key} was {_shown(was.get(key))} and is {_shown(now.get(key))}"
+            for key in {**was, **now}
+            if was.get(key) != now.get(key)
+        ]
+        if differences:
+            more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
+            raise InputError(
+                f"{folder.result(model.name)}: trained with other settings: {'; '.join(differences[:5])}{more}. "
+                "Use another --runs folder, or put the old values back"
+            )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _damaged(path: Path, error: Exception) -> WorkError:
+    reason = f"no {error}" if isinstance(error, KeyError) else "not a result"
+    return WorkError(f"{path}: damaged ({reason}); delete it: the model's checkpoint gives it back")

@@ -1,0 +1,22 @@
+"""From a size or a budget to everything a run needs: counts, batch, rates, schedule, memory, time, energy, price."""
+
+from isoflop.recipe.flops import flops_6nd, flops_paper, flops_per_token
+from isoflop.recipe.machine import Machine
+from isoflop.recipe.plan import ModelPlan, Plan, check_against_data, plan_family
+from isoflop.recipe.schedule import BatchStage, learning_rate, steps_of
+from isoflop.recipe.shape import Shape
+
+__all__ = [
+    "BatchStage",
+    "Machine",
+    "ModelPlan",
+    "Plan",
+    "Shape",
+    "check_against_data",
+    "flops_6nd",
+    "flops_paper",
+    "flops_per_token",
+    "learning_rate",
+    "plan_family",
+    "steps_of",
+]

@@ -1,0 +1,259 @@
+"""The plan: every model of a family with all that its run needs and will cost."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from isoflop.config import Family
+from isoflop.config.family import ModelSize
+from isoflop.errors import InputError
+from isoflop.recipe.flops import flops_6nd, flops_paper, flops_per_token
+from isoflop.recipe.machine import Machine
+from isoflop.recipe.memory import training_memory
+from isoflop.recipe.rules import batch_sequences, peak_lr
+from isoflop.recipe.schedule import BatchStage, steps_of
+from isoflop.recipe.shape import Shape
+from isoflop.recipe.sizes import family_sizes
+
+MOST_TOKENS = 2**60
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """One run: what decides its bits, then what it will cost. Tokens are what its steps read, the last step whole."""
+
+    name: str
+    size: str
+    held_out: bool
+    shape: Shape
+    seed: int
+    precision: Literal["bf16", "fp32"]
+    tokens: int
+    batch_schedule: tuple[BatchStage, ...]
+    microbatch_sequences: int
+    steps: int
+    peak_lr: float
+    warmup_tokens: int
+    decay: Literal["linear", "cosine"]
+    final_lr_fraction: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    clip_norm: float
+    flops: int
+    flops_6nd: int
+    flops_paper: int
+    weights_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    seconds: float
+    joules: float | None
+    price: float | None
+
+    @property
+    def batch_sequences(self) -> int:
+        """Sequences of the last stage's step."""
+        return self.batch_schedule[-1].sequences
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that decides the bits of the trained weights, beside data and number of threads."""
+        document = asdict(self)
+        costs = ("flops", "flops_6nd", "flops_paper", "weights_bytes", "optimizer_bytes", "activation_bytes")
+        for key in ("name", "size", "held_out", "seconds", "joules", "price", *costs):
+            del document[key]
+        return {**document.pop("shape"), **document}
+
+    def to_json(self) -> dict[str, Any]:
+        """The model's entry in plan.json."""
+        document = asdict(self)
+        shape = document.pop("shape")
+        derived = {
+            "params": self.shape.params,
+            "params_non_embedding": self.shape.params_non_embedding,
+            "batch_sequences": self.batch_sequences,
+            "batch_tokens": self.batch_sequences * self.shape.context_length,
+            "tokens_per_parameter": self.tokens / self.shape.params,
+        }
+        return {"name": self.name, "size": self.size, "seed": self.seed, **shape, **derived, **document}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A family's runs on one machine, smallest model first."""
+
+    family: str
+    precision: str
+    systems: int
+    machine: Machine
+    currency: str
+    models: tuple[ModelPlan, ...]
+
+    @property
+    def ladder(self) -> tuple[ModelPlan, ...]:
+        """The models that the law is fitted on."""
+        return tuple(model for model in self.models if not model.held_out)
+
+    @property
+    def held_out(self) -> tuple[ModelPlan, ...]:
+        """The model (every seed of it) whose loss is foretold."""
+        return tuple(model for model in self.models if model.held_out)
+
+    def totals(self) -> dict[str, Any]:
+        """Sums over the models; null where a part is unknown."""
+        prices = [model.price for model in self.models]
+        joules = [model.joules for model in self.models]
+        return {
+            "models": len(self.models),
+            "tokens": sum(model.tokens for model in self.models),
+            "steps": sum(model.steps for model in self.models),
+            "flops": sum(model.flops for model in self.models),
+            "flops_6nd": sum(model.flops_6nd for model in self.models),
+            "flops_paper": sum(model.flops_paper for model in self.models),
+            "seconds": sum(model.seconds for model in self.models),
+            "joules": None if None in joules else sum(one for one in joules if one is not None),
+            "price": None if None in prices else sum(one for one in prices if one is not None),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """plan.json, the document of `isoflop plan --json`."""
+        return {
+            "family": self.family,
+            "precision": self.precision,
+            "systems": self.systems,
+            "currency": self.currency,
+            "machine": self.machine.to_json(),
+            "models": [model.to_json() for model in self.models],
+            "totals": self.totals(),
+        }
+
+
+def plan_family(family: Family, machine: Machine) -> Plan:
+    """The runs of `family` as they will go on `machine`.
+
+    Raises:
+        InputError: the family asks for something that no run can do.
+    """
+    sizes = family_sizes(family)
+    shapes = {size.name: _shape(size, family) for size in sizes}
+    held_out = family.held_out
+    if held_out is None:
+        held_out = max(shapes, key=lambda name: shapes[name].params)
+    elif held_out is not False and held_out not in shapes:
+        raise InputError(f"held_out = {held_out!r} is none of the models; use one of {', '.join(shapes)}")
+    models = [
+        _plan_model(family, size.name, shapes[size.name], number, held_out == size.name, machine)
+        for size in sizes
+        for number in range(size.seeds)
+    ]
+    names = [model.name for model in models]
+    doubled = [name for name in names if names.count(name) > 1] if len(set(names)) < len(names) else []
+    if doubled:
+        raise InputError(f"models: {doubled[0]!r} is both a model and a further seed of another; rename it")
+    # Smallest first; among equals the order of the file, seeds in a row.
+    models.sort(key=lambda model: model.shape.params)
+    return Plan(family.name, family.precision, family.systems, machine, family.cost.currency, tuple(models))
+
+
+def check_against_data(plan: Plan, train_tokens: int, held_out_tokens: int) -> list[str]:
+    """What a user should know about this plan on a data set of this size, one line a note: models that repeat data.
+
+    Raises:
+        InputError: the data does not fill one context.
+    """
+    for split, tokens in (("training", train_tokens), ("held-out", held_out_tokens)):
+        context_length = plan.models[0].shape.context_length
+        if tokens < context_length + 1:
+            raise InputError(
+                f"data.context_length = {context_length:,} is longer than the {split} data ({tokens:,} tokens); "
+                "use a shorter context or more text"
+            )
+    return [
+        f"{model.name} reads {model.tokens:,} tokens, {model.tokens / train_tokens:.1f} epochs of the data"
+        for model in plan.models
+        if model.tokens > train_tokens
+    ]
+
+
+def _shape(size: ModelSize, family: Family) -> Shape:
+    data = family.data
+    return Shape(size.n_layers, size.d_model, size.n_heads, data.tokenizer.vocab_size, data.context_length)
+
+
+def _plan_model(family: Family, size: str, shape: Shape, number: int, held_out: bool, machine: Machine) -> ModelPlan:
+    recipe = family.recipe
+    wanted = shape.params * recipe.tokens_per_parameter
+    if not 1 <= wanted <= MOST_TOKENS:
+        raise InputError(
+            f"recipe.tokens_per_parameter = {recipe.tokens_per_parameter:g}: model {size} would read {wanted:.3g} "
+            "tokens; 20 is compute-optimal"
+        )
+    schedule = _batch_schedule(family, math.ceil(wanted), shape.context_length)
+    runs = steps_of(schedule, math.ceil(wanted), shape.context_length)
+    tokens = sum(run.steps * run.sequences for run in runs) * shape.context_length
+    microbatch = _microbatch_sequences(recipe.microbatch_tokens, shape.context_length, schedule)
+    memory = training_memory(shape, microbatch, family.precision)
+    flops = flops_per_token(shape) * tokens
+    seconds = flops / (expected_share(shape) * machine.matrix_flops_per_second(family.precision) * family.systems)
+    watts, hourly = family.cost.watts_per_system, family.cost.price_per_system_hour
+    return ModelPlan(
+        name=size if number == 0 else f"{size}-s{number}",
+        size=size,
+        held_out=held_out,
+        shape=shape,
+        seed=family.seed + number,
+        precision=family.precision,
+        tokens=tokens,
+        batch_schedule=schedule,
+        microbatch_sequences=microbatch,
+        steps=sum(run.steps for run in runs),
+        peak_lr=recipe.peak_lr if recipe.peak_lr is not None else peak_lr(shape.params),
+        warmup_tokens=round(recipe.warmup_fraction * tokens),
+        decay=recipe.decay,
+        final_lr_fraction=recipe.final_lr_fraction,
+        beta1=recipe.beta1,
+        beta2=recipe.beta2,
+        eps=recipe.eps,
+        weight_decay=recipe.weight_decay,
+        clip_norm=recipe.clip_norm,
+        flops=flops,
+        flops_6nd=flops_6nd(shape, tokens),
+        flops_paper=flops_paper(shape, tokens),
+        weights_bytes=memory.weights_bytes,
+        optimizer_bytes=memory.optimizer_bytes,
+        activation_bytes=memory.activation_bytes,
+        seconds=seconds,
+        joules=watts * family.systems * seconds if watts is not None else None,
+        price=hourly * family.systems * seconds / 3600 if hourly is not None else None,
+    )
+
+
+def expected_share(shape: Shape) -> float:
+    """The share of the measured matrix rate that training reaches: 0.68 d / (d + 110).
+
+    A curve through what this trainer measured on two Zen 5 cores (benchmarks/training_speed.json): narrow models are
+    held up by everything that is not a matrix product.
+    """
+    return 0.68 * shape.d_model / (shape.d_model + 110)
+
+
+def _batch_schedule(family: Family, tokens: int, context_length: int) -> tuple[BatchStage, ...]:
+    if family.recipe.batch_schedule is not None:
+        return tuple(BatchStage(stage.from_tokens, stage.sequences) for stage in family.recipe.batch_schedule)
+    return (BatchStage(0, batch_sequences(tokens, context_length)),)
+
+
+def _microbatch_sequences(most_tokens: int, context_length: int, schedule: Sequence[BatchStage]) -> int:
+    """Sequences that pass through the model at once: at most `most_tokens`, and a divisor of every stage's batch.
+
+    A divisor, so that all microbatches have one shape and compiled code serves them all.
+    """
+    common = math.gcd(*(stage.sequences for stage in schedule))
+    most = max(1, most_tokens // context_length)
+    return max(size for size in _divisors(common) if size <= most)
+
+
+def _divisors(number: int) -> list[int]:
+    small = [one for one in range(1, math.isqrt(number) + 1) if number % one == 0]
+    return sorted({*small, *(number // one for one in small)})

@@ -1,0 +1,95 @@
+"""Writes a release folder, whole or not at all."""
+
+import shutil
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, float32
+
+from isoflop.data.manifest import TOKENIZER_FILE
+from isoflop.durable import sha256_of_file, to_json, write_folder
+from isoflop.errors import WorkError
+from isoflop.model import weights_sha256
+from isoflop.recipe.shape import Shape
+from isoflop.release.card import Card, render
+from isoflop.release.hugging_face import config, generation_config, tensor_shapes, tokenizer_config
+from isoflop.release.manifest import MANIFEST, is_current, manifest
+
+WEIGHTS = "model.safetensors"
+
+
+def release_model(folder: Path, weights: Mapping[str, Tensor], tokenizer_json: Path, card: Card) -> None:
+    """Puts the model in place at `folder` for `transformers`; a release that was there is replaced.
+
+    `weights` are fp32 under Hugging Face's GPT-2 names without the tied head; `tokenizer_json` is data/tokenizer.json.
+    The tensors are read back from the disk and hashed before the folder takes its place.
+
+    Raises:
+        WorkError: weights or tokenizer are not those that `card` speaks of, or the folder cannot be written.
+            What was at `folder` is untouched.
+    """
+    shape, end_of_text = card.plan.shape, card.data.tokenizer.end_of_text
+    _refuse_other_tensors(folder, weights, shape)
+    _refuse_other_tokenizer(tokenizer_json, card, shape)
+    documents = {
+        "config.json": config(shape, end_of_text),
+        "generation_config.json": generation_config(end_of_text),
+        "tokenizer_config.json": tokenizer_config(shape),
+        "data_manifest.json": card.data.model_dump(mode="json"),
+    }
+
+    def fill(part: Path) -> None:
+        for name, document in documents.items():
+            (part / name).write_text(to_json(document) + "\n", encoding="utf-8")
+        shutil.copyfile(tokenizer_json, part / TOKENIZER_FILE)
+        (part / "README.md").write_text(render(card), encoding="utf-8")
+        (part / "LICENSE").write_bytes((files("isoflop.release") / "LICENSE").read_bytes())
+        _save(part / WEIGHTS, weights)
+        if weights_sha256(load_file(part / WEIGHTS)) != card.weights_sha256:
+            raise WorkError(
+                f"{folder}: the weights written are not those of the result (weights_sha256 differs); "
+                f"train {card.plan.name} again"
+            )
+        (part / MANIFEST).write_text(to_json(manifest(card, part)) + "\n", encoding="utf-8")
+
+    write_folder(folder, fill)
+
+
+def released(folder: Path, card: Card) -> bool:
+    """Whether `folder` already holds the release of `card`. Reads no tensor: milliseconds whatever the model's size."""
+    return is_current(card, folder)
+
+
+def _save(path: Path, weights: Mapping[str, Tensor]) -> None:
+    tensors = {name: tensor.detach().to("cpu", float32).contiguous() for name, tensor in weights.items()}
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(None, str(error)) from error
+    path.chmod(path.with_name("config.json").stat().st_mode)  # safetensors makes files that only their owner may read
+
+
+def _refuse_other_tensors(folder: Path, weights: Mapping[str, Tensor], shape: Shape) -> None:
+    # transformers fills a tensor that is missing with random numbers and only warns.
+    wanted, given = tensor_shapes(shape), {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise WorkError(
+                f"{folder}: the weights do not fit the plan at {name} "
+                f"(planned {wanted.get(name, 'none')}, given {given.get(name, 'none')}); train the model again"
+            )
+
+
+def _refuse_other_tokenizer(tokenizer_json: Path, card: Card, shape: Shape) -> None:
+    try:
+        unchanged = sha256_of_file(tokenizer_json) == card.data.tokenizer.sha256
+    except OSError as error:
+        raise WorkError(f"{tokenizer_json}: cannot read the tokenizer ({error.strerror}); prepare the data again") from None
+    if not unchanged or card.data.tokenizer.vocab_size != shape.vocab_size:
+        raise WorkError(
+            f"{tokenizer_json}: not the tokenizer that the model was trained with; "
+            f"delete {tokenizer_json.parent} and prepare the data again"
+        )

@@ -1,0 +1,77 @@
+"""A model as transformers' GPT2LMHeadModel wants to find it: configuration, tokenizer settings, names and shapes."""
+
+from typing import Any
+
+from isoflop.data import END_OF_TEXT
+from isoflop.recipe.shape import Shape
+
+
+def config(shape: Shape, end_of_text: int) -> dict[str, Any]:
+    """config.json. `gelu` is the exact one; GPT-2's own `gelu_new` is the tanh approximation."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": shape.vocab_size,
+        "n_positions": shape.context_length,
+        "n_embd": shape.d_model,
+        "n_layer": shape.n_layers,
+        "n_head": shape.n_heads,
+        "n_inner": shape.d_ff,
+        "activation_function": "gelu",
+        "layer_norm_epsilon": 1e-5,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "initializer_range": 0.02,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "reorder_and_upcast_attn": False,
+        "tie_word_embeddings": True,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "use_cache": True,
+        "dtype": "float32",
+        "torch_dtype": "float32",  # what dtype was called before transformers 4.56
+    }
+
+
+def generation_config(end_of_text: int) -> dict[str, Any]:
+    """generation_config.json. There is no padding token; naming one keeps `generate` from warning."""
+    return {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
+
+
+def tokenizer_config(shape: Shape) -> dict[str, Any]:
+    """tokenizer_config.json. The class is the one that reads tokenizer.json as it is."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TEXT,
+        "model_max_length": shape.context_length,
+        "clean_up_tokenization_spaces": False,  # decoding gives the text back, "a ." and all
+    }
+
+
+def tensor_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor; matrices are (in, out), the head is the token embedding and not stored again."""
+    d, d_ff = shape.d_model, shape.d_ff
+    block = {
+        "ln_1.weight": (d,),
+        "ln_1.bias": (d,),
+        "attn.c_attn.weight": (d, 3 * d),
+        "attn.c_attn.bias": (3 * d,),
+        "attn.c_proj.weight": (d, d),
+        "attn.c_proj.bias": (d,),
+        "ln_2.weight": (d,),
+        "ln_2.bias": (d,),
+        "mlp.c_fc.weight": (d, d_ff),
+        "mlp.c_fc.bias": (d_ff,),
+        "mlp.c_proj.weight": (d_ff, d),
+        "mlp.c_proj.bias": (d,),
+    }
+    return {
+        "transformer.wte.weight": (shape.vocab_size, d),
+        "transformer.wpe.weight": (shape.context_length, d),
+        **{f"transformer.h.{i}.{name}": size for i in range(shape.n_layers) for name, size in block.items()},
+        "transformer.ln_f.weight": (d,),
+        "transformer.ln_f.bias": (d,),
+    }

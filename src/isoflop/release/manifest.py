@@ -1,0 +1,62 @@
+"""MANIFEST.json: every setting, version and hash that repeating the run takes, and the hash of every other file."""
+
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from isoflop.durable import sha256_of_file, to_json
+from isoflop.release.card import Card
+
+FORMAT_VERSION = 1
+MANIFEST = "MANIFEST.json"
+
+
+def manifest(card: Card, folder: Path) -> dict[str, Any]:
+    """What MANIFEST.json says of the model of `card` and the files that lie in `folder`."""
+    packages = ("isoflop", "torch", "tokenizers", "safetensors", "numpy")
+    return {
+        **_settings(card),
+        "released_with": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "files": {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+            for path in sorted(folder.iterdir())
+            if path.name != MANIFEST
+        },
+    }
+
+
+def is_current(card: Card, folder: Path) -> bool:
+    """Whether `folder` holds what its manifest lists, by name and size, and the manifest says what `card` does."""
+    try:
+        found = json.loads((folder / MANIFEST).read_bytes())
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.name != MANIFEST}
+        listed = {name: file["bytes"] for name, file in found["files"].items()}
+        settings = json.loads(to_json(_settings(card)))
+        return listed == sizes and {key: found.get(key) for key in settings} == settings
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+
+
+def _settings(card: Card) -> dict[str, Any]:
+    plan = card.plan
+    return {
+        "format_version": FORMAT_VERSION,
+        "family": card.family,
+        "description": card.description,
+        "model": plan.name,
+        "size": plan.size,
+        "weights_sha256": card.weights_sha256,
+        "plan": {
+            **plan.fingerprint(),
+            "steps": plan.steps,
+            "params": plan.shape.params,
+            "params_non_embedding": plan.shape.params_non_embedding,
+            "flops": plan.flops,
+        },
+        "data": card.data.model_dump(mode="json", exclude={"splits", "notice"}),
+        "measured": asdict(card.measured),
+        "foretold": None if card.foretold is None else asdict(card.foretold),
+    }
