@@ -14,7 +14,7 @@ def flops_per_token(shape: Shape) -> int:
 
 
 def flops_6nd(shape: Shape, tokens: int) -> int:
-    """The rule of thumb C = 6 N D with all parameters (Kaplan et al. 2020, sec. 2.1; Hoffmann et al. 2022, sec. 3.3)."""
+    """C = 6 N D with all parameters (Kaplan et al. 2020, sec. 2.1; Hoffmann et al. 2022, sec. 3.3)."""
     return 6 * shape.params * tokens
 
 

@@ -20,7 +20,7 @@ class Shape:
 
     @property
     def d_ff(self) -> int:
-        """Width between the two matrices of a layer's feed-forward network: 4 x d_model (Brown et al. 2020, sec. 2.1)."""
+        """Width inside a layer's feed-forward network: 4 x d_model (Brown et al. 2020, sec. 2.1)."""
         return 4 * self.d_model
 
     @property

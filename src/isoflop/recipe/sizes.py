@@ -1,5 +1,6 @@
 """Depth, width and heads from a wanted number of parameters or a budget: one rule for the whole family."""
 
+import bisect
 import math
 from collections.abc import Callable
 
@@ -9,7 +10,8 @@ from isoflop.errors import InputError
 from isoflop.recipe.flops import flops_per_token
 from isoflop.recipe.shape import Shape
 
-WIDTH_STEP = 8
+# Narrow models need fine steps to meet a size; wide ones take whole heads of 64 and 128.
+WIDTHS = (*range(8, 512, 8), *range(512, 1536, 64), *range(1536, 2**17 + 1, 128))
 
 
 def family_sizes(family: Family) -> list[ModelSize]:
@@ -93,15 +95,12 @@ def _shapes_of_budget(sizes: Sizes, tokens_per_parameter: float, vocab_size: int
 def _nearest(wanted: float, measure: Callable[[Shape], float], vocab_size: int, context_length: int) -> Shape:
     """The shape of the rule whose `measure` is nearest; it rises with the width, so bisection finds it."""
 
-    def shape(step: int) -> Shape:
-        d_model = step * WIDTH_STEP
+    def shape(d_model: int) -> Shape:
         return Shape(depth_of_width(d_model), d_model, heads_of_width(d_model), vocab_size, context_length)
 
-    low, high = 1, 2**17 // WIDTH_STEP
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if measure(shape(middle)) < wanted else (low, middle)
-    return min((shape(step) for step in {max(1, low - 1), low}), key=lambda one: abs(math.log(measure(one) / wanted)))
+    i = bisect.bisect_left(WIDTHS, wanted, key=lambda d_model: measure(shape(d_model)))
+    near = [shape(d_model) for d_model in WIDTHS[max(0, i - 1) : i + 1]]
+    return min(near, key=lambda one: abs(math.log(measure(one) / wanted)))
 
 
 def _doubled(names: list[str]) -> str:

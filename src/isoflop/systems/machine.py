@@ -1,5 +1,6 @@
 """What this machine is, and how fast it multiplies matrices: measured once, kept in the user's cache folder."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -32,10 +33,9 @@ def measure_machine() -> Machine:
         return Machine.from_json(json.loads(kept.read_bytes()))
     except (OSError, ValueError, TypeError):
         machine = _measure()
-    try:
+    # Without a cache the next command measures again: slower by a second, and right.
+    with contextlib.suppress(WorkError, OSError):
         write_json(kept, machine.to_json())
-    except (WorkError, OSError):
-        pass  # Without a cache the next command measures again: slower by a second, and right.
     return machine
 
 

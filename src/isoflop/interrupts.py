@@ -1,0 +1,50 @@
+"""SIGINT and SIGTERM: at once where work is atomic, at the next safe point where there is state to save."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from isoflop.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Pending:
+    """What has arrived while signals are deferred."""
+
+    signal_number: int | None = None
+
+
+def install() -> None:
+    """From now on SIGINT and SIGTERM raise `Interrupted` in the main thread."""
+    for number in SIGNALS:
+        signal.signal(number, _raise)
+
+
+@contextmanager
+def deferred() -> Iterator[Pending]:
+    """Inside the block a signal is only noted in the yielded `Pending`; whoever runs the block looks there.
+
+    A signal that nobody looked at raises `Interrupted` when the block ends.
+    """
+    pending = Pending()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pending.signal_number = pending.signal_number or number
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield pending
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if pending.signal_number is not None:
+        raise Interrupted(pending.signal_number)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    # A second signal while the first is being handled would only hurry nothing.
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
+    raise Interrupted(number)

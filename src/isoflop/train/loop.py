@@ -1,0 +1,236 @@
+"""Trains one model from its plan and the shards; stops at any step and goes on with the same bits."""
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter, time
+
+import torch
+
+from isoflop.data import TokenStream, sample_ids
+from isoflop.durable import sha256_of_file
+from isoflop.errors import Interrupted, WorkError
+from isoflop.interrupts import deferred
+from isoflop.model import GPT, Weights, initialise
+from isoflop.recipe import ModelPlan, flops_per_token, learning_rate, steps_of
+from isoflop.recipe.schedule import StepPlan, step_at
+from isoflop.train.allocator import keep_freed_memory
+from isoflop.train.checkpoint import Position, State, load_newest, save_generation
+from isoflop.train.compiler import has_compiler
+from isoflop.train.metrics import Metrics
+from isoflop.train.optimizer import AdamW
+
+# Steps over which the time left is estimated.
+RECENT_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished step, as metrics.jsonl has it, and how much is left."""
+
+    step: int
+    steps: int
+    tokens: int
+    total_tokens: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens_per_second: float
+    mfu: float
+    time: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run. `seconds` and `joules` add up over all its sessions."""
+
+    weights: Weights
+    tokens: int
+    steps: int
+    seconds: float
+    joules: float | None
+    threads: int
+    compiled: bool
+
+
+def train(
+    plan: ModelPlan,
+    data: Path,
+    folder: Path,
+    *,
+    threads: int,
+    peak_flops_per_second: float,
+    checkpoint_seconds: float,
+    read_joules: Callable[[], float | None],
+    on_step: Callable[[Step], None],
+    on_event: Callable[[str], None],
+) -> Trained:
+    """Trains to the end of the plan, or goes on from the newest good checkpoint in `folder`.
+
+    Weights are a function of plan, data and `threads`, which the first session decides for all. `read_joules` counts
+    up from any start, or says None. `on_event` hears what a user should know, a line each.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the last finished step is saved.
+        WorkError: the loss is not finite, or a checkpoint cannot be written.
+        InputError: the checkpoints belong to other settings.
+    """
+    checkpoints = folder / "checkpoints"
+    data_sha256 = sha256_of_file(data / "manifest.json")
+    state = load_newest(checkpoints, plan, data_sha256, on_event)
+    if state is None:
+        compiled = has_compiler()
+        if not compiled:
+            on_event("no C++ compiler found: training runs uncompiled, slower (install g++ for full speed)")
+        position = Position(0, 0, 0.0, 0.0, threads, compiled)
+    else:
+        position = state.position
+    session = _Session(plan, data, position, state, peak_flops_per_second)
+    if position.steps == plan.steps:
+        return session.trained(position)
+
+    def save(now: Position) -> None:
+        metrics.sync()
+        save_generation(checkpoints, plan, data_sha256, State(now, session.tensors()))
+
+    metrics = Metrics(folder / "metrics.jsonl", position.steps)
+    started, joules_before, saved = perf_counter(), read_joules(), perf_counter()
+
+    def position_now(step: Step) -> Position:
+        joules = read_joules()
+        known = position.joules is not None and joules is not None and joules_before is not None
+        return Position(
+            steps=step.step,
+            tokens=step.tokens,
+            seconds=position.seconds + perf_counter() - started,
+            joules=position.joules + joules - joules_before if known else None,  # type: ignore[operator]
+            threads=position.threads,
+            compiled=position.compiled,
+        )
+
+    try:
+        with deferred() as pending:
+            for step in session.steps():
+                metrics.write({key: value for key, value in asdict(step).items() if key in _METRIC_KEYS})
+                on_step(step)
+                if pending.signal_number is not None:
+                    save(position_now(step))
+                    raise Interrupted(pending.signal_number)
+                if step.step == plan.steps or perf_counter() - saved >= checkpoint_seconds:
+                    now = position_now(step)
+                    save(now)
+                    saved = perf_counter()
+    finally:
+        metrics.close()
+    return session.trained(now)
+
+
+_METRIC_KEYS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "time")
+
+
+class _Session:
+    """Everything that one process holds of a run."""
+
+    def __init__(self, plan: ModelPlan, data: Path, position: Position, state: State | None, peak: float) -> None:
+        keep_freed_memory()
+        torch.set_num_threads(position.threads)
+        self._plan, self._start, self._peak = plan, position, peak
+        self._stream = TokenStream(data, "train")
+        self._weights = initialise(plan.shape, plan.seed)
+        self._gradient = Weights.zeros(plan.shape)
+        self._optimizer = AdamW(
+            plan.shape,
+            beta1=plan.beta1,
+            beta2=plan.beta2,
+            eps=plan.eps,
+            weight_decay=plan.weight_decay,
+            clip_norm=plan.clip_norm,
+        )
+        if state is not None:
+            for name, tensor in self.tensors().items():
+                tensor.copy_(state.tensors[name])
+        self._model = GPT(plan.shape, plan.precision, position.compiled)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds, the live tensors themselves."""
+        optimizer = self._optimizer
+        return {
+            "weights": self._weights.flat,
+            "first_moment": optimizer.first_moment,
+            "second_moment": optimizer.second_moment,
+        }
+
+    def trained(self, position: Position) -> Trained:
+        return Trained(
+            weights=self._weights,
+            tokens=position.tokens,
+            steps=position.steps,
+            seconds=position.seconds,
+            joules=position.joules,
+            threads=position.threads,
+            compiled=position.compiled,
+        )
+
+    def steps(self) -> Iterator[Step]:
+        """Trains on from the start position, a step each time the next one is asked for."""
+        plan = self._plan
+        runs = steps_of(plan.batch_schedule, plan.tokens, plan.shape.context_length)
+        for name, view in self._weights.items():
+            view.requires_grad_().grad = self._gradient[name]
+        recent: deque[float] = deque(maxlen=RECENT_STEPS)
+        for i in range(self._start.steps, plan.steps):
+            began = perf_counter()
+            this = step_at(runs, i)
+            tokens = (this.first_sequence + this.sequences) * plan.shape.context_length
+            loss = self._gradients(this)
+            norm = self._optimizer.clip(self._gradient.flat)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise WorkError(
+                    f"{plan.name}: loss {loss:g}, gradient norm {norm:g} at step {i + 1}: training has diverged before "
+                    "this update; the last checkpoint is good; lower recipe.peak_lr and train in another --runs folder"
+                )
+            lr = learning_rate(
+                tokens,
+                tokens=plan.tokens,
+                warmup_tokens=plan.warmup_tokens,
+                peak_lr=plan.peak_lr,
+                final_lr_fraction=plan.final_lr_fraction,
+                decay=plan.decay,
+            )
+            self._optimizer.update(self._weights, self._gradient.flat, lr, i + 1)
+            seconds = perf_counter() - began
+            recent.append(seconds)
+            speed = this.sequences * plan.shape.context_length / seconds
+            yield Step(
+                step=i + 1,
+                steps=plan.steps,
+                tokens=tokens,
+                total_tokens=plan.tokens,
+                loss=loss,
+                lr=lr,
+                grad_norm=norm,
+                tokens_per_second=speed,
+                mfu=speed * flops_per_token(plan.shape) / self._peak,
+                time=time(),
+                seconds_left=statistics.median(recent) * (plan.steps - i - 1),
+            )
+
+    def _gradients(self, this: StepPlan) -> float:
+        """Accumulates the gradient of the step's mean loss; returns that loss in nats per token."""
+        plan = self._plan
+        self._gradient.flat.zero_()
+        samples = self._stream.n_samples(plan.shape.context_length)
+        ids = sample_ids(this.first_sequence, this.sequences, samples, plan.seed)
+        step_tokens = this.sequences * plan.shape.context_length
+        total = 0.0
+        for first in range(0, this.sequences, plan.microbatch_sequences):
+            batch = self._stream.batch(ids[first : first + plan.microbatch_sequences], plan.shape.context_length)
+            loss = self._model.summed_loss(self._weights, torch.from_numpy(batch))
+            # The sum over tokens by the step's count, however the step is cut.
+            (loss / step_tokens).backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total / step_tokens
