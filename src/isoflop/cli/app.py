@@ -22,7 +22,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show where in the program 
 Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Train this model only.")]
 Systems = Annotated[int | None, typer.Option("--systems", min=1, metavar="N", help="Workers to train on.")]
 Targets = Annotated[
-    list[str] | None, typer.Option("--target", metavar="PARAMS,TOKENS", help="A run to foretell; give as many as you like.")
+    list[str] | None,
+    typer.Option("--target", metavar="PARAMS,TOKENS", help="A run to foretell; give as many as you like."),
 ]
 TargetsFile = Annotated[
     Path | None, typer.Option("--targets", metavar="FILE.csv", help="Runs to foretell: columns params and tokens.")
@@ -40,7 +41,8 @@ app = typer.Typer(
 @app.callback()
 def options(
     show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=lambda on: _print_version(on))
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=lambda on: _print_version(on)),
     ] = False,
 ) -> None:
     """Plan, train, explain and release families of compute-optimal GPT models."""
@@ -48,7 +50,7 @@ def options(
 
 @app.command()
 def plan(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False, debug: Debug = False) -> None:
-    """What will be trained, and its FLOPs, memory and time on this machine."""
+    """What will be trained, and what it will cost."""
     from isoflop.cli import tables
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.plan import show_plan
@@ -61,7 +63,7 @@ def plan(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False,
 
 @app.command()
 def data(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False, debug: Debug = False) -> None:
-    """Read the corpus, tokenise it, and write shards with checksums."""
+    """Read the corpus, tokenise it, write shards."""
     from isoflop.cli import tables
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.data import prepare_data
@@ -82,7 +84,7 @@ def train(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train all models, smallest first, and foretell the largest before it starts."""
+    """Train all models, smallest first."""
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.forecast import read_forecast
     from isoflop.pipeline.train import train_family
@@ -98,7 +100,7 @@ def train(
 
 @app.command()
 def law(points: Points, json: Json = False, debug: Debug = False) -> None:
-    """Fit the law, and test it by foretelling the largest run from the others."""
+    """Fit the law, and test it on the largest run."""
     from isoflop.cli import tables
     from isoflop.pipeline.law import law_of
 
@@ -115,7 +117,7 @@ def law(points: Points, json: Json = False, debug: Debug = False) -> None:
 def predict(
     points: Points, target: Targets = None, targets: TargetsFile = None, json: Json = False, debug: Debug = False
 ) -> None:
-    """The loss of runs that nobody has trained, with 80 % and 95 % intervals."""
+    """Foretell losses, with 80 % and 95 % intervals."""
     from isoflop.cli import tables
     from isoflop.pipeline.predict import parse_target, predict, read_targets
 
@@ -130,7 +132,7 @@ def predict(
 
 @app.command()
 def evaluate(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False, debug: Debug = False) -> None:
-    """Held-out loss and bits per byte of the trained models."""
+    """Held-out loss and bits per byte of each model."""
     from isoflop.cli import tables
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.evaluate import evaluate_family
@@ -144,16 +146,16 @@ def evaluate(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = Fa
 
 @app.command()
 def report(runs: RunFolderPath, json: Json = False, debug: Debug = False) -> None:
-    """Draw the report: one self-contained HTML page with every figure."""
-    from isoflop.pipeline.report import report
+    """Draw the report: one HTML page with every figure."""
+    from isoflop.pipeline.report import report_run
 
-    page = report(runs)
+    page = report_run(runs)
     _print(json, lambda: {"report": str(page)}, lambda: print(page))
 
 
 @app.command()
 def release(runs: RunFolderPath, json: Json = False, debug: Debug = False) -> None:
-    """Write a Hugging Face folder for each trained model."""
+    """Write a Hugging Face folder for each model."""
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.release import release_run
 
@@ -170,7 +172,7 @@ def run(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """All of it in order; run again, it does only what is still missing."""
+    """All of it in order, as far as it is missing."""
     from isoflop.cli import numbers
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.run import run_family

@@ -64,7 +64,10 @@ def _told(error: BaseException) -> tuple[int, str]:
             where = f"{error.filename}: " if error.filename else ""
             return FAULT, f"{where}no space left on the disk; nothing that was there is lost; free some and run again"
         case OSError() if error.filename:
-            return FAULT, f"{error.filename}: {error.strerror}; check the path and its permissions (--debug shows where)"
+            return (
+                FAULT,
+                f"{error.filename}: {error.strerror}; check the path and its permissions (--debug shows where)",
+            )
         case _:
             said = f"{type(error).__name__}: {error}".rstrip(": ")
             return FAULT, f"{said}; this is a fault of isoflop: run again with --debug to see where"

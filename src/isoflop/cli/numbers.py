@@ -25,11 +25,11 @@ def digits(value: float) -> str:
     return f"{shown:,.{max(0, 2 - math.floor(math.log10(abs(shown))))}f}"
 
 
-def scientific(value: float | None) -> str:
+def scientific(value: float | None, decimals: int = 2) -> str:
     """6.40e12"""
     if value is None:
         return MISSING
-    mantissa, exponent = f"{value:.2e}".split("e")
+    mantissa, exponent = f"{value:.{decimals}e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 
 
@@ -74,7 +74,7 @@ def energy(joules: float | None) -> str:
 
 
 def price(value: float | None) -> str:
-    """12.30; a cent's parts where there is no more."""
+    """12.30; hundredths of a cent below one."""
     if value is None:
         return MISSING
-    return f"{value:,.2f}" if value >= 0.1 or not value else f"{value:.2g}"
+    return f"{value:,.2f}" if value >= 1 or not value else f"{value:.4f}"

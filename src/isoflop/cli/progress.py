@@ -1,7 +1,9 @@
 """A model while it trains: a live line on a terminal, a plain line every few seconds elsewhere."""
 
+import os
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from isoflop.cli import numbers as n
@@ -29,8 +31,6 @@ class Progress(Protocol):
 
 def make_progress() -> Progress:
     """What standard error can show."""
-    import os
-
     return LiveProgress() if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else PlainProgress()
 
 
@@ -47,7 +47,8 @@ class PlainProgress:
 
     def step(self, model: "ModelPlan", step: "Step") -> None:
         now = time.monotonic()
-        line = f"{model.name}: step {step.step:,}/{step.steps:,}  {'  '.join(_facts(step))}"
+        facts = _facts(step, first=not self._shown_at)
+        line = f"{model.name}: step {step.step:,}/{step.steps:,}  {facts}"
         if now - self._shown_at >= _PLAIN_SECONDS:
             self.note(line)
             self._shown_at, self._waiting = now, ""
@@ -79,7 +80,9 @@ class LiveProgress:
             TextColumn("{task.fields[facts]}", markup=False),
         )
         # The thread that redraws shares two cores with the training.
-        self._make = lambda: Bar(*columns, console=self._console, transient=True, refresh_per_second=4)
+        self._make: Callable[[], Bar] = lambda: Bar(
+            *columns, console=self._console, transient=True, refresh_per_second=4
+        )
         self._bar: Bar | None = None
         self._shown_at = 0.0
 
@@ -88,12 +91,13 @@ class LiveProgress:
         self._bar = self._make()
         self._task = self._bar.add_task(model.name, total=model.steps, facts="starts")
         self._bar.start()
+        self._shown_at = 0.0
 
     def step(self, model: "ModelPlan", step: "Step") -> None:
         now = time.monotonic()
         if self._bar is not None and (now - self._shown_at >= _LIVE_SECONDS or step.step == step.steps):
+            self._bar.update(self._task, completed=step.step, facts=_facts(step, first=not self._shown_at))
             self._shown_at = now
-            self._bar.update(self._task, completed=step.step, facts="  ".join(_facts(step)))
 
     def note(self, line: str) -> None:
         from rich.text import Text
@@ -106,10 +110,12 @@ class LiveProgress:
         self._bar = None
 
 
-def _facts(step: "Step") -> list[str]:
-    return [
+def _facts(step: "Step", first: bool) -> str:
+    """The first step compiles: it says nothing of the time left."""
+    facts = [
         f"{n.count(step.tokens_per_second)} tokens/s",
         f"loss {n.loss(step.loss)}",
         f"{n.percent(step.mfu)} of peak",
-        f"{n.duration(step.seconds_left)} left",
+        f"{n.duration(None if first else step.seconds_left)} left",
     ]
+    return "  ".join(facts)

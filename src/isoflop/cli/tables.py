@@ -1,8 +1,8 @@
 """What commands print for people: tables with units and aligned numbers."""
 
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from isoflop.cli import numbers as n
 
@@ -36,7 +36,7 @@ def print_plan(plan: "Plan") -> None:
                 n.count(model.tokens),
                 _batch(model),
                 f"{model.steps:,}",
-                f"{model.peak_lr:.2g}",
+                n.scientific(model.peak_lr, 1),
             ]
             for model in models
         ],
@@ -44,17 +44,22 @@ def print_plan(plan: "Plan") -> None:
     print()
     memory = [(model.weights_bytes, model.optimizer_bytes, model.activation_bytes) for model in models]
     rows = [
-        [_marked(model), n.scientific(model.flops), *map(n.size, parts), *_costs(model.seconds, model.joules, model.price)]
+        [
+            _marked(model),
+            n.scientific(model.flops),
+            *map(n.size, parts),
+            *_costs(model.seconds, model.joules, model.price),
+        ]
         for model, parts in zip(models, memory, strict=True)
     ]
-    seconds, joules, price = (_sum(getattr(model, name) for model in models) for name in ("seconds", "joules", "price"))
-    total = ["all", n.scientific(sum(model.flops for model in models)), "", "", "", *_costs(seconds, joules, price)]
+    sums = plan.totals()
+    total = ["all", n.scientific(sums["flops"]), "", "", "", *_costs(sums["seconds"], sums["joules"], sums["price"])]
     header = ["model", "FLOPs", "weights", "optimizer", "activat.", "time", "energy", plan.currency]
     _print_table(*_without_empty(header, [*rows, total]))
     print()
     if plan.held_out:
         print("* held out: its loss is foretold from the others before it starts")
-    print("batch: sequences x tokens a step; time: expected on this machine")
+    print("batch: sequences a step x tokens of each; time: expected on this machine")
 
 
 def print_data(data: "Manifest") -> None:
@@ -140,10 +145,11 @@ def print_test(tests: Sequence["HeldOut"]) -> None:
         return
     print("Test: the largest compute, foretold from the rest")
     _print_table(
-        ["run", "measured", "foretold", "off by", "80 % interval", "95 % interval", ""],
+        ["run", "params", "measured", "foretold", "off by", "80 % interval", "95 % interval", ""],
         [
             [
                 test.run,
+                n.count(test.predicted.params),
                 n.loss(test.measured),
                 n.loss(test.predicted.loss),
                 f"{100 * test.error:+.2f} %",
@@ -194,11 +200,6 @@ def _batch(model: "ModelPlan") -> str:
 
 def _costs(seconds: float | None, joules: float | None, price: float | None) -> list[str]:
     return [n.duration(seconds), n.energy(joules), n.price(price)]
-
-
-def _sum(values: Iterable[Any]) -> float | None:
-    known = list(values)
-    return None if None in known else sum(known)
 
 
 def _interval(low: float, high: float) -> str:

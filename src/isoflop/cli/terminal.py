@@ -78,11 +78,12 @@ class Terminal:
             if verdict.inside_95
             else "outside the 95 % interval"
         )
+        off = f"{abs(100 * verdict.error):.2f} % {'above' if verdict.error > 0 else 'below'}"
+        width = f"+- {100 * verdict.half_width:.2f} %"
         self._say(
             "",
-            f"{verdict.model} measured {n.loss(verdict.measured)} nats/token, {where}: "
-            f"{abs(100 * verdict.error):.2f} % {'above' if verdict.error > 0 else 'below'} the {n.loss(verdict.foretold)} "
-            f"foretold (half-width of the 95 % interval: {100 * verdict.half_width:.2f} %)",
+            f"{verdict.model} measured {n.loss(verdict.measured)} nats/token, {where}",
+            f"  {off} the {n.loss(verdict.foretold)} foretold; the 95 % interval was {width}",
         )
 
     def _say(self, *lines: str) -> None:

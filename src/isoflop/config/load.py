@@ -23,7 +23,9 @@ def load_family(path: Path) -> Family:
     try:
         document = tomllib.loads(path.read_bytes().decode())
     except OSError as error:
-        raise InputError(f"{path}: cannot read the family file ({error.strerror}); give the path of a .toml file") from None
+        raise InputError(
+            f"{path}: cannot read the family file ({error.strerror}); give the path of a .toml file"
+        ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
@@ -74,7 +76,9 @@ def _explain(error: ErrorDetails, document: dict[str, Any]) -> str:
 
 def _is_key(part: int | str, loc: tuple[int | str, ...]) -> bool:
     # Pydantic adds the tag of a union to the path; the user's file has no such key.
-    return not (isinstance(part, str) and (part in ("gpt2", "bpe") and "tokenizer" in loc or "[" in part or part == "false"))
+    return not (
+        isinstance(part, str) and (part in ("gpt2", "bpe") and "tokenizer" in loc or "[" in part or part == "false")
+    )
 
 
 def _key_path(loc: list[int | str]) -> str:

@@ -22,7 +22,7 @@ Layer = Callable[..., Tensor]
 
 
 class GPT:
-    """A GPT-3 style model: pre-LayerNorm, learned positions, exact GELU, biases, tied head (Brown et al. 2020, sec. 2.1).
+    """A GPT-3 style model: pre-LayerNorm, learned positions, exact GELU, biases, tied head (Brown et al. 2020).
 
     Knows shape and precision, holds no weights: every call is given them. With `compiled` one compiled layer serves
     all layers, so compile time does not grow with depth.
@@ -100,4 +100,4 @@ def last_norm(x: Tensor, gain: Tensor, bias: Tensor, dtype: torch.dtype) -> Tens
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
     y = torch.addmm(bias.to(dtype), x.to(dtype).flatten(0, -2), weight.to(dtype))
-    return y.unflatten(0, x.shape[:-1])
+    return y.view(*x.shape[:-1], weight.shape[1])

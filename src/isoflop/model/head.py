@@ -29,7 +29,7 @@ def token_losses(x: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
     size = max(1, CHUNK_ELEMENTS // head.shape[0])
     losses = [
         torch.nn.functional.cross_entropy((part @ head.t()).float(), wanted, reduction="none")
-        for part, wanted in zip(x.split(size), targets.split(size), strict=True)
+        for part, wanted in zip(torch.split(x, size), torch.split(targets, size), strict=True)
     ]
     return torch.cat(losses)
 
@@ -67,6 +67,6 @@ class _SummedLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x_gradient, head_gradient = ctx.saved_tensors
         return x_gradient * scale.to(x_gradient.dtype), head_gradient * scale, None, None

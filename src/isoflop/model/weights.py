@@ -66,7 +66,7 @@ class Weights(Mapping[str, Tensor]):
         self.flat = flat
         sizes = tensor_sizes(shape)
         self.n_matrix = sum(math.prod(size) for size in sizes.values() if len(size) == 2)
-        pieces = flat.split([math.prod(size) for size in sizes.values()])
+        pieces = torch.split(flat, [math.prod(size) for size in sizes.values()])
         self._views = {name: piece.view(size) for (name, size), piece in zip(sizes.items(), pieces, strict=True)}
 
     @classmethod
@@ -79,7 +79,8 @@ class Weights(Mapping[str, Tensor]):
         return [self._views[f"transformer.h.{i}.{name}"] for name in LAYER_TENSORS]
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._views[name]
+        view: Tensor = self._views[name]
+        return view
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._views)
@@ -89,7 +90,7 @@ class Weights(Mapping[str, Tensor]):
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the fp32 tensors' little-endian bytes in the order of their sorted names: equal hash, equal weights."""
+    """SHA-256 over the fp32 tensors' little-endian bytes, by sorted name: equal hash, equal weights."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         array = weights[name].detach().to("cpu", torch.float32).contiguous().numpy()

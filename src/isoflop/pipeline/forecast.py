@@ -94,9 +94,9 @@ def read_forecast(folder: RunFolder) -> Forecast | None:
     """
     try:
         document = json.loads(folder.forecast.read_bytes())
-        intervals = Interval(**document.pop("bits_per_byte"))
-        lists = {"points": tuple(document.pop("points")), "warnings": tuple(document.pop("warnings"))}
-        return Forecast(**document, **lists, bits_per_byte=intervals)
+        document["bits_per_byte"] = Interval(**document["bits_per_byte"])
+        document["points"], document["warnings"] = tuple(document["points"]), tuple(document["warnings"])
+        return Forecast(**document)
     except FileNotFoundError:
         return None
     except OSError as error:

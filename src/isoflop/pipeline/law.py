@@ -85,7 +85,9 @@ def ladder_law(plan: "Plan", folder: RunFolder) -> "Law":
     except (OSError, ValueError, KeyError, TypeError, InputError):
         pass
     if not points:
-        raise InputError(f"{folder.path}: no model of the ladder is trained yet; run isoflop train with the family file")
+        raise InputError(
+            f"{folder.path}: no model of the ladder is trained yet; run isoflop train with the family file"
+        )
     try:
         law = fit_law(points)
     except InputError as error:

@@ -31,7 +31,9 @@ def show_plan(family: Family, folder: RunFolder, listener: Listener) -> Plan:
     plan = plan_family(family, _measured())
     data = prepared(folder)
     if data is None:
-        listener.note(f"the data are not prepared yet (isoflop data): {plan.family} may read them more than once")
+        listener.note(
+            "the data are not prepared yet: whether a model reads them more than once is known after isoflop data"
+        )
     else:
         tell_epochs(plan, data, listener)
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from isoflop.pipeline.folder import RunFolder, find_run
 
 
-def report(path: Path) -> Path:
+def report_run(path: Path) -> Path:
     """The path of the report of the run directory at `path`, drawn if it is missing or older than what it shows.
 
     Raises:

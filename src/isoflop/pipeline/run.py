@@ -11,7 +11,7 @@ from isoflop.pipeline.listener import Listener
 from isoflop.pipeline.lock import locked
 from isoflop.pipeline.plan import make_plan
 from isoflop.pipeline.release import release_models
-from isoflop.pipeline.report import report
+from isoflop.pipeline.report import report_run
 from isoflop.pipeline.result import Result
 from isoflop.pipeline.train import make_ready, train_models
 from isoflop.pipeline.verdict import Verdict, judge
@@ -59,6 +59,6 @@ def run_family(family: Family, folder: RunFolder, listener: Listener) -> Outcome
         verdicts = judge(plan, folder)
         for verdict in verdicts:
             listener.judged(verdict)
-        page = report(folder.path)
+        page = report_run(folder.path)
         releases = release_models(family, plan, folder, listener)
     return Outcome(plan, tuple(results), read_forecast(folder), tuple(verdicts), page, tuple(releases))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from math import isfinite
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from isoflop.config import Family
@@ -71,9 +72,11 @@ def _result_of(
         listener.done(result, fresh=False)
         return result
     from isoflop.evaluate import held_out_loss
+    from isoflop.systems import EnergyMeter
     from isoflop.train import train
 
     listener.starts(model)
+    meter, began = EnergyMeter(family.cost.watts_per_system), perf_counter()
     trained = train(
         model,
         folder.data,
@@ -81,16 +84,18 @@ def _result_of(
         threads=plan.machine.threads,
         peak_flops_per_second=plan.machine.matrix_flops_per_second(model.precision),
         checkpoint_seconds=family.checkpoint_seconds,
+        read_joules=lambda: meter.read(perf_counter() - began).joules,
         on_step=lambda step: listener.step(model, step),
         on_event=listener.note,
     )
-    loss = held_out_loss(trained.weights, model.shape, folder.data, model.precision)
+    loss = held_out_loss(trained.weights, folder.data, model.precision)
     if not isfinite(loss.nats_per_token):
         raise WorkError(
             f"{folder.model(model.name)}: the held-out loss is {loss.nats_per_token}: training diverged; "
             "lower recipe.peak_lr and use another --runs folder"
         )
-    result = _result(family, plan, model, data, trained, loss)
+    origin = meter.read(perf_counter() - began).origin
+    result = _result(family, plan, model, data, trained, loss, origin)
     write_result(folder, result)
     listener.done(result, fresh=True)
     return result
@@ -103,6 +108,7 @@ def _result(
     data: "Manifest",
     trained: "Trained",
     loss: "HeldOutLoss",
+    joules_origin: str,
 ) -> Result:
     from isoflop.model import weights_sha256
 
@@ -122,7 +128,7 @@ def _result(
         held_out_bytes=loss.bytes,
         seconds=trained.seconds,
         joules=trained.joules,
-        joules_origin=trained.joules_origin,
+        joules_origin=joules_origin,
         price=None if per_hour is None else per_hour * plan.systems * trained.seconds / 3600,
         weights_sha256=weights_sha256(trained.weights),
         threads=trained.threads,

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from isoflop.pipeline.forecast import Forecast, read_forecast
 from isoflop.pipeline.folder import RunFolder
+from isoflop.pipeline.forecast import Forecast, read_forecast
 from isoflop.pipeline.result import read_result
 
 if TYPE_CHECKING:

@@ -137,11 +137,7 @@ def plan_family(family: Family, machine: Machine) -> Plan:
     """
     sizes = family_sizes(family)
     shapes = {size.name: _shape(size, family) for size in sizes}
-    held_out = family.held_out
-    if held_out is None:
-        held_out = max(shapes, key=lambda name: shapes[name].params)
-    elif held_out is not False and held_out not in shapes:
-        raise InputError(f"held_out = {held_out!r} is none of the models; use one of {', '.join(shapes)}")
+    held_out = _held_out(family, shapes)
     models = [
         _plan_model(family, size.name, shapes[size.name], number, held_out == size.name, machine)
         for size in sizes
@@ -174,6 +170,17 @@ def check_against_data(plan: Plan, train_tokens: int, held_out_tokens: int) -> l
         for model in plan.models
         if model.tokens > train_tokens
     ]
+
+
+def _held_out(family: Family, shapes: dict[str, Shape]) -> str | None:
+    """The size whose loss is to be foretold."""
+    if family.held_out is False:
+        return None
+    if family.held_out is None:
+        return max(shapes, key=lambda name: shapes[name].params)
+    if family.held_out not in shapes:
+        raise InputError(f"held_out = {family.held_out!r} is none of the models; use one of {', '.join(shapes)}")
+    return family.held_out
 
 
 def _shape(size: ModelSize, family: Family) -> Shape:

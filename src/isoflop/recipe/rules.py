@@ -9,7 +9,7 @@ def batch_tokens(tokens: int) -> float:
     Fitted there for 2 to 100 billion tokens. It gives 2.0 k at D = 1.6 M and 5.5 k at D = 9 M, where the pocket family
     trained well with 4 k, and 122 k at Cerebras-GPT 111M's 2.2 B tokens, where 246 k were used.
     """
-    return 0.58 * tokens**0.571
+    return float(0.58 * tokens**0.571)
 
 
 def batch_sequences(tokens: int, context_length: int) -> int:
@@ -27,4 +27,4 @@ def peak_lr(params: int) -> float:
     590M (whose own rate lies off its neighbours'), +32, +2, +21 and -5 % from 1.3B to 13B. The bound is the best of
     2e-3 to 1.6e-2 at 66 k and 182 k parameters on the pocket corpus.
     """
-    return min(8e-3, 6.6e-4 * (params / 111_050_496) ** -0.37)
+    return min(8e-3, float(6.6e-4 * (params / 111_050_496) ** -0.37))

@@ -32,7 +32,7 @@ def family_sizes(family: Family) -> list[ModelSize]:
     if len(set(names)) < len(names):
         raise InputError(f"sizes: two of the models come out as {_doubled(names)}; ask for sizes further apart")
     return [
-        ModelSize(name=name, n_layers=shape.n_layers, d_model=shape.d_model, n_heads=shape.n_heads)
+        ModelSize(name=name, n_layers=shape.n_layers, d_model=shape.d_model, n_heads=shape.n_heads, seeds=1)
         for name, shape in zip(names, shapes, strict=True)
     ]
 

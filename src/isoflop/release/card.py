@@ -68,7 +68,8 @@ def _metadata(card: Card) -> dict[str, Any]:
         {"type": "loss", "name": "held-out loss, nats per token", "value": card.measured.nats_per_token},
         {"type": "bits_per_byte", "name": "held-out bits per byte", "value": card.measured.bits_per_byte},
     ]
-    dataset = {"type": "text", "name": ", ".join(source.file for source in card.data.sources), "split": "held_out"}
+    first, *others = (source.file for source in card.data.sources)
+    dataset = {"type": "text", "name": f"{first} and {len(others)} more" if others else first, "split": "held_out"}
     return {
         "license": "apache-2.0",
         "library_name": "transformers",

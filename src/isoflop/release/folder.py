@@ -1,5 +1,7 @@
 """Writes a release folder, whole or not at all."""
 
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from importlib.resources import files
@@ -12,11 +14,11 @@ from torch import Tensor, float32
 from isoflop.data.manifest import TOKENIZER_FILE
 from isoflop.durable import sha256_of_file, to_json, write_folder
 from isoflop.errors import WorkError
-from isoflop.model import weights_sha256
+from isoflop.model import tensor_sizes, weights_sha256
 from isoflop.recipe.shape import Shape
 from isoflop.release.card import Card, render
-from isoflop.release.hugging_face import config, generation_config, tensor_shapes, tokenizer_config
-from isoflop.release.manifest import MANIFEST, is_current, manifest
+from isoflop.release.hugging_face import config, generation_config, tokenizer_config
+from isoflop.release.manifest import MANIFEST, data_manifest, is_current, manifest
 
 WEIGHTS = "model.safetensors"
 
@@ -38,12 +40,12 @@ def release_model(folder: Path, weights: Mapping[str, Tensor], tokenizer_json: P
         "config.json": config(shape, end_of_text),
         "generation_config.json": generation_config(end_of_text),
         "tokenizer_config.json": tokenizer_config(shape),
-        "data_manifest.json": card.data.model_dump(mode="json"),
     }
 
     def fill(part: Path) -> None:
         for name, document in documents.items():
             (part / name).write_text(to_json(document) + "\n", encoding="utf-8")
+        (part / "data_manifest.json").write_text(data_manifest(card), encoding="utf-8")
         shutil.copyfile(tokenizer_json, part / TOKENIZER_FILE)
         (part / "README.md").write_text(render(card), encoding="utf-8")
         (part / "LICENSE").write_bytes((files("isoflop.release") / "LICENSE").read_bytes())
@@ -68,13 +70,15 @@ def _save(path: Path, weights: Mapping[str, Tensor]) -> None:
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        raise OSError(None, str(error)) from error
+        # It gives the system's error only as text; `write_folder` has a remedy for each.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(0, str(error)) from error
     path.chmod(path.with_name("config.json").stat().st_mode)  # safetensors makes files that only their owner may read
 
 
 def _refuse_other_tensors(folder: Path, weights: Mapping[str, Tensor], shape: Shape) -> None:
     # transformers fills a tensor that is missing with random numbers and only warns.
-    wanted, given = tensor_shapes(shape), {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    wanted, given = tensor_sizes(shape), {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in sorted(wanted.keys() | given.keys()):
         if wanted.get(name) != given.get(name):
             raise WorkError(
@@ -87,7 +91,7 @@ def _refuse_other_tokenizer(tokenizer_json: Path, card: Card, shape: Shape) -> N
     try:
         unchanged = sha256_of_file(tokenizer_json) == card.data.tokenizer.sha256
     except OSError as error:
-        raise WorkError(f"{tokenizer_json}: cannot read the tokenizer ({error.strerror}); prepare the data again") from None
+        raise WorkError(f"{tokenizer_json}: cannot read it ({error.strerror}); prepare the data again") from None
     if not unchanged or card.data.tokenizer.vocab_size != shape.vocab_size:
         raise WorkError(
             f"{tokenizer_json}: not the tokenizer that the model was trained with; "

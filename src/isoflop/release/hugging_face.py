@@ -1,4 +1,4 @@
-"""A model as transformers' GPT2LMHeadModel wants to find it: configuration, tokenizer settings, names and shapes."""
+"""A model as transformers' GPT2LMHeadModel wants to find it: configuration and tokenizer settings."""
 
 from typing import Any
 
@@ -48,30 +48,4 @@ def tokenizer_config(shape: Shape) -> dict[str, Any]:
         "eos_token": END_OF_TEXT,
         "model_max_length": shape.context_length,
         "clean_up_tokenization_spaces": False,  # decoding gives the text back, "a ." and all
-    }
-
-
-def tensor_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor; matrices are (in, out), the head is the token embedding and not stored again."""
-    d, d_ff = shape.d_model, shape.d_ff
-    block = {
-        "ln_1.weight": (d,),
-        "ln_1.bias": (d,),
-        "attn.c_attn.weight": (d, 3 * d),
-        "attn.c_attn.bias": (3 * d,),
-        "attn.c_proj.weight": (d, d),
-        "attn.c_proj.bias": (d,),
-        "ln_2.weight": (d,),
-        "ln_2.bias": (d,),
-        "mlp.c_fc.weight": (d, d_ff),
-        "mlp.c_fc.bias": (d_ff,),
-        "mlp.c_proj.weight": (d_ff, d),
-        "mlp.c_proj.bias": (d,),
-    }
-    return {
-        "transformer.wte.weight": (shape.vocab_size, d),
-        "transformer.wpe.weight": (shape.context_length, d),
-        **{f"transformer.h.{i}.{name}": size for i in range(shape.n_layers) for name, size in block.items()},
-        "transformer.ln_f.weight": (d,),
-        "transformer.ln_f.bias": (d,),
     }

@@ -19,7 +19,7 @@ def inert(value: Any) -> str:
 
 
 def front_matter(values: Mapping[str, Any]) -> str:
-    """`values` between two lines `---` as YAML that parses to the same values; no other line begins with `---`.
+    """`values` between two lines `---` as YAML that parses to the same values and holds no other `---`.
 
     Every value is written on one line in the JSON way, which YAML 1.2 contains and YAML 1.1 reads alike in this form.
     """
@@ -47,7 +47,7 @@ def _yaml(value: Any) -> str:
 
 
 def _yaml_text(text: str) -> str:
-    return '"' + "".join(map(_yaml_character, text)) + '"'
+    return '"' + "".join(map(_yaml_character, text)).replace("--", r"-\x2d") + '"'
 
 
 def _yaml_character(character: str) -> str:
@@ -55,7 +55,7 @@ def _yaml_character(character: str) -> str:
     code = ord(character)
     if character in '"\\':
         return "\\" + character
-    if character.isalnum() and code < 0x10000 or character in " _.,:;/()+='!?*#&|<>[]{}%@`~^$":
+    if (character.isalnum() and code < 0x10000) or character in " _-.,:;/()+='!?*#&|<>[]{}%@`~^$":
         return character
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 

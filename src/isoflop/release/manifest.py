@@ -1,11 +1,14 @@
 """MANIFEST.json: every setting, version and hash that repeating the run takes, and the hash of every other file."""
 
+import hashlib
 import json
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from isoflop.durable import sha256_of_file, to_json
 from isoflop.release.card import Card
@@ -16,10 +19,10 @@ MANIFEST = "MANIFEST.json"
 
 def manifest(card: Card, folder: Path) -> dict[str, Any]:
     """What MANIFEST.json says of the model of `card` and the files that lie in `folder`."""
-    packages = ("isoflop", "torch", "tokenizers", "safetensors", "numpy")
+    packages = {name: version(name) for name in ("isoflop", "tokenizers", "safetensors", "numpy")}
     return {
         **_settings(card),
-        "released_with": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "released_with": {"python": platform.python_version(), "torch": torch.__version__, **packages},
         "files": {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
             for path in sorted(folder.iterdir())
@@ -40,6 +43,11 @@ def is_current(card: Card, folder: Path) -> bool:
         return False
 
 
+def data_manifest(card: Card) -> str:
+    """data_manifest.json, which is the run's data/manifest.json to the byte."""
+    return to_json(card.data.model_dump(mode="json")) + "\n"
+
+
 def _settings(card: Card) -> dict[str, Any]:
     plan = card.plan
     return {
@@ -51,12 +59,15 @@ def _settings(card: Card) -> dict[str, Any]:
         "weights_sha256": card.weights_sha256,
         "plan": {
             **plan.fingerprint(),
-            "steps": plan.steps,
             "params": plan.shape.params,
             "params_non_embedding": plan.shape.params_non_embedding,
             "flops": plan.flops,
         },
-        "data": card.data.model_dump(mode="json", exclude={"splits", "notice"}),
+        "data": {
+            "licence": card.data.licence,
+            "manifest_sha256": hashlib.sha256(data_manifest(card).encode()).hexdigest(),
+            "tokenizer_sha256": card.data.tokenizer.sha256,
+        },
         "measured": asdict(card.measured),
         "foretold": None if card.foretold is None else asdict(card.foretold),
     }

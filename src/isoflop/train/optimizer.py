@@ -8,7 +8,7 @@ from isoflop.recipe import Shape
 
 
 class AdamW:
-    """AdamW with decoupled decay on matrices only (Loshchilov & Hutter 2019, algorithm 2) and exact global-norm clipping.
+    """AdamW, decay decoupled and on matrices only (Loshchilov & Hutter 2019, algorithm 2), exact global-norm clipping.
 
     State is two flat fp32 moments in the layout of `Weights`.
     """

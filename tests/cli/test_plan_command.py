@@ -1,0 +1,127 @@
+"""`isoflop plan`, and what every command does with input that cannot work."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+def test_plan_prints_each_model_and_totals_within_80_columns(isoflop, family_file: Path) -> None:
+    done = isoflop("plan", str(family_file))
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("a ") for line in lines) == 2
+    assert sum(line.startswith("b*") for line in lines) == 2
+    assert any(line.startswith("all ") for line in lines)
+    tables = lines[2:]
+    assert all(len(line) <= 80 for line in tables)
+
+
+def test_plan_as_json_is_plan_json_and_nothing_else(isoflop, family_file: Path, tmp_path: Path) -> None:
+    done = isoflop("plan", str(family_file), "--json")
+    document = json.loads(done.stdout)
+    assert document == json.loads((tmp_path / "runs" / "tiny" / "plan.json").read_text())
+    assert [model["name"] for model in document["models"]] == ["a", "b"]
+    contract = {"n_layers", "d_model", "n_heads", "params", "params_non_embedding", "tokens", "batch_sequences"}
+    assert all(model.keys() >= contract | {"steps", "peak_lr", "flops"} for model in document["models"])
+    # GPT-2's own count: 300 x 16 + 32 x 16 + 12 x 16^2 + 13 x 16 + 2 x 16
+    assert document["models"][0]["params"] == 8624
+
+
+def test_plan_needs_no_prepared_data_and_says_so(isoflop, family_file: Path, tmp_path: Path) -> None:
+    done = isoflop("plan", str(family_file), "--runs", "elsewhere")
+    assert "data are not prepared" in done.stderr
+    assert not (tmp_path / "elsewhere" / "tiny" / "data").exists()
+
+
+def test_plan_knows_the_epochs_once_data_are_prepared(isoflop, family_file: Path) -> None:
+    family_file.write_text(family_file.read_text().replace("tokens_per_parameter = 1.0", "tokens_per_parameter = 9"))
+    corpus = family_file.with_name("corpus")
+    corpus.mkdir()
+    for i in range(200):
+        (corpus / f"{i}.txt").write_text(
+            f"Document {i} says that {i} times {i} is {i * i}, which is not the point. " * 3
+        )
+    family_file.write_text(family_file.read_text().replace("corpus.txt", "corpus"))
+    assert isoflop("data", str(family_file)).returncode == 0
+    done = isoflop("plan", str(family_file))
+    assert "epochs" in done.stderr
+
+
+def test_json_of_data_is_the_manifest(isoflop, family_file: Path, tmp_path: Path) -> None:
+    corpus = family_file.with_name("corpus.jsonl")
+    corpus.write_text("".join(json.dumps({"text": f"The answer to {i} is {i * i}. " * 20}) + "\n" for i in range(200)))
+    family_file.write_text(family_file.read_text().replace("corpus.txt", "corpus.jsonl"))
+    done = isoflop("data", str(family_file), "--json")
+    assert json.loads(done.stdout) == json.loads((tmp_path / "runs/tiny/data/manifest.json").read_text())
+    again = isoflop("data", str(family_file), "--json")
+    assert again.stdout == done.stdout
+
+
+BAD_FAMILIES = {
+    "unknown key": ("context_length = 32", "context_lenght = 32", "context_length"),
+    "wrong type": ("context_length = 32", 'context_length = "32"', "data.context_length"),
+    "heads that do not divide width": ("d_model = 16", "d_model = 17", "n_heads"),
+    "tokenizer larger than uint32": ("vocab_size = 300", "vocab_size = 4294967296", "vocab_size"),
+    "context longer than the data": ("context_length = 32", "context_length = 65536", "context_length"),
+    "no corpus": ("corpus.txt", "nowhere.txt", "nowhere.txt"),
+    "unknown format": ("corpus.txt", "tiny.toml", "format"),
+    "held-out model unknown": ('precision = "fp32"', 'held_out = "c"', "held_out"),
+    "no TOML": ('name = "tiny"', "name = ", "TOML"),
+    "absurd recipe": ("tokens_per_parameter = 1.0", "tokens_per_parameter = 1e300", "tokens_per_parameter"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "case"), [*(("plan", case) for case in BAD_FAMILIES), ("run", "context longer than the data")]
+)
+def test_bad_families_are_one_line_exit_code_2_and_leave_nothing(
+    isoflop, family_file: Path, tmp_path: Path, case: str, command: str
+) -> None:
+    good, bad, said = BAD_FAMILIES[case]
+    family_file.write_text(family_file.read_text().replace(good, bad, 1))
+    before = sorted(tmp_path.rglob("*"))
+    done = isoflop(command, str(family_file), "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("isoflop: ")
+    assert said in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "no document has any text"), (b"good text \xff\xfe bad text " * 50, "corpus.txt")],
+    ids=["empty", "invalid UTF-8"],
+)
+@pytest.mark.parametrize("command", ["data", "run"])
+def test_a_bad_corpus_is_one_line_exit_code_2_and_leaves_nothing(
+    isoflop, family_file: Path, tmp_path: Path, command: str, content: bytes, said: str
+) -> None:
+    family_file.with_name("corpus.txt").write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
+    done = isoflop(command, str(family_file), "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr.splitlines()[-1]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_several_systems_are_refused_before_anything_is_written(isoflop, family_file: Path, tmp_path: Path) -> None:
+    for command in ("train", "run"):
+        done = isoflop(command, str(family_file), "--systems", "4")
+        assert done.returncode == 2
+        assert "systems = 4" in done.stderr
+        assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_model_is_refused_with_the_names_there_are(isoflop, family_file: Path, tmp_path: Path) -> None:
+    done = isoflop("train", str(family_file), "--model", "z")
+    assert done.returncode == 2
+    assert "a, b" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_evaluate_before_training_says_what_to_do(isoflop, family_file: Path) -> None:
+    done = isoflop("evaluate", str(family_file))
+    assert done.returncode == 2
+    assert "isoflop train" in done.stderr

@@ -1,0 +1,113 @@
+"""The program starts quickly and ends well, whatever it is asked and wherever it writes."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "numpy", "scipy", "pyarrow", "tokenizers", "matplotlib", "jinja2")
+COMMANDS = ("plan", "data", "train", "law", "predict", "evaluate", "report", "release", "run")
+
+
+def test_help_lists_every_command_in_a_blink(isoflop) -> None:
+    isoflop("--help")  # compiles what a first import compiles
+    begin = time.monotonic()
+    done = isoflop("--help")
+    assert time.monotonic() - begin < 1.5
+    assert done.returncode == 0
+    assert all(f"  {command} " in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], ["--version"], ["plan"]])
+def test_no_heavy_library_is_imported_before_it_is_needed(arguments: list[str]) -> None:
+    program = (
+        "import sys; from isoflop.cli import main\n"
+        f"sys.argv = ['isoflop', *{arguments!r}]\n"
+        "try: main()\n"
+        f"finally: print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_fitting_a_law_imports_no_torch(tmp_path: Path) -> None:
+    program = (
+        "import sys; from isoflop.cli import main\n"
+        "sys.argv = ['isoflop', 'law', 'nowhere.csv']\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, 'scipy' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stderr.splitlines()[-1] == "False True"
+
+
+def test_version_is_the_packages(isoflop) -> None:
+    from importlib.metadata import version
+
+    assert isoflop("--version").stdout == f"isoflop {version('isoflop')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fly"], "No such command 'fly'"),
+        (["plan"], "Missing argument 'FAMILY.toml'"),
+        (["plan", "x.toml", "--jsn"], "--jsn"),
+        (["train", "x.toml", "--systems", "0"], "--systems"),
+        (["train", "x.toml", "--systems", "many"], "--systems"),
+        (["law", "one.csv", "two.csv"], "two.csv"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(isoflop, arguments: list[str], said: str) -> None:
+    done = isoflop(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("isoflop: ")
+    assert said in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f"{sys.executable} -m isoflop --help | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_closed_standard_output_is_no_error() -> None:
+    command = f"{sys.executable} -m isoflop --help >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs the device /dev/full")
+def test_a_full_disk_under_standard_output_is_one_line() -> None:
+    command = f"{sys.executable} -m isoflop --help > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "no space left" in done.stderr
+
+
+def test_a_locale_without_utf_8_breaks_nothing(isoflop, tmp_path: Path, points_file: Path) -> None:
+    named = tmp_path / "größe.csv"
+    named.write_text(points_file.read_text())
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    missing = isoflop("law", "größe/nirgends.csv", **ascii_only)
+    assert missing.returncode == 2
+    assert len(missing.stderr.splitlines()) == 1
+    targets = ("--target", "1e6,2e7")
+    done = isoflop("predict", str(named), *targets, "--json", **ascii_only)
+    assert done.returncode == 0
+    json.loads(done.stdout)
+
+
+def test_debug_shows_where_an_error_arose(isoflop) -> None:
+    plain, debug = isoflop("plan", "no.toml"), isoflop("plan", "no.toml", "--debug")
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
+    assert debug.stderr.splitlines()[-1] == plain.stderr.strip()
+    assert plain.returncode == debug.returncode == 2

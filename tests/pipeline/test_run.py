@@ -1,0 +1,113 @@
+"""The real program on a small family, from a corpus to report and releases, stopped and run again."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+NAMES = ("w8", "w12", "w16", "w24", "w32")
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def environment(cache_folder: Path) -> dict[str, str]:
+    """Models of a second each are not worth a compiler's ten."""
+    return {**os.environ, "XDG_CACHE_HOME": str(cache_folder), "TORCHDYNAMO_DISABLE": "1"}
+
+
+@pytest.fixture
+def isoflop(tmp_path: Path, environment: dict[str, str]) -> Program:
+    def call(*arguments: str, folder: Path = tmp_path) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "isoflop", *arguments]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+
+    return call
+
+
+@pytest.mark.usefixtures("family_file")
+def test_run_trains_foretells_judges_and_releases_and_then_has_nothing_to_do(isoflop: Program, tmp_path: Path) -> None:
+    done = isoflop("run", "tiny.toml")
+    assert done.returncode == 0, done.stderr
+    order = ["Family tiny", "w8: held-out loss", "w24: held-out loss", "Law fitted", "w32 is foretold"]
+    order += ["80 % interval", "95 % interval", "w32: held-out loss", "w32 measured", "report ", "release ", "done in"]
+    places = [done.stdout.index(text) for text in order]
+    assert places == sorted(places)
+    for line in re.findall(r".*held-out loss .*", done.stdout):
+        assert "nats/token" in line
+        assert "bits/byte" in line
+    assert "step" in done.stderr
+    assert "tokens/s" in done.stderr
+
+    folder = tmp_path / "runs" / "tiny"
+    forecast = json.loads((folder / "forecast.json").read_text())
+    first = json.loads((folder / "models/w32/metrics.jsonl").read_text().splitlines()[0])
+    assert first.keys() >= {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "time"}
+    assert forecast["model"] == "w32"
+    assert (folder / "forecast.json").stat().st_mtime_ns < (folder / "models/w32/metrics.jsonl").stat().st_mtime_ns
+    assert "w32" in (folder / "report.html").read_text()
+    assert sorted(path.name for path in (folder / "release").iterdir()) == sorted(NAMES)
+    assert not (folder / "lock").exists()
+
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    begin = time.monotonic()
+    again = isoflop("run", "tiny.toml", "--json")
+    assert time.monotonic() - begin < 5
+    assert again.returncode == 0
+    document = json.loads(again.stdout)
+    assert [result["name"] for result in document["results"]] == list(NAMES)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+    for arguments in (["evaluate", "tiny.toml"], ["train", "tiny.toml"], ["law", "runs"], ["report", "runs"]):
+        assert json.loads(isoflop(*arguments, "--json").stdout)
+
+    family_file = tmp_path / "tiny.toml"
+    family_file.write_text(family_file.read_text().replace("[recipe]", "[recipe]\nclip_norm = 0.5"))
+    changed = isoflop("run", "tiny.toml", "--json")
+    assert (changed.returncode, changed.stdout) == (2, "")
+    assert "clip_norm was 1.0 and is 0.5" in changed.stderr
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.usefixtures("family_file")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
+    isoflop: Program, environment: dict[str, str], tmp_path: Path, undisturbed: Path, number: signal.Signals
+) -> None:
+    for folder in (tmp_path, undisturbed):
+        longer = (folder / "tiny.toml").read_text().replace("tokens_per_parameter = 1.0", "tokens_per_parameter = 4.0")
+        (folder / "tiny.toml").write_text(longer)
+    arguments = ("train", "tiny.toml", "--model", "w24")
+    assert isoflop(*arguments, folder=undisturbed).returncode == 0  # trains for the first of these tests only
+    command = [sys.executable, "-m", "isoflop", *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as stopped:
+        assert stopped.stderr is not None
+        said = []
+        for line in stopped.stderr:
+            said.append(line)
+            if line.startswith("w24: step"):
+                stopped.send_signal(number)
+                break
+        said += stopped.stderr.readlines()
+    assert stopped.returncode == (-number if number == signal.SIGKILL else 128 + number), "".join(said)
+    if number != signal.SIGKILL:
+        assert said[-1].startswith("isoflop: interrupted")
+        assert "Traceback" not in "".join(said)
+    assert not (tmp_path / "runs/tiny/models/w24/result.json").exists()
+    assert isoflop(*arguments).returncode == 0
+    hashes = [
+        json.loads((folder / "runs/tiny/models/w24/result.json").read_text())["weights_sha256"]
+        for folder in (tmp_path, undisturbed)
+    ]
+    assert hashes[0] == hashes[1]
