@@ -32,13 +32,11 @@ class GPT:
         self.shape = shape
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._layer: Layer = layer
-        self._last_norm = last_norm
         self._chunk_loss = chunk_loss
         if compiled:
             # Every model is a new set of shapes; without a reset dynamo gives up compiling at the ninth.
             torch._dynamo.reset()
             self._layer = torch.compile(layer, dynamic=False)
-            self._last_norm = torch.compile(last_norm, dynamic=False)
             self._chunk_loss = torch.compile(chunk_loss, dynamic=False)
 
     def summed_loss(self, weights: Weights, samples: Tensor) -> Tensor:
@@ -59,7 +57,7 @@ class GPT:
         x = F.embedding(ids, weights["transformer.wte.weight"]) + wpe[: ids.shape[1]]
         for i in range(self.shape.n_layers):
             x = self._layer(x, *weights.layer(i), self.shape.n_heads, self.dtype)
-        return self._last_norm(x, weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"], self.dtype)
+        return last_norm(x, weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"], self.dtype)
 
     def logits(self, weights: Weights, ids: Tensor) -> Tensor:
         """(B, T, vocabulary) in fp32: for tests and small inputs only."""
@@ -94,7 +92,7 @@ def layer(
 
 
 def last_norm(x: Tensor, gain: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """LayerNorm before the head, in compute precision."""
+    """LayerNorm before the head, in compute precision. Not compiled: that costs a second a width and gains nothing."""
     return F.layer_norm(x, (x.shape[-1],), gain, bias, LAYER_NORM_EPS).to(dtype)
 
 

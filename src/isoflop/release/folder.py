@@ -1,4 +1,4 @@
-"""Writes a release folder, whole or not at all."""
+"""Writes a release folder, whole or not at all. PyTorch loads only when there is something to write."""
 
 import os
 import re
@@ -6,24 +6,23 @@ import shutil
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, float32
+from typing import TYPE_CHECKING
 
 from isoflop.data.manifest import TOKENIZER_FILE
 from isoflop.durable import sha256_of_file, to_json, write_folder
 from isoflop.errors import WorkError
-from isoflop.model import tensor_sizes, weights_sha256
 from isoflop.recipe.shape import Shape
 from isoflop.release.card import Card, render
 from isoflop.release.hugging_face import config, generation_config, tokenizer_config
 from isoflop.release.manifest import MANIFEST, data_manifest, is_current, manifest
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 WEIGHTS = "model.safetensors"
 
 
-def release_model(folder: Path, weights: Mapping[str, Tensor], tokenizer_json: Path, card: Card) -> None:
+def release_model(folder: Path, weights: Mapping[str, "Tensor"], tokenizer_json: Path, card: Card) -> None:
     """Puts the model in place at `folder` for `transformers`; a release that was there is replaced.
 
     `weights` are fp32 under Hugging Face's GPT-2 names without the tied head; `tokenizer_json` is data/tokenizer.json.
@@ -33,6 +32,10 @@ def release_model(folder: Path, weights: Mapping[str, Tensor], tokenizer_json: P
         WorkError: weights or tokenizer are not those that `card` speaks of, or the folder cannot be written.
             What was at `folder` is untouched.
     """
+    from safetensors.torch import load_file
+
+    from isoflop.model import weights_sha256
+
     shape, end_of_text = card.plan.shape, card.data.tokenizer.end_of_text
     _refuse_other_tensors(folder, weights, shape)
     _refuse_other_tokenizer(tokenizer_json, card, shape)
@@ -65,7 +68,11 @@ def released(folder: Path, card: Card) -> bool:
     return is_current(card, folder)
 
 
-def _save(path: Path, weights: Mapping[str, Tensor]) -> None:
+def _save(path: Path, weights: Mapping[str, "Tensor"]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+    from torch import float32
+
     tensors = {name: tensor.detach().to("cpu", float32).contiguous() for name, tensor in weights.items()}
     try:
         save_file(tensors, path, metadata={"format": "pt"})
@@ -76,7 +83,9 @@ def _save(path: Path, weights: Mapping[str, Tensor]) -> None:
     path.chmod(path.with_name("config.json").stat().st_mode)  # safetensors makes files that only their owner may read
 
 
-def _refuse_other_tensors(folder: Path, weights: Mapping[str, Tensor], shape: Shape) -> None:
+def _refuse_other_tensors(folder: Path, weights: Mapping[str, "Tensor"], shape: Shape) -> None:
+    from isoflop.model import tensor_sizes
+
     # transformers fills a tensor that is missing with random numbers and only warns.
     wanted, given = tensor_sizes(shape), {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in sorted(wanted.keys() | given.keys()):

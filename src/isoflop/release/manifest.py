@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 
 from isoflop.durable import sha256_of_file, to_json
 from isoflop.release.card import Card
@@ -22,7 +21,7 @@ def manifest(card: Card, folder: Path) -> dict[str, Any]:
     packages = {name: version(name) for name in ("isoflop", "tokenizers", "safetensors", "numpy")}
     return {
         **_settings(card),
-        "released_with": {"python": platform.python_version(), "torch": torch.__version__, **packages},
+        "released_with": {"python": platform.python_version(), "torch": version("torch"), **packages},
         "files": {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
             for path in sorted(folder.iterdir())

@@ -19,7 +19,7 @@ from isoflop.recipe import ModelPlan, flops_per_token, learning_rate, steps_of
 from isoflop.recipe.schedule import StepPlan, step_at
 from isoflop.train.allocator import keep_freed_memory
 from isoflop.train.checkpoint import Position, State, load_newest, save_generation
-from isoflop.train.compiler import has_compiler
+from isoflop.train.compiler import has_compiler, quiet_compiler
 from isoflop.train.metrics import Metrics
 from isoflop.train.optimizer import AdamW
 
@@ -137,6 +137,7 @@ class _Session:
 
     def __init__(self, plan: ModelPlan, data: Path, position: Position, state: State | None, peak: float) -> None:
         keep_freed_memory()
+        quiet_compiler()
         torch.set_num_threads(position.threads)
         self._plan, self._start, self._peak = plan, position, peak
         self._stream = TokenStream(data, "train")

@@ -1,0 +1,115 @@
+"""The plan of a family: what DESIGN's contract names, one rule of growth, and refusals in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from isoflop.config import load_family
+from isoflop.errors import InputError
+from isoflop.recipe import Machine, Plan, check_against_data, plan_family
+from isoflop.recipe.sizes import WIDTHS, depth_of_width, heads_of_width
+
+MACHINE = Machine("test", 2, 2, 8 * 2**30, "2.13.0", "cpu", 9e11, 2e11, "2026-11-24T00:00:00+00:00")
+HEAD = """
+name = "t"
+[data]
+source = "."
+tokenizer = { kind = "gpt2" }
+context_length = 2048
+"""
+
+
+def plan(tmp_path: Path, text: str) -> Plan:
+    path = tmp_path / "t.toml"
+    path.write_text(HEAD + text)
+    return plan_family(load_family(path), MACHINE)
+
+
+def test_target_parameters_are_met_within_a_tenth_and_shapes_only_grow(tmp_path: Path) -> None:
+    targets = [60_000_000, 111_000_000, 590_000_000, 1_300_000_000, 13_000_000_000]
+    models = plan(tmp_path, f"[sizes]\ntarget_params = {targets}").models
+    for target, model in zip(targets, models, strict=True):
+        assert model.shape.params == pytest.approx(target, rel=0.1)
+        assert model.shape.d_model % model.shape.n_heads == 0
+    depths = [depth_of_width(width) for width in WIDTHS]
+    assert depths == sorted(depths)
+    assert all(width % heads_of_width(width) == 0 for width in WIDTHS)
+
+
+def test_a_budget_is_spent_and_each_model_costs_four_times_the_one_before(tmp_path: Path) -> None:
+    made = plan(tmp_path, "[sizes]\nbudget_flops = 1e21\ncount = 4")
+    assert made.totals()["flops"] == pytest.approx(1e21, rel=0.1)
+    for small, large in zip(made.models, made.models[1:], strict=False):
+        assert large.flops / small.flops == pytest.approx(4, rel=0.25)
+
+
+def test_tokens_are_twenty_a_parameter_and_whole_steps(tmp_path: Path) -> None:
+    for model in plan(tmp_path, "[sizes]\ntarget_params = [111_000_000, 256_000_000]").models:
+        batch = model.batch_sequences * 2048
+        assert model.tokens == model.steps * batch
+        assert 0 <= model.tokens - 20 * model.shape.params < batch
+        assert model.batch_sequences % model.microbatch_sequences == 0
+
+
+def test_seeds_become_models_and_the_largest_is_held_out(tmp_path: Path) -> None:
+    made = plan(
+        tmp_path,
+        """
+[[models]]
+name = "b"
+n_layers = 2
+d_model = 64
+n_heads = 2
+[[models]]
+name = "a"
+n_layers = 2
+d_model = 32
+n_heads = 2
+seeds = 2
+""",
+    )
+    assert [(model.name, model.seed, model.held_out) for model in made.models] == [
+        ("a", 0, False),
+        ("a-s1", 1, False),
+        ("b", 0, True),
+    ]
+    document = made.to_json()
+    wanted = {
+        "name n_layers d_model n_heads params params_non_embedding tokens batch_sequences steps peak_lr flops "
+        "weights_bytes optimizer_bytes activation_bytes seconds held_out"
+    }
+    assert set(" ".join(wanted).split()) <= set(document["models"][0])
+    assert {"family", "models", "totals"} <= set(document)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[sizes]\ntarget_params = [20_000]", "sizes.target_params"),
+        ("[sizes]\ntarget_params = [111_000_000, 111_500_000]", "sizes"),
+        ("[sizes]\nbudget_flops = 1e3", "sizes"),
+        (
+            "[sizes]\ntarget_params = [111_000_000]\n[recipe]\ntokens_per_parameter = 1e30",
+            "recipe.tokens_per_parameter",
+        ),
+        ("held_out = 'x'\n[sizes]\ntarget_params = [111_000_000]", "held_out"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_one_line(tmp_path: Path, text: str, named: str) -> None:
+    if text.startswith("held_out"):
+        line, text = text.split("\n", 1)
+        path = tmp_path / "t.toml"
+        path.write_text(line + HEAD + text)
+        with pytest.raises(InputError, match=named):
+            plan_family(load_family(path), MACHINE)
+        return
+    with pytest.raises(InputError, match=named) as caught:
+        plan(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_data_shorter_than_the_context_is_refused_and_epochs_are_told(tmp_path: Path) -> None:
+    made = plan(tmp_path, "[sizes]\ntarget_params = [111_000_000]")
+    with pytest.raises(InputError, match=r"context_length = 2,048 is longer than the held-out data"):
+        check_against_data(made, 10**6, 2048)
+    assert "2.2 epochs" in check_against_data(made, 10**9, 10**6)[0]

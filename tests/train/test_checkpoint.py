@@ -1,0 +1,113 @@
+"""A generation is whole or not there; the newest good one is found; other settings are refused."""
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from isoflop.errors import InputError, WorkError
+from isoflop.recipe import BatchStage, ModelPlan, Shape
+from isoflop.train.checkpoint import Position, State, load_newest, save_generation
+
+PLAN = ModelPlan(
+    name="a",
+    size="a",
+    held_out=False,
+    shape=Shape(1, 16, 2, 300, 8),
+    seed=0,
+    precision="fp32",
+    tokens=800,
+    batch_schedule=(BatchStage(0, 10),),
+    microbatch_sequences=10,
+    steps=10,
+    peak_lr=1e-3,
+    warmup_tokens=80,
+    decay="linear",
+    final_lr_fraction=0.1,
+    beta1=0.9,
+    beta2=0.95,
+    eps=1e-8,
+    weight_decay=0.1,
+    clip_norm=1.0,
+    flops=1,
+    flops_6nd=1,
+    flops_paper=1,
+    weights_bytes=1,
+    optimizer_bytes=1,
+    activation_bytes=1,
+    seconds=1.0,
+    joules=None,
+    price=None,
+)
+
+
+def state(steps: int) -> State:
+    return State(Position(steps, steps * 80, 1.0, None, 1, False), {"weights": torch.full((4,), float(steps))})
+
+
+def load(folder: Path, events: list[str] | None = None) -> State | None:
+    return load_newest(folder, PLAN, "d", (events if events is not None else []).append)
+
+
+def test_the_newest_of_two_generations_is_loaded_and_older_ones_go(tmp_path: Path) -> None:
+    assert load(tmp_path) is None
+    for steps in (1, 2, 10):
+        save_generation(tmp_path, PLAN, "d", state(steps))
+    found = load(tmp_path)
+    assert found is not None
+    assert found.position == state(10).position
+    assert torch.equal(found.tensors["weights"], state(10).tensors["weights"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["LATEST", "gen-00000002", "gen-00000010"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "no manifest", "garbage manifest"])
+def test_a_damaged_generation_is_set_aside_and_the_one_before_used(tmp_path: Path, damage: str) -> None:
+    for steps in (1, 2):
+        save_generation(tmp_path, PLAN, "d", state(steps))
+    newest = tmp_path / "gen-00000002"
+    content = bytearray((newest / "state.safetensors").read_bytes())
+    if damage == "flip":
+        content[-3] ^= 1
+        (newest / "state.safetensors").write_bytes(content)
+    elif damage == "truncate":
+        (newest / "state.safetensors").write_bytes(content[:-1])
+    elif damage == "empty":
+        (newest / "state.safetensors").write_bytes(b"")
+    elif damage == "no manifest":
+        (newest / "manifest.json").unlink()
+    else:
+        (newest / "manifest.json").write_text("{}")
+    events: list[str] = []
+    found = load(tmp_path, events)
+    assert found is not None
+    assert found.position.steps == 1
+    assert len(events) == 1
+    assert "gen-00000002 is damaged" in events[0]
+
+
+def test_other_settings_and_other_data_are_refused_by_name(tmp_path: Path) -> None:
+    save_generation(tmp_path, PLAN, "d", state(1))
+    with pytest.raises(InputError, match=r"peak_lr = 0.001, the plan now says 0.002"):
+        load_newest(tmp_path, replace(PLAN, peak_lr=2e-3), "d", print)
+    with pytest.raises(InputError, match="data"):
+        load_newest(tmp_path, PLAN, "other", print)
+    assert load_newest(tmp_path, replace(PLAN, name="b", seconds=9.0), "d", print) is not None
+
+
+def test_a_full_disk_keeps_the_former_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_generation(tmp_path, PLAN, "d", state(1))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(WorkError, match="No space left"):
+            save_generation(tmp_path, PLAN, "d", state(2))
+    found = load(tmp_path)
+    assert found is not None
+    assert found.position.steps == 1
+    assert not list(tmp_path.glob("*.part"))
