@@ -1,0 +1,47 @@
+"""Every held-out token is foretold once, from what its window shows."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from isoflop.config import BpeTokenizer, DataSource
+from isoflop.data import TokenStream, prepare
+from isoflop.evaluate import held_out_loss
+from isoflop.model import GPT, initialise
+from isoflop.recipe import Shape
+
+
+@pytest.mark.parametrize("context_length", [16, 37])
+def test_the_mean_equals_a_loop_over_tokens(tmp_path: Path, context_length: int) -> None:
+    texts = [f"Entry {i}: the harbour at {i * 7 % 24} o'clock, wind from the west, {i} boats." for i in range(50)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    tokenizer = BpeTokenizer(kind="bpe", vocab_size=280)
+    source = DataSource(
+        source=tmp_path / "t.jsonl", tokenizer=tokenizer, context_length=context_length, held_out_fraction=0.2
+    )
+    manifest = prepare(source, tmp_path / "data", lambda *_: None)
+    shape = Shape(1, 16, 2, 280, context_length)
+    weights = initialise(shape, 0)
+    weights.flat.add_(torch.randn(shape.params, generator=torch.Generator().manual_seed(0)), alpha=0.3)
+
+    stream = TokenStream(tmp_path / "data", "held_out")
+    pairs = stream.batch(range(stream.n_tokens - 1), 1)
+    tokens = [int(pairs[0, 0]), *map(int, pairs[:, 1])]
+    model = GPT(shape, "fp32", compiled=False)
+    nats = 0.0
+    with torch.no_grad():
+        for i, token in enumerate(tokens):
+            # Target i >= 1 lies in window (i - 1) // T and sees that window's tokens before it.
+            start = (i - 1) // context_length * context_length
+            seen = tokens[start:i] if i else [manifest.tokenizer.end_of_text]
+            nats -= float(model.logits(weights, torch.tensor([seen]))[0, -1].log_softmax(-1)[token])
+
+    counts = manifest.split("held_out")
+    loss = held_out_loss(weights, tmp_path / "data", "fp32")
+    assert loss.tokens == counts.tokens == len(tokens)
+    assert loss.nats_per_token == pytest.approx(nats / len(tokens), rel=1e-5)
+    assert loss.bits_per_byte == pytest.approx(nats / math.log(2) / counts.bytes, rel=1e-5)
+    assert counts.bytes > 0

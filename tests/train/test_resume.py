@@ -1,0 +1,138 @@
+"""A real small training run: stopped at any step it ends with the same bits, and every step is written once."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from isoflop.config import BpeTokenizer, DataSource
+from isoflop.data import prepare
+from isoflop.errors import Interrupted, WorkError
+from isoflop.model import weights_sha256
+from isoflop.recipe import BatchStage, ModelPlan, Shape, steps_of
+from isoflop.train import Step, Trained, train
+
+SHAPE = Shape(n_layers=2, d_model=16, n_heads=2, vocab_size=300, context_length=32)
+SCHEDULE = (BatchStage(0, 4), BatchStage(1000, 6))
+TOKENS = 3000
+STEPS = sum(run.steps for run in steps_of(SCHEDULE, TOKENS, 32))
+PLAN = ModelPlan(
+    name="a",
+    size="a",
+    held_out=False,
+    shape=SHAPE,
+    seed=3,
+    precision="bf16",
+    tokens=sum(run.steps * run.sequences for run in steps_of(SCHEDULE, TOKENS, 32)) * 32,
+    batch_schedule=SCHEDULE,
+    microbatch_sequences=2,
+    steps=STEPS,
+    peak_lr=1e-2,
+    warmup_tokens=300,
+    decay="linear",
+    final_lr_fraction=0.1,
+    beta1=0.9,
+    beta2=0.95,
+    eps=1e-8,
+    weight_decay=0.1,
+    clip_norm=1.0,
+    flops=1,
+    flops_6nd=1,
+    flops_paper=1,
+    weights_bytes=1,
+    optimizer_bytes=1,
+    activation_bytes=1,
+    seconds=1.0,
+    joules=None,
+    price=None,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    words = ["the", "river", "bends", "north", "of", "a", "quiet", "town", "where", "mills", "once", "turned"]
+    lines = [" ".join(words[(i * j + j) % len(words)] for j in range(2, 40)) for i in range(60)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    source = DataSource(
+        source=folder / "texts.jsonl",
+        tokenizer=BpeTokenizer(kind="bpe", vocab_size=300),
+        context_length=32,
+        held_out_fraction=0.1,
+    )
+    prepare(source, folder / "data", lambda *_: None)
+    return folder / "data"
+
+
+def run(data: Path, folder: Path, on_step: Callable[[Step], None] = lambda step: None, plan: ModelPlan = PLAN) -> Trained:
+    return train(
+        plan,
+        data,
+        folder,
+        threads=2,
+        peak_flops_per_second=1e12,
+        checkpoint_seconds=0.02,
+        read_joules=lambda: None,
+        on_step=on_step,
+        on_event=lambda text: None,
+    )
+
+
+def stop_at(*steps: int) -> Callable[[Step], None]:
+    def on_step(step: Step) -> None:
+        if step.step in steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return on_step
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "uncompiled"])
+def test_stopped_and_resumed_at_several_steps_gives_the_same_bits(
+    data: Path, tmp_path: Path, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isoflop.train.loop.has_compiler", lambda: compiled)
+    whole = run(data, tmp_path / "whole")
+    for stop in (1, 7, STEPS - 1, STEPS):
+        with pytest.raises(Interrupted) as caught:
+            run(data, tmp_path / "parts", stop_at(stop))
+        assert caught.value.signal_number == signal.SIGTERM
+    parts = run(data, tmp_path / "parts")
+    assert weights_sha256(parts.weights) == weights_sha256(whole.weights)
+    assert (parts.steps, parts.tokens) == (STEPS, PLAN.tokens)
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "parts")
+    ]
+    assert len(losses[0]) == STEPS
+    assert losses[0] == losses[1]
+    assert losses[0][-1] < losses[0][0] - 1
+
+
+def test_lines_ahead_of_the_checkpoint_and_torn_ones_are_dropped(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(data, tmp_path, stop_at(5))
+    metrics = tmp_path / "metrics.jsonl"
+    with open(metrics, "a") as file:
+        file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
+    run(data, tmp_path)
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == list(range(1, STEPS + 1))
+
+
+def test_the_loss_does_not_depend_on_how_a_step_is_cut(data: Path, tmp_path: Path) -> None:
+    losses = []
+    for size in (1, 2):
+        plan = replace(PLAN, precision="fp32", microbatch_sequences=size)
+        seen: list[float] = []
+        run(data, tmp_path / str(size), lambda step, seen=seen: seen.append(step.loss), plan)  # type: ignore[misc]
+        losses.append(seen)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_diverging_run_stops_before_its_update(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match=r"diverged.*lower recipe.peak_lr"):
+        run(data, tmp_path, plan=replace(PLAN, peak_lr=1e30, clip_norm=1e30))
