@@ -67,7 +67,8 @@ def look(chromium: str, tmp_path: Path) -> Look:
         outer = tmp_path / "frames.html"
         outer.write_text(FRAMES.format(frames=frames), encoding="utf-8")
         options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        options += "--disable-component-update --disable-sync --allow-file-access-from-files --enable-logging=stderr --hide-scrollbars "
+        options += "--disable-component-update --disable-sync --allow-file-access-from-files --enable-logging=stderr "
+        options += "--hide-scrollbars "
         options += f"--window-size=1400,1000 --blink-settings=preferredColorScheme={0 if dark else 1}"
         command = [chromium, *options.split(), f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", outer.as_uri()]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

@@ -68,7 +68,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "data"
 
 
-def run(data: Path, folder: Path, on_step: Callable[[Step], None] = lambda step: None, plan: ModelPlan = PLAN) -> Trained:
+def run(
+    data: Path, folder: Path, on_step: Callable[[Step], None] = lambda step: None, plan: ModelPlan = PLAN
+) -> Trained:
     return train(
         plan,
         data,

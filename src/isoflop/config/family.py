@@ -59,7 +59,8 @@ class ModelSize(Table):
             near = [h for h in range(1, self.d_model + 1) if self.d_model % h == 0]
             near.sort(key=lambda h: abs(h - self.n_heads))
             raise ValueError(
-                f"n_heads = {self.n_heads} does not divide d_model = {self.d_model}; use {' or '.join(map(str, near[:2]))}"
+                f"n_heads = {self.n_heads} does not divide d_model = {self.d_model}; "
+                f"use {' or '.join(map(str, near[:2]))}"
             )
         return self
 

@@ -66,7 +66,8 @@ def _explain(error: ErrorDetails, document: dict[str, Any]) -> str:
             text = str(error["ctx"]["error"])
             return f"{key}: {text}" if key else text
         case "string_pattern_mismatch":
-            return f"{key} = {given}: use letters, digits, '.', '_' and '-' only, at most 64, starting with a letter or digit"
+            rule = "letters, digits, '.', '_' and '-' only, at most 64, starting with a letter or digit"
+            return f"{key} = {given}: use {rule}"
         case "union_tag_invalid" | "union_tag_not_found":
             return f"{key}: kind is missing or unknown; use kind = 'gpt2' or kind = 'bpe'"
         case _:
@@ -77,7 +78,7 @@ def _explain(error: ErrorDetails, document: dict[str, Any]) -> str:
 def _is_key(part: int | str, loc: tuple[int | str, ...]) -> bool:
     # Pydantic adds the tag of a union to the path; the user's file has no such key.
     return not (
-        isinstance(part, str) and (part in ("gpt2", "bpe") and "tokenizer" in loc or "[" in part or part == "false")
+        isinstance(part, str) and ((part in ("gpt2", "bpe") and "tokenizer" in loc) or "[" in part or part == "false")
     )
 
 

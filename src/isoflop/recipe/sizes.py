@@ -10,8 +10,8 @@ from isoflop.errors import InputError
 from isoflop.recipe.flops import flops_per_token
 from isoflop.recipe.shape import Shape
 
-# Narrow models need fine steps to meet a size; wide ones take whole heads of 64 and 128.
-WIDTHS = (*range(8, 512, 8), *range(512, 1536, 64), *range(1536, 2**17 + 1, 128))
+# Narrow models need fine steps to meet a size; wide ones take whole heads.
+WIDTHS = (*range(8, 512, 8), *range(512, 4096, 64), *range(4096, 2**17 + 1, 128))
 
 
 def family_sizes(family: Family) -> list[ModelSize]:
@@ -50,7 +50,9 @@ def depth_of_width(d_model: int) -> int:
 def heads_of_width(d_model: int) -> int:
     """Heads for a width: d_head as near 64 as divides it up to a width of 1,536, as near 128 above, two when narrow."""
     wanted = max(2.0, d_model / (64 if d_model <= 1536 else 128))
-    return min((h for h in range(1, d_model + 1) if d_model % h == 0), key=lambda h: abs(math.log(h / wanted)))
+    unit = 16 if d_model >= 512 else 1  # attention kernels want a d_head of whole vectors
+    fitting = (h for h in range(1, d_model + 1) if d_model % h == 0 and d_model // h % unit == 0)
+    return min(fitting, key=lambda h: abs(math.log(h / wanted)))
 
 
 def short_count(count: float) -> str:

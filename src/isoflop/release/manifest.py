@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-
 from isoflop.durable import sha256_of_file, to_json
 from isoflop.release.card import Card
 
