@@ -239,8 +239,9 @@ def _plan_model(family: Family, size: str, shape: Shape, number: int, held_out: 
 def expected_share(shape: Shape) -> float:
     """The share of the measured matrix rate that training reaches: 0.68 d / (d + 110).
 
-    A curve through what this trainer measured on two Zen 5 cores (benchmarks/training_speed.json): narrow models are
-    held up by everything that is not a matrix product.
+    Drawn through what `isoflop run families/pocket.toml` showed on two Zen 5 cores (12 % of the bf16 rate at width 32,
+    17 % at 48, 24 % at 64, 28 % at 80; 2026-11-24): narrow models are held up by everything that is not a matrix
+    product. Beyond width 96 an extrapolation. Compiling is not in it: some ten seconds a size.
     """
     return 0.68 * shape.d_model / (shape.d_model + 110)
 

@@ -37,7 +37,7 @@ class EnergyMeter:
         for (counter, wrap), (before, _) in zip(now, self._last, strict=True):
             self._joules += (counter - before if counter >= before else counter - before + wrap) / 1e6
         self._last = now
-        return Energy(self._joules, "measured: RAPL counters of the processor packages, whole machine")
+        return Energy(self._joules, "measured: RAPL, all packages")
 
     def _counters(self) -> list[tuple[int, int]] | None:
         """Microjoules and where they wrap, a package each."""
@@ -54,5 +54,5 @@ class EnergyMeter:
 def estimated(watts: float | None, seconds: float) -> Energy:
     """Watts times seconds, or nothing where the family file states no watts."""
     if watts is None:
-        return Energy(None, "unknown: no readable energy counter, and cost.watts_per_system is not given")
-    return Energy(watts * seconds, "estimated: cost.watts_per_system times the time of training")
+        return Energy(None, "unknown: no energy counter")
+    return Energy(watts * seconds, "estimated: watts_per_system x time")
