@@ -8,6 +8,13 @@ class InputError(Exception):
     """
 
 
+class FamilyError(InputError):
+    """Something that a family file says cannot work. The message begins with the key.
+
+    Those who plan know the key and not the file: the command line puts the file's name before it.
+    """
+
+
 class WorkError(Exception):
     """A fault while working that no input would have avoided: a full disk, a damaged file. Exit code 1.
 

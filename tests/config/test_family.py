@@ -41,7 +41,7 @@ def test_a_good_file_loads_and_cannot_be_changed(tmp_path: Path) -> None:
         ("n_layers = 1", 'n_layers = "one"', r"models\[1\].n_layers = 'one'"),
         ("n_layers = 1", "n_layers = 1.5", r"models\[1\].n_layers"),
         ("n_layers = 1", "n_layers = -1", r"models\[1\].n_layers = -1"),
-        ("n_layers = 1", "n_layers = true", r"models\[1\].n_layers = True"),
+        ("n_layers = 1", "n_layers = true", r"models\[1\].n_layers = true"),
         ("n_heads = 2", "n_heads = 3", "n_heads = 3 does not divide d_model = 32; use 2 or 4"),
         ("d_model = 32", "d_model = 99999999999999999999999999", r"models\[1\].d_model"),
         ("vocab_size = 512", "vocab_size = 4294967296", "vocab_size = 4294967296"),
@@ -62,6 +62,8 @@ def test_a_good_file_loads_and_cannot_be_changed(tmp_path: Path) -> None:
         ("[recipe]", "[sizes]\ntarget_params = [100000]\n[recipe]", "either as"),
         ("peak_lr = 1e-3", "batch_schedule = [{ from_tokens = 5, sequences = 1 }]", "from_tokens must start at 0"),
         ("[recipe]", "[recipe", "not valid TOML"),
+        ('name = "t"', 'name = "t"\nheld_out = true', "held_out = true: give the name of a model, or false"),
+        ('name = "t"', 'name = "t"\nseed = ' + "1" * 5000, "a number in it has thousands of digits"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, old: str, new: str, named: str) -> None:

@@ -1,15 +1,20 @@
 """The commands. Each reads its file or folder, calls the pipeline, and prints what came of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from isoflop.cli.streams import print_json
-from isoflop.errors import InputError
+from isoflop.errors import FamilyError, InputError
+
+if TYPE_CHECKING:
+    from isoflop.config import Family
+    from isoflop.pipeline.folder import RunFolder
 
 FamilyFile = Annotated[Path, typer.Argument(metavar="FAMILY.toml", help="The file that describes the family.")]
 RunFolderPath = Annotated[Path, typer.Argument(metavar="RUNS", help="The folder RUNS/FAMILY of one family.")]
@@ -55,8 +60,7 @@ def plan(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False,
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.plan import show_plan
 
-    family, folder = _family(family_file, runs)
-    with Terminal(quiet=json) as terminal:
+    with _family(family_file, runs) as (family, folder), Terminal(quiet=json) as terminal:
         shown = show_plan(family, folder, terminal)
     _print(json, shown.to_json, lambda: tables.print_plan(shown))
 
@@ -69,8 +73,11 @@ def data(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False,
     from isoflop.pipeline.data import prepare_data
     from isoflop.pipeline.lock import locked
 
-    family, folder = _family(family_file, runs)
-    with Terminal(quiet=json) as terminal, locked(folder):
+    with (
+        _family(family_file, runs) as (family, folder),
+        Terminal(quiet=json) as terminal,
+        locked(folder),
+    ):
         manifest = prepare_data(family, folder, terminal)
     _print(json, lambda: manifest.model_dump(mode="json"), lambda: tables.print_data(manifest))
 
@@ -89,8 +96,7 @@ def train(
     from isoflop.pipeline.forecast import read_forecast
     from isoflop.pipeline.train import train_family
 
-    family, folder = _family(family_file, runs, systems)
-    with Terminal(quiet=json) as terminal:
+    with _family(family_file, runs, systems) as (family, folder), Terminal(quiet=json) as terminal:
         results = train_family(family, folder, terminal, model)
     if json:
         forecast = read_forecast(folder)
@@ -137,8 +143,7 @@ def evaluate(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = Fa
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.evaluate import evaluate_family
 
-    family, folder = _family(family_file, runs)
-    with Terminal(quiet=json) as terminal:
+    with _family(family_file, runs) as (family, folder), Terminal(quiet=json) as terminal:
         results = evaluate_family(family, folder, terminal)
     models = [result.to_json() for result in results]
     _print(json, lambda: {"family": family.name, "models": models}, lambda: tables.print_results(results))
@@ -178,8 +183,7 @@ def run(
     from isoflop.pipeline.run import run_family
 
     begin = time.monotonic()
-    family, folder = _family(family_file, runs, systems)
-    with Terminal(quiet=json) as terminal:
+    with _family(family_file, runs, systems) as (family, folder), Terminal(quiet=json) as terminal:
         outcome = run_family(family, folder, terminal)
     seconds = time.monotonic() - begin
 
@@ -191,7 +195,8 @@ def run(
     _print(json, lambda: {**outcome.to_json(), "wall_seconds": seconds}, show)
 
 
-def _family(family_file: Path, runs: Path, systems: int | None = None) -> Any:
+@contextmanager
+def _family(family_file: Path, runs: Path, systems: int | None = None) -> Iterator[tuple["Family", "RunFolder"]]:
     """The family and its folder; --systems goes before what the file says."""
     from isoflop.config import load_family
     from isoflop.pipeline.folder import RunFolder
@@ -199,7 +204,10 @@ def _family(family_file: Path, runs: Path, systems: int | None = None) -> Any:
     family = load_family(family_file)
     if systems is not None:
         family = family.model_copy(update={"systems": systems})
-    return family, RunFolder(runs / family.name)
+    try:
+        yield family, RunFolder(runs / family.name)
+    except FamilyError as error:
+        raise InputError(f"{family_file}: {error}") from None
 
 
 def _print(json: bool, document: Callable[[], Any], show: Callable[[], None]) -> None:

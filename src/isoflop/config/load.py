@@ -21,7 +21,7 @@ def load_family(path: Path) -> Family:
         InputError: the file cannot be read, is no TOML, or says something impossible.
     """
     try:
-        document = tomllib.loads(path.read_bytes().decode())
+        document = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise InputError(
             f"{path}: cannot read the family file ({error.strerror}); give the path of a .toml file"
@@ -32,6 +32,8 @@ def load_family(path: Path) -> Family:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     except RecursionError:
         raise InputError(f"{path}: not valid TOML: nested too deeply") from None
+    except ValueError:  # Python reads no number of more than 4,300 digits
+        raise InputError(f"{path}: a number in it has thousands of digits; correct it") from None
     try:
         family = Family.model_validate(_with_paths(document))
     except ValidationError as error:
@@ -44,8 +46,10 @@ def load_family(path: Path) -> Family:
 
 def _with_paths(document: dict[str, Any]) -> dict[str, Any]:
     data = document.get("data")
-    if isinstance(data, dict) and isinstance(data.get("source"), str):
-        return {**document, "data": {**data, "source": Path(data["source"])}}
+    if isinstance(data, dict):
+        source = data.get("source")
+        if isinstance(source, str) and source and "\0" not in source:
+            return {**document, "data": {**data, "source": Path(source)}}
     return document
 
 
@@ -56,7 +60,7 @@ def _explain(error: ErrorDetails, document: dict[str, Any]) -> str:
     given = _shown(_at(document, loc))
     match error["type"]:
         case "extra_forbidden":
-            known = _known_keys(loc[:-1])
+            known = [key for key in _known_keys(loc[:-1]) if key != loc[-1]]
             near = difflib.get_close_matches(str(loc[-1]), known, n=1)
             remedy = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
             return f"{key}: unknown key; {remedy}"
@@ -70,6 +74,12 @@ def _explain(error: ErrorDetails, document: dict[str, Any]) -> str:
             return f"{key} = {given}: use {rule}"
         case "union_tag_invalid" | "union_tag_not_found":
             return f"{key}: kind is missing or unknown; use kind = 'gpt2' or kind = 'bpe'"
+        case "is_instance_of":
+            return f"{key} = {given}: give the path of a file or folder"
+        case "model_type":
+            return f"{key} = {given}: must be a table with {', '.join(_known_keys(loc))}"
+        case _ if loc == ["held_out"]:
+            return f"{key} = {given}: give the name of a model, or false"
         case _:
             message = error["msg"][0].lower() + error["msg"][1:]
             return f"{key} = {given}: {message}"
@@ -78,7 +88,8 @@ def _explain(error: ErrorDetails, document: dict[str, Any]) -> str:
 def _is_key(part: int | str, loc: tuple[int | str, ...]) -> bool:
     # Pydantic adds the tag of a union to the path; the user's file has no such key.
     return not (
-        isinstance(part, str) and ((part in ("gpt2", "bpe") and "tokenizer" in loc) or "[" in part or part == "false")
+        isinstance(part, str)
+        and ((part in ("gpt2", "bpe") and "tokenizer" in loc) or "[" in part or part == "constrained-str")
     )
 
 
@@ -99,7 +110,7 @@ def _at(document: Any, loc: list[int | str]) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -25,7 +25,7 @@ from isoflop.data.shards import ShardWriter, check_sizes
 from isoflop.data.split import is_held_out
 from isoflop.data.tokenizer import end_of_text, make_tokenizer, tokenizer_json, tokenizer_sha256
 from isoflop.durable import sha256_of_file, write_json, write_text
-from isoflop.errors import InputError, WorkError
+from isoflop.errors import FamilyError, InputError, WorkError
 
 # 128 MiB as uint16. Each of the two splits waits in memory for as much; the Pile makes some 5,500 such shards.
 SHARD_TOKENS = 2**26
@@ -212,13 +212,13 @@ def _refuse_too_few(manifest: Manifest, data: DataSource) -> None:
     if held_out.documents == 0 or train.documents == 0:
         n_documents = train.documents + held_out.documents
         side, remedy = ("training", "lower") if train.documents == 0 else ("held-out", "raise")
-        raise InputError(
+        raise FamilyError(
             f"data.held_out_fraction = {data.held_out_fraction}: of {n_documents} documents in {data.source} none "
             f"falls on the {side} side; {remedy} it, or give more documents (a .txt file is one)"
         )
     for side, split in {"training": train, "held-out": held_out}.items():
         if split.tokens < needed:
-            raise InputError(
+            raise FamilyError(
                 f"data.context_length = {data.context_length}: longer than the {side} data of {data.source}, "
                 f"{split.tokens} tokens; use {max(8, split.tokens - 1)} or less, or give more text"
             )

@@ -159,7 +159,7 @@ def _parsed(line: str, text_key: str, where: str) -> tuple[str, str]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{where}: not valid JSON: {error.msg} at column {error.colno}; correct or remove it"
+            f"{where}: not valid JSON: {error.msg.removesuffix(' at')} at column {error.colno}; correct or remove it"
         ) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
         raise InputError(f"{where}: not readable as JSON ({error}); correct or remove it") from None

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from isoflop.config import BpeTokenizer, Gpt2Tokenizer
 from isoflop.data.split import content_hash
-from isoflop.errors import InputError, WorkError
+from isoflop.errors import FamilyError, WorkError
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -31,13 +31,13 @@ def make_tokenizer(config: Gpt2Tokenizer | BpeTokenizer, texts: Iterable[str]) -
     Training uses the texts of smallest content hash, 8 MiB of them: the same ones in whatever order they come.
 
     Raises:
-        InputError: the texts hold too few different pairs for the vocabulary asked for.
+        FamilyError: the texts hold too few different pairs for the vocabulary asked for.
     """
     merges = _gpt2_merges() if isinstance(config, Gpt2Tokenizer) else _trained_merges(config.vocab_size, _sample(texts))
     tokenizer = _from_merges(merges)
     vocab_size = tokenizer.get_vocab_size()
     if vocab_size < config.vocab_size:
-        raise InputError(
+        raise FamilyError(
             f"data.tokenizer.vocab_size = {config.vocab_size}: the corpus gives only {vocab_size} tokens; "
             f"use vocab_size = {vocab_size} or less, or more text"
         )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoflop.config import DataSource, Family
-from isoflop.errors import InputError
+from isoflop.errors import FamilyError, InputError
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.listener import Listener
 
@@ -43,7 +43,7 @@ def check_corpus(data: DataSource) -> None:
     if most == len(files):
         raise InputError(f"{data.source}: no document has any text; give a corpus with text in it")
     if most <= data.context_length:
-        raise InputError(
+        raise FamilyError(
             f"data.context_length = {data.context_length}: longer than all text in {data.source}, "
             f"at most {most} tokens; use less, or give more text"
         )

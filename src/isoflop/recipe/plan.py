@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from isoflop.config import Family
 from isoflop.config.family import ModelSize
-from isoflop.errors import InputError
+from isoflop.errors import FamilyError
 from isoflop.recipe.flops import flops_6nd, flops_paper, flops_per_token
 from isoflop.recipe.machine import Machine
 from isoflop.recipe.memory import training_memory
@@ -133,7 +133,7 @@ def plan_family(family: Family, machine: Machine) -> Plan:
     """The runs of `family` as they will go on `machine`.
 
     Raises:
-        InputError: the family asks for something that no run can do.
+        FamilyError: the family asks for something that no run can do.
     """
     sizes = family_sizes(family)
     shapes = {size.name: _shape(size, family) for size in sizes}
@@ -146,7 +146,7 @@ def plan_family(family: Family, machine: Machine) -> Plan:
     names = [model.name for model in models]
     doubled = [name for name in names if names.count(name) > 1] if len(set(names)) < len(names) else []
     if doubled:
-        raise InputError(f"models: {doubled[0]!r} is both a model and a further seed of another; rename it")
+        raise FamilyError(f"models: {doubled[0]!r} is both a model and a further seed of another; rename it")
     # Smallest first; among equals the order of the file, seeds in a row.
     models.sort(key=lambda model: model.shape.params)
     return Plan(family.name, family.precision, family.systems, machine, family.cost.currency, tuple(models))
@@ -156,12 +156,12 @@ def check_against_data(plan: Plan, train_tokens: int, held_out_tokens: int) -> l
     """What a user should know about this plan on a data set of this size, one line a note: models that repeat data.
 
     Raises:
-        InputError: the data does not fill one context.
+        FamilyError: the data does not fill one context.
     """
     for split, tokens in (("training", train_tokens), ("held-out", held_out_tokens)):
         context_length = plan.models[0].shape.context_length
         if tokens < context_length + 1:
-            raise InputError(
+            raise FamilyError(
                 f"data.context_length = {context_length:,} is longer than the {split} data ({tokens:,} tokens); "
                 "use a shorter context or more text"
             )
@@ -179,7 +179,7 @@ def _held_out(family: Family, shapes: dict[str, Shape]) -> str | None:
     if family.held_out is None:
         return max(shapes, key=lambda name: shapes[name].params)
     if family.held_out not in shapes:
-        raise InputError(f"held_out = {family.held_out!r} is none of the models; use one of {', '.join(shapes)}")
+        raise FamilyError(f"held_out = {family.held_out!r} is none of the models; use one of {', '.join(shapes)}")
     return family.held_out
 
 
@@ -192,7 +192,7 @@ def _plan_model(family: Family, size: str, shape: Shape, number: int, held_out: 
     recipe = family.recipe
     wanted = shape.params * recipe.tokens_per_parameter
     if not 1 <= wanted <= MOST_TOKENS:
-        raise InputError(
+        raise FamilyError(
             f"recipe.tokens_per_parameter = {recipe.tokens_per_parameter:g}: model {size} would read {wanted:.3g} "
             "tokens; 20 is compute-optimal"
         )

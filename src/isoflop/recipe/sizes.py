@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from isoflop.config import Family
 from isoflop.config.family import ModelSize, Sizes
-from isoflop.errors import InputError
+from isoflop.errors import FamilyError
 from isoflop.recipe.flops import flops_per_token
 from isoflop.recipe.shape import Shape
 
@@ -18,7 +18,7 @@ def family_sizes(family: Family) -> list[ModelSize]:
     """The sizes that the family lists, or those its [sizes] table asks for.
 
     Raises:
-        InputError: no model of the rule's form comes within 10 % of a wanted size.
+        FamilyError: no model of the rule's form comes within 10 % of a wanted size.
     """
     if family.models is not None:
         return list(family.models)
@@ -30,7 +30,7 @@ def family_sizes(family: Family) -> list[ModelSize]:
         shapes = _shapes_of_budget(family.sizes, family.recipe.tokens_per_parameter, vocab_size, context_length)
     names = [short_count(shape.params) for shape in shapes]
     if len(set(names)) < len(names):
-        raise InputError(f"sizes: two of the models come out as {_doubled(names)}; ask for sizes further apart")
+        raise FamilyError(f"sizes: two of the models come out as {_doubled(names)}; ask for sizes further apart")
     return [
         ModelSize(name=name, n_layers=shape.n_layers, d_model=shape.d_model, n_heads=shape.n_heads, seeds=1)
         for name, shape in zip(names, shapes, strict=True)
@@ -67,7 +67,7 @@ def short_count(count: float) -> str:
 def _shape_of_params(target: float, vocab_size: int, context_length: int) -> Shape:
     shape = _nearest(target, lambda shape: shape.params, vocab_size, context_length)
     if abs(math.log(shape.params / target)) > 0.1:
-        raise InputError(
+        raise FamilyError(
             f"sizes.target_params: no model of about {short_count(target)} parameters; with a vocabulary of "
             f"{vocab_size:,} and a context of {context_length:,} the nearest has {short_count(shape.params)}: "
             "ask for that, or list [[models]]"
@@ -87,7 +87,7 @@ def _shapes_of_budget(sizes: Sizes, tokens_per_parameter: float, vocab_size: int
     shapes = [_nearest(smallest * 4**i, cost, vocab_size, context_length) for i in range(count)]
     total = sum(map(cost, shapes))
     if abs(math.log(total / sizes.budget_flops)) > 0.1:
-        raise InputError(
+        raise FamilyError(
             f"sizes.budget_flops = {sizes.budget_flops:.3g}: the nearest family of {count} models costs {total:.3g} "
             "FLOPs; ask for that, change sizes.count, or list [[models]]"
         )
