@@ -46,13 +46,16 @@ def write_json(path: Path, document: Any) -> None:
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Puts a folder in place whole: `fill` writes into a temporary one, which is synced and renamed to `folder`.
 
-    A folder that is already there is replaced.
+    A folder that is already there is replaced: it steps aside as `folder.old`, and a process killed between the two
+    renames leaves it there for the next call to put back.
 
     Raises:
         WorkError: the disk is full or cannot be written. What was at `folder` is untouched.
     """
-    part = folder.with_name(folder.name + ".part")
+    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     try:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         fill(part)
@@ -62,9 +65,12 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
             else:
                 sync_folder(path)
         sync_folder(part)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
         os.replace(part, folder)
         sync_folder(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise _cannot_write(folder, error) from error

@@ -70,6 +70,10 @@ def test_a_changed_byte_is_found_and_named(folder: Path) -> None:
         (folder / name).write_bytes(content)
         with pytest.raises(WorkError, match=rf"{name}: changed since it was written"):
             verify(folder)
+        if name != "tokenizer.json":
+            stream = TokenStream(folder, "train" if name.startswith("train") else "held_out")
+            with pytest.raises(WorkError, match=rf"{name}: changed since it was written"):
+                stream.batch(range(stream.n_samples(64)), 64)
         content[len(content) // 3] ^= 1
         (folder / name).write_bytes(content)
     verify(folder)

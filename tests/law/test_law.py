@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,24 @@ def test_a_law_predicts_the_same_bits_after_its_file_and_from_the_same_seed() ->
     assert [again.predict(*t) for t in targets] == [law.predict(*t) for t in targets]
     assert again.to_json() == law.to_json()
     assert fit_law(ladder(SIZES, seeds=2), seed=4).to_json() == law.to_json()
+
+
+@pytest.mark.parametrize("points", [ladder(SIZES, seeds=2), grid()[:20]], ids=["one ratio", "grid"])
+def test_the_order_of_the_points_and_their_names_change_nothing(points: list[Point]) -> None:
+    shuffled = [replace(points[i], run=f"row {i}") for i in np.random.default_rng(1).permutation(len(points))]
+    one, other = fit_law(points), fit_law(shuffled)
+    assert one.summary() == other.summary()
+    assert one.predict(6e5, 1.2e7, 5e13) == other.predict(6e5, 1.2e7, 5e13)
+
+
+@pytest.mark.parametrize("loss", [1e300, 30.0, 2.0])
+def test_a_loss_far_off_the_others_is_named(loss: float) -> None:
+    for points in (ladder(SIZES), grid()):
+        assert not any("far off" in warning for warning in fit_law(points).warnings)
+        points[2] = replace(points[2], loss=loss, run="slip")
+        warnings = [warning for warning in fit_law(points).warnings if "far off" in warning]
+        assert len(warnings) == 1
+        assert warnings[0].startswith("slip: loss")
 
 
 def test_the_document_holds_what_commands_promise() -> None:

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
-from isoflop.systems import EnergyMeter, measure_machine
+from isoflop.systems import EnergyMeter, machine, measure_machine
 
 
 def test_the_machine_is_measured_once_and_a_damaged_cache_heals(
@@ -54,3 +56,16 @@ def test_a_counter_that_vanishes_makes_an_estimate(tmp_path: Path) -> None:
     assert meter.read(2.0).joules == 200
     assert meter.read(2.0).origin.startswith("estimated")
     assert EnergyMeter(None, tmp_path / "none").read(2.0).joules is None
+
+
+def test_a_processor_that_emulates_bf16_is_measured_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = []
+
+    def slow(a: Tensor) -> float:
+        sides.append(len(a))
+        return (len(a) / 2048) ** 3 * 60
+
+    monkeypatch.setattr(machine, "_seconds", slow)
+    rate = machine._matrix_rate(torch.randn(2048, 2048))
+    assert rate == pytest.approx(2 * 2048**3 / 60)
+    assert max(sides) == 256

@@ -1,6 +1,7 @@
 """A generation is whole or not there; the newest good one is found; other settings are refused."""
 
 import errno
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,9 @@ def test_the_newest_of_two_generations_is_loaded_and_older_ones_go(tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["LATEST", "gen-00000002", "gen-00000010"]
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "no manifest", "garbage manifest"])
+@pytest.mark.parametrize(
+    "damage", ["flip", "truncate", "empty", "no manifest", "garbage manifest", "threads", "format"]
+)
 def test_a_damaged_generation_is_set_aside_and_the_one_before_used(tmp_path: Path, damage: str) -> None:
     for steps in (1, 2):
         save_generation(tmp_path, PLAN, "d", state(steps))
@@ -78,6 +81,11 @@ def test_a_damaged_generation_is_set_aside_and_the_one_before_used(tmp_path: Pat
         (newest / "state.safetensors").write_bytes(b"")
     elif damage == "no manifest":
         (newest / "manifest.json").unlink()
+    elif damage in ("threads", "format"):
+        manifest = json.loads((newest / "manifest.json").read_text())
+        part = manifest["position"] if damage == "threads" else manifest
+        part[damage] += 1
+        (newest / "manifest.json").write_text(json.dumps(manifest))
     else:
         (newest / "manifest.json").write_text("{}")
     events: list[str] = []

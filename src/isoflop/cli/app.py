@@ -67,9 +67,10 @@ def plan(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False,
 
 @app.command()
 def data(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False, debug: Debug = False) -> None:
-    """Read the corpus, tokenise it, write shards."""
+    """Read the corpus, tokenise it, write shards; check every byte of those that are there."""
     from isoflop.cli import tables
     from isoflop.cli.terminal import Terminal
+    from isoflop.data import verify
     from isoflop.pipeline.data import prepare_data
     from isoflop.pipeline.lock import locked
 
@@ -78,7 +79,8 @@ def data(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False,
         Terminal(quiet=json) as terminal,
         locked(folder),
     ):
-        manifest = prepare_data(family, folder, terminal)
+        prepare_data(family, folder, terminal)
+        manifest = verify(folder.data)
     _print(json, lambda: manifest.model_dump(mode="json"), lambda: tables.print_data(manifest))
 
 

@@ -32,16 +32,21 @@ class TokenStream:
     Sample i of context length T is tokens[i * T : i * T + T + 1]: T inputs, and the same moved by one as targets. The
     last token of a sample is the first of the next, so that every token but the first is a target once.
 
+    A shard is checked against its SHA-256 before the first of its tokens is given out.
+
     Raises:
-        WorkError: the manifest cannot be used, or a shard is missing or of another size than it says.
+        WorkError: the manifest cannot be used, or a shard is missing or of another size than it says; later, from
+            `sample` and `batch`, a shard has changed.
     """
 
     def __init__(self, folder: Path, split: SplitName) -> None:
         manifest = load_manifest(folder)
         shards = manifest.split(split).shards
         check_sizes(folder, manifest)
+        self._folder = folder
         self._dtype = dtype_of(manifest.dtype)
-        self._paths = [folder / shard.file for shard in shards]
+        self._shards = shards
+        self._checked: set[int] = set()
         self._starts = np.cumsum([0, *(shard.tokens for shard in shards)], dtype=np.int64)  # (shards + 1,)
         self._shard = functools.lru_cache(maxsize=_MAPPED_SHARDS)(self._map)
         self.n_tokens = int(self._starts[-1])
@@ -59,6 +64,7 @@ class TokenStream:
 
         Raises:
             IndexError: a number is not in range(n_samples).
+            WorkError: a shard that holds one has changed.
         """
         numbers = np.asarray(indices, dtype=np.int64)
         n_samples = self.n_samples(context_length)
@@ -86,7 +92,11 @@ class TokenStream:
         return np.concatenate(parts).astype(np.int64)
 
     def _map(self, shard: int) -> npt.NDArray[np.unsignedinteger]:
-        return np.asarray(np.memmap(self._paths[shard], dtype=self._dtype, mode="r"))
+        record = self._shards[shard]
+        if shard not in self._checked:
+            _refuse_changed(self._folder, record.file, record.sha256)
+            self._checked.add(shard)
+        return np.asarray(np.memmap(self._folder / record.file, dtype=self._dtype, mode="r"))
 
 
 class ShardWriter:
@@ -143,16 +153,20 @@ def verify(folder: Path) -> Manifest:
     check_sizes(folder, manifest)
     expected = {shard.file: shard.sha256 for shard in _shards(manifest)}
     for name, sha256 in {TOKENIZER_FILE: manifest.tokenizer.sha256, **expected}.items():
-        try:
-            found = sha256_of_file(folder / name)
-        except OSError as error:
-            raise WorkError(f"{folder / name}: cannot read ({error.strerror}); {_remedy(folder)}") from None
-        if found != sha256:
-            raise WorkError(
-                f"{folder / name}: changed since it was written (SHA-256 {found[:12]}..., not {sha256[:12]}...); "
-                f"{_remedy(folder)}"
-            )
+        _refuse_changed(folder, name, sha256)
     return manifest
+
+
+def _refuse_changed(folder: Path, name: str, sha256: str) -> None:
+    try:
+        found = sha256_of_file(folder / name)
+    except OSError as error:
+        raise WorkError(f"{folder / name}: cannot read ({error.strerror}); {_remedy(folder)}") from None
+    if found != sha256:
+        raise WorkError(
+            f"{folder / name}: changed since it was written (SHA-256 {found[:12]}..., not {sha256[:12]}...); "
+            f"{_remedy(folder)}"
+        )
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:

@@ -38,8 +38,8 @@ def make_tokenizer(config: Gpt2Tokenizer | BpeTokenizer, texts: Iterable[str]) -
     vocab_size = tokenizer.get_vocab_size()
     if vocab_size < config.vocab_size:
         raise FamilyError(
-            f"data.tokenizer.vocab_size = {config.vocab_size}: the corpus gives only {vocab_size} tokens; "
-            f"use vocab_size = {vocab_size} or less, or more text"
+            f"data.tokenizer.vocab_size = {config.vocab_size}: the text to train on gives only {vocab_size} tokens; "
+            f"use vocab_size = {vocab_size} or less, more text, or a lower held_out_fraction"
         )
     return tokenizer
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import theilslopes
 
 from isoflop.law.forecast import Forecast
 from isoflop.law.points import Point
@@ -11,6 +12,11 @@ from isoflop.law.runs import Runs
 # A floor counts as seen when at least SURE of the mixture puts it above FLOOR_SHARE of the lowest loss.
 SURE = 0.95
 FLOOR_SHARE = 0.05
+# A loss is suspect when it lies this many times the typical distance, and at least this share, off the robust line.
+FAR_OFF = 10.0
+FAR_OFF_AT_LEAST = 0.1
+# The robust line looks at every pair of points.
+MOST_IN_PAIRS = 500
 
 
 def floor_range(forecast: Forecast) -> tuple[float, float]:
@@ -70,7 +76,21 @@ def data_warnings(points: Sequence[Point], runs: Runs, one_ratio: bool) -> list[
         found.append("no size was trained twice: run-to-run noise is guessed from the scatter (near 0.5 %); add seeds")
     if np.polyfit(runs.flops, runs.y, 1)[0] >= 0:
         found.append("loss does not fall with compute: check the points")
-    return found
+    return found + _far_off(runs)
+
+
+def _far_off(runs: Runs) -> list[str]:
+    """The runs that a line through the others, log loss over log FLOPs, cannot explain."""
+    some = np.linspace(0, len(runs) - 1, min(len(runs), MOST_IN_PAIRS)).astype(int)
+    slope = theilslopes(runs.y[some], runs.flops[some]).slope
+    off = runs.y - slope * runs.flops
+    off -= np.median(off)
+    limit = max(FAR_OFF * float(np.median(np.abs(off))), FAR_OFF_AT_LEAST)
+    return [
+        f"{runs.run[i]}: loss {np.exp(runs.y[i]):.4g} lies far off the others (a line through them says "
+        f"{np.exp(runs.y[i] - off[i]):.3g}); check it, the law bends towards it"
+        for i in np.flatnonzero(np.abs(off) > limit)
+    ]
 
 
 def target_warnings(

@@ -96,7 +96,7 @@ def posterior_draws(form: ComputeForm, runs: Runs, rng: np.random.Generator, n: 
 
 def bootstrap_draws(form: Form, theta: Array, runs: Runs, rng: np.random.Generator, n: int) -> Draws:
     """n draws of any form, `theta` being its fit to `runs`: refits to resampled runs, with the residuals' spread."""
-    names = sorted(set(runs.run))
+    names = list(dict.fromkeys(runs.run))
     rows = {name: [i for i, other in enumerate(runs.run) if other == name] for name in names}
     thetas, spread = np.empty((form.n_parameters, n)), np.empty(n)
     freedom = max(len(names) - form.n_parameters, 1)

@@ -176,14 +176,15 @@ class Law:
 
 
 def fit_law(points: Sequence[Point], seed: int = 0) -> Law:
-    """Fits every form to the points and joins them into a forecast. The same points and seed give the same law.
+    """Fits every form to the points and joins them into a forecast. The same points and seed give the same law,
+    whatever their order.
 
     Raises:
         InputError: fewer than 3 sizes or budgets, a number that is not finite and above 0, or FLOPs of two conventions.
     """
     check_points(points)
     unique = tuple(dict.fromkeys(points))
-    runs = runs_of(unique)
+    runs = runs_of(sorted(unique, key=lambda point: (point.flops, point.params, point.tokens, point.loss)))
     one_ratio = collinear(runs)
     fitted_chinchilla = None if one_ratio else _fit_chinchilla(runs)
     rng = np.random.default_rng(seed)

@@ -1,7 +1,6 @@
 """The loss of runs that nobody has trained."""
 
 import csv
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,10 @@ from isoflop.pipeline.plan import stored_plan
 
 if TYPE_CHECKING:
     from isoflop.law import Law, Prediction
+
+
+# Beyond any run, and far below where a double overflows in params x tokens.
+MOST = 1e30
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,6 @@ def _number(where: str, name: str, text: str) -> float:
         value = float(text)
     except ValueError:
         raise InputError(f"{where}: {name} = {text.strip()[:40]!r} is not a number; write digits, as in 7e7") from None
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"{where}: {name} = {text.strip()[:40]}; give a finite number above 0")
+    if not 1 <= value <= MOST:
+        raise InputError(f"{where}: {name} = {text.strip()[:40]}; give a number from 1 to {MOST:.0e}")
     return value

@@ -15,7 +15,7 @@ class Energy:
 
 
 class EnergyMeter:
-    """Adds up the RAPL package counters from its creation on; `read` at least once an hour, as they wrap around.
+    """Adds up the RAPL package counters from its creation on; `read` at least once a minute, as they wrap around.
 
     A counter that cannot be read, now or later, turns the result into an estimate, or into nothing: never into a
     number that is too small.

@@ -17,7 +17,7 @@ from isoflop.durable import write_folder, write_text
 from isoflop.errors import InputError
 from isoflop.recipe import ModelPlan
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 2
 STATE, MANIFEST, LATEST = "state.safetensors", "manifest.json", "LATEST"
 
@@ -49,13 +49,15 @@ def save_generation(folder: Path, plan: ModelPlan, data_sha256: str, state: Stat
         WorkError: it cannot be written; the former generations are untouched.
     """
     content = save(state.tensors)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "position": asdict(state.position),
         "fingerprint": {**plan.fingerprint(), "data": data_sha256},
         "torch": torch.__version__,
         "files": {STATE: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}},
     }
+
+    manifest["sha256"] = _hash_of(manifest)
 
     def fill(part: Path) -> None:
         (part / STATE).write_bytes(content)
@@ -79,13 +81,18 @@ def load_newest(folder: Path, plan: ModelPlan, data_sha256: str, on_event: Calla
     for generation in _generations(folder):
         try:
             manifest = json.loads((generation / MANIFEST).read_bytes())
+            said = manifest.pop("sha256")
+            if manifest["format"] != FORMAT:
+                raise ValueError(f"its format is {manifest['format']}, this version writes {FORMAT}")
+            if said != _hash_of(manifest):
+                raise ValueError("its manifest has changed")
             content = (generation / STATE).read_bytes()
             if hashlib.sha256(content).hexdigest() != manifest["files"][STATE]["sha256"]:
                 raise ValueError("its SHA-256 does not match the manifest")
             position = Position(**manifest["position"])
             found = manifest["fingerprint"]
             tensors = load(content)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             aside = generation.with_name(generation.name + ".damaged")
             shutil.rmtree(aside, ignore_errors=True)
             generation.rename(aside)
@@ -94,6 +101,10 @@ def load_newest(folder: Path, plan: ModelPlan, data_sha256: str, on_event: Calla
         _check_same(found, {**plan.fingerprint(), "data": data_sha256}, generation)
         return State(position, tensors)
     return None
+
+
+def _hash_of(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _generations(folder: Path) -> list[Path]:

@@ -25,6 +25,8 @@ from isoflop.train.optimizer import AdamW
 
 # Steps over which the time left is estimated.
 RECENT_STEPS = 20
+# An energy counter wraps within a minute on a large machine: read less often, it would lose turns.
+SECONDS_BETWEEN_JOULES = 5.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def train(
     """Trains to the end of the plan, or goes on from the newest good checkpoint in `folder`.
 
     Weights are a function of plan, data and `threads`, which the first session decides for all. `read_joules` counts
-    up from any start, or says None. `on_event` hears what a user should know, a line each.
+    up from any start, or says None; it is asked every few seconds. `on_event` hears what a user should know, a line
+    each.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the last finished step is saved.
@@ -98,7 +101,8 @@ def train(
         save_generation(checkpoints, plan, data_sha256, State(now, session.tensors()))
 
     metrics = Metrics(folder / "metrics.jsonl", position.steps)
-    started, joules_before, saved = perf_counter(), read_joules(), perf_counter()
+    started = saved = counted = perf_counter()
+    joules_before = read_joules()
 
     def position_now(step: Step) -> Position:
         joules = read_joules()
@@ -117,6 +121,9 @@ def train(
             for step in session.steps():
                 metrics.write({key: value for key, value in asdict(step).items() if key in _METRIC_KEYS})
                 on_step(step)
+                if perf_counter() - counted >= SECONDS_BETWEEN_JOULES:
+                    read_joules()
+                    counted = perf_counter()
                 if pending.signal_number is not None:
                     save(position_now(step))
                     raise Interrupted(pending.signal_number)
