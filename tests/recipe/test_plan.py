@@ -43,6 +43,17 @@ def test_a_budget_is_spent_and_each_model_costs_four_times_the_one_before(tmp_pa
         assert large.flops / small.flops == pytest.approx(4, rel=0.25)
 
 
+def test_a_model_departs_from_the_recipe_only_where_its_own_table_says(tmp_path: Path) -> None:
+    table = "\n[[models]]\nname = '{}'\nn_layers = 2\nd_model = {}\nn_heads = 2\n"
+    text = "[recipe]\npeak_lr = 1e-3\neps = 1e-7\n" + table.format("a", 32) + table.format("b", 64)
+    own = "recipe = { eps = 1e-9, decay = 'cosine', batch_schedule = [{ from_tokens = 0, sequences = 3 }] }"
+    first, second = plan(tmp_path, text + own).models
+    assert (first.peak_lr, first.eps, first.decay) == (1e-3, 1e-7, "linear")
+    assert (second.peak_lr, second.eps, second.decay, second.batch_sequences) == (1e-3, 1e-9, "cosine", 3)
+    with pytest.raises(InputError, match=r"models\[2\].recipe.epsilon: unknown key"):
+        plan(tmp_path, text + "recipe = { epsilon = 1e-9 }")
+
+
 def test_tokens_are_twenty_a_parameter_and_whole_steps(tmp_path: Path) -> None:
     for model in plan(tmp_path, "[sizes]\ntarget_params = [111_000_000, 256_000_000]").models:
         batch = model.batch_sequences * 2048

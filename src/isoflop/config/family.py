@@ -44,6 +44,39 @@ class DataSource(Table):
     held_out_fraction: Fraction = Field(0.02, description="share of the documents that no model trains on")
 
 
+class BatchStage(Table):
+    """From `from_tokens` on, a step reads `sequences` sequences."""
+
+    from_tokens: int = Field(ge=0)
+    sequences: int = Field(ge=1, le=2**24)
+
+
+class Recipe(Table):
+    """How a size becomes a run. What is left out follows the rules in isoflop.recipe."""
+
+    tokens_per_parameter: Positive = Field(20.0, description="tokens for each parameter, embeddings included")
+    batch_schedule: list[BatchStage] | None = Field(None, min_length=1, description="default: the rule for the size")
+    peak_lr: Positive | None = Field(None, description="default: the rule for the size")
+    warmup_fraction: Fraction = Field(0.1, description="share of the tokens over which the rate rises to its peak")
+    decay: Literal["linear", "cosine"] = "linear"
+    final_lr_fraction: float = Field(0.1, ge=0, le=1, allow_inf_nan=False)
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    eps: Positive = 1e-8
+    weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False)
+    clip_norm: Positive = 1.0
+    microbatch_tokens: int = Field(16_384, ge=1, description="most tokens that pass through the model at once")
+
+    @field_validator("batch_schedule")
+    @classmethod
+    def _stages_in_order(cls, stages: list[BatchStage] | None) -> list[BatchStage] | None:
+        if stages is not None:
+            starts = [stage.from_tokens for stage in stages]
+            if starts[0] != 0 or starts != sorted(set(starts)):
+                raise ValueError(f"from_tokens must start at 0 and rise; given {starts}")
+        return stages
+
+
 class ModelSize(Table):
     """One member of the family."""
 
@@ -52,6 +85,7 @@ class ModelSize(Table):
     d_model: int = Field(ge=8, le=2**17)
     n_heads: int = Field(ge=1, le=1024)
     seeds: int = Field(1, ge=1, le=100, description="how many runs of this size; the law learns the noise from them")
+    recipe: Recipe = Field(Recipe(), description="what is otherwise for this model than [recipe] says")
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -85,39 +119,6 @@ class Sizes(Table):
         if self.target_params is not None and len(set(self.target_params)) < len(self.target_params):
             raise ValueError("target_params lists a size twice; list each once")
         return self
-
-
-class BatchStage(Table):
-    """From `from_tokens` on, a step reads `sequences` sequences."""
-
-    from_tokens: int = Field(ge=0)
-    sequences: int = Field(ge=1, le=2**24)
-
-
-class Recipe(Table):
-    """How a size becomes a run. What is left out follows the rules in isoflop.recipe."""
-
-    tokens_per_parameter: Positive = Field(20.0, description="tokens for each parameter, embeddings included")
-    batch_schedule: list[BatchStage] | None = Field(None, min_length=1, description="default: the rule for the size")
-    peak_lr: Positive | None = Field(None, description="default: the rule for the size")
-    warmup_fraction: Fraction = Field(0.1, description="share of the tokens over which the rate rises to its peak")
-    decay: Literal["linear", "cosine"] = "linear"
-    final_lr_fraction: float = Field(0.1, ge=0, le=1, allow_inf_nan=False)
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.95
-    eps: Positive = 1e-8
-    weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False)
-    clip_norm: Positive = 1.0
-    microbatch_tokens: int = Field(16_384, ge=1, description="most tokens that pass through the model at once")
-
-    @field_validator("batch_schedule")
-    @classmethod
-    def _stages_in_order(cls, stages: list[BatchStage] | None) -> list[BatchStage] | None:
-        if stages is not None:
-            starts = [stage.from_tokens for stage in stages]
-            if starts[0] != 0 or starts != sorted(set(starts)):
-                raise ValueError(f"from_tokens must start at 0 and rise; given {starts}")
-        return stages
 
 
 class Cost(Table):
@@ -157,3 +158,8 @@ class Family(Table):
         if self.models and self.held_out and self.held_out not in names:
             raise ValueError(f"held_out = {self.held_out!r} is none of the models; use one of {', '.join(names)}")
         return self
+
+    def recipe_of(self, size: ModelSize) -> Recipe:
+        """The recipe of one model: the family's, with what the model's own table says instead."""
+        own = {key: getattr(size.recipe, key) for key in size.recipe.model_fields_set}
+        return self.recipe.model_copy(update=own)

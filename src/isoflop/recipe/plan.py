@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from isoflop.config import Family
-from isoflop.config.family import ModelSize
+from isoflop.config.family import ModelSize, Recipe
 from isoflop.errors import FamilyError
 from isoflop.recipe.flops import flops_6nd, flops_paper, flops_per_token
 from isoflop.recipe.machine import Machine
@@ -139,7 +139,7 @@ def plan_family(family: Family, machine: Machine) -> Plan:
     shapes = {size.name: _shape(size, family) for size in sizes}
     held_out = _held_out(family, shapes)
     models = [
-        _plan_model(family, size.name, shapes[size.name], number, held_out == size.name, machine)
+        _plan_model(family, size, shapes[size.name], number, held_out == size.name, machine)
         for size in sizes
         for number in range(size.seeds)
     ]
@@ -188,15 +188,17 @@ def _shape(size: ModelSize, family: Family) -> Shape:
     return Shape(size.n_layers, size.d_model, size.n_heads, data.tokenizer.vocab_size, data.context_length)
 
 
-def _plan_model(family: Family, size: str, shape: Shape, number: int, held_out: bool, machine: Machine) -> ModelPlan:
-    recipe = family.recipe
+def _plan_model(
+    family: Family, size: ModelSize, shape: Shape, number: int, held_out: bool, machine: Machine
+) -> ModelPlan:
+    recipe = family.recipe_of(size)
     wanted = shape.params * recipe.tokens_per_parameter
     if not 1 <= wanted <= MOST_TOKENS:
         raise FamilyError(
-            f"recipe.tokens_per_parameter = {recipe.tokens_per_parameter:g}: model {size} would read {wanted:.3g} "
+            f"recipe.tokens_per_parameter = {recipe.tokens_per_parameter:g}: model {size.name} would read {wanted:.3g} "
             "tokens; 20 is compute-optimal"
         )
-    schedule = _batch_schedule(family, math.ceil(wanted), shape.context_length)
+    schedule = _batch_schedule(recipe, math.ceil(wanted), shape.context_length)
     runs = steps_of(schedule, math.ceil(wanted), shape.context_length)
     tokens = sum(run.steps * run.sequences for run in runs) * shape.context_length
     microbatch = _microbatch_sequences(recipe.microbatch_tokens, shape.context_length, schedule)
@@ -205,8 +207,8 @@ def _plan_model(family: Family, size: str, shape: Shape, number: int, held_out: 
     seconds = flops / (expected_share(shape) * machine.matrix_flops_per_second(family.precision) * family.systems)
     watts, hourly = family.cost.watts_per_system, family.cost.price_per_system_hour
     return ModelPlan(
-        name=size if number == 0 else f"{size}-s{number}",
-        size=size,
+        name=size.name if number == 0 else f"{size.name}-s{number}",
+        size=size.name,
         held_out=held_out,
         shape=shape,
         seed=family.seed + number,
@@ -246,9 +248,9 @@ def expected_share(shape: Shape) -> float:
     return 0.68 * shape.d_model / (shape.d_model + 110)
 
 
-def _batch_schedule(family: Family, tokens: int, context_length: int) -> tuple[BatchStage, ...]:
-    if family.recipe.batch_schedule is not None:
-        return tuple(BatchStage(stage.from_tokens, stage.sequences) for stage in family.recipe.batch_schedule)
+def _batch_schedule(recipe: Recipe, tokens: int, context_length: int) -> tuple[BatchStage, ...]:
+    if recipe.batch_schedule is not None:
+        return tuple(BatchStage(stage.from_tokens, stage.sequences) for stage in recipe.batch_schedule)
     return (BatchStage(0, batch_sequences(tokens, context_length)),)
 
 
