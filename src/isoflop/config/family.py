@@ -65,7 +65,7 @@ class Recipe(Table):
     eps: Positive = 1e-8
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False)
     clip_norm: Positive = 1.0
-    microbatch_tokens: int = Field(16_384, ge=1, description="most tokens that pass through the model at once")
+    microbatch_tokens: int = Field(2_048, ge=1, description="most tokens that a lane passes through the model at once")
 
     @field_validator("batch_schedule")
     @classmethod

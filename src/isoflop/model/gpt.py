@@ -4,49 +4,54 @@ Letters: B sequences of T tokens, width d, H heads. The residual stream is fp32;
 precision on weights cast from the fp32 master, as autocast would.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isoflop.model.attention import causal_attention
-from isoflop.model.head import chunk_loss, summed_loss, token_losses
+from isoflop.model.gradients import Gradients
+from isoflop.model.head import summed_loss, token_losses
 from isoflop.model.weights import Weights
 from isoflop.recipe import Shape
 
 LAYER_NORM_EPS = 1e-5
 
-Layer = Callable[..., Tensor]
-
 
 class GPT:
     """A GPT-3 style model: pre-LayerNorm, learned positions, exact GELU, biases, tied head (Brown et al. 2020).
 
-    Knows shape and precision, holds no weights: every call is given them. With `compiled` one compiled layer serves
-    all layers, so compile time does not grow with depth.
+    Knows shape and precision, holds no weights: every call is given them. Gradients come from autograd. On a CPU with a
+    C compiler `FusedGPT` does the same faster.
     """
 
-    def __init__(self, shape: Shape, precision: Literal["bf16", "fp32"], compiled: bool) -> None:
+    def __init__(self, shape: Shape, precision: Literal["bf16", "fp32"]) -> None:
         self.shape = shape
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._layer: Layer = layer
-        self._chunk_loss = chunk_loss
-        if compiled:
-            # Every model is a new set of shapes; without a reset dynamo gives up compiling at the ninth.
-            torch._dynamo.reset()
-            self._layer = torch.compile(layer, dynamic=False)
-            self._chunk_loss = torch.compile(chunk_loss, dynamic=False)
+
+    def image(self, weights: Weights) -> Weights:
+        """The weights themselves: layers cast them as they go."""
+        return weights
+
+    def gradients(self, weights: Weights, image: Weights, samples: Tensor, gradients: Gradients) -> float:
+        """Nats summed over the targets of `samples`, int64 (B, T + 1); `gradients` receives that sum's gradient."""
+        leaves = Weights(self.shape, weights.flat.detach())
+        for tensor in leaves.values():
+            tensor.requires_grad_()
+        loss = self.summed_loss(leaves, samples)
+        for name, gradient in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):
+            gradients.add(name, gradient)
+        return float(loss.detach())
 
     def summed_loss(self, weights: Weights, samples: Tensor) -> Tensor:
         """Nats summed over the B x T targets of `samples`, int64 (B, T + 1): fp32 scalar with gradients."""
         x = self.features(weights, samples[:, :-1])
         targets = samples[:, 1:].reshape(-1)
-        return summed_loss(x.flatten(0, 1), weights["transformer.wte.weight"], targets, self._chunk_loss)
+        return summed_loss(x.flatten(0, 1), weights["transformer.wte.weight"], targets)
 
-    def nats(self, weights: Weights, samples: Tensor) -> Tensor:
-        """Nats of each target of `samples`, int64 (B, T + 1): fp32 (B, T), without gradients."""
+    @torch.no_grad()
+    def nats(self, weights: Weights, image: Weights, samples: Tensor) -> Tensor:
+        """Nats of each target of `samples`, int64 (B, T + 1): fp32 (B, T)."""
         x = self.features(weights, samples[:, :-1])
         targets = samples[:, 1:].reshape(-1)
         return token_losses(x.flatten(0, 1), weights["transformer.wte.weight"], targets).view_as(samples[:, 1:])
@@ -56,44 +61,29 @@ class GPT:
         wpe = weights["transformer.wpe.weight"]
         x = F.embedding(ids, weights["transformer.wte.weight"]) + wpe[: ids.shape[1]]
         for i in range(self.shape.n_layers):
-            x = self._layer(x, *weights.layer(i), self.shape.n_heads, self.dtype)
-        return last_norm(x, weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"], self.dtype)
+            x = layer(x, weights.layer(i), self.shape.n_heads, self.dtype)
+        gain, bias = weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"]
+        return F.layer_norm(x, (self.shape.d_model,), gain, bias, LAYER_NORM_EPS).to(self.dtype)
 
     def logits(self, weights: Weights, ids: Tensor) -> Tensor:
         """(B, T, vocabulary) in fp32: for tests and small inputs only."""
         return (self.features(weights, ids) @ weights["transformer.wte.weight"].to(self.dtype).t()).float()
 
 
-def layer(
-    x: Tensor,
-    ln_1_gain: Tensor,
-    ln_1_bias: Tensor,
-    qkv: Tensor,
-    qkv_bias: Tensor,
-    projection: Tensor,
-    projection_bias: Tensor,
-    ln_2_gain: Tensor,
-    ln_2_bias: Tensor,
-    up: Tensor,
-    up_bias: Tensor,
-    down: Tensor,
-    down_bias: Tensor,
-    n_heads: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """One layer on the residual stream x (B, T, d): x + attention(norm(x)), then x + feed-forward(norm(x))."""
+def layer(x: Tensor, tensors: list[Tensor], n_heads: int, dtype: torch.dtype) -> Tensor:
+    """One layer on the residual stream x (B, T, d): x + attention(norm(x)), then x + feed-forward(norm(x)).
+
+    `tensors` are its weights in the order of LAYER_TENSORS.
+    """
+    ln_1_gain, ln_1_bias, qkv, qkv_bias, projection, projection_bias, *feed_forward = tensors
+    ln_2_gain, ln_2_bias, up, up_bias, down, down_bias = feed_forward
     B, T, d = x.shape
     h = F.layer_norm(x, (d,), ln_1_gain, ln_1_bias, LAYER_NORM_EPS)
     q, k, v = _linear(h, qkv, qkv_bias, dtype).view(B, T, 3, n_heads, d // n_heads).permute(2, 0, 3, 1, 4)
-    h = causal_attention(q, k, v).transpose(1, 2).reshape(B, T, d)
+    h = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, d)
     x = x + _linear(h, projection, projection_bias, dtype)
     h = F.layer_norm(x, (d,), ln_2_gain, ln_2_bias, LAYER_NORM_EPS)
     return x + _linear(F.gelu(_linear(h, up, up_bias, dtype)), down, down_bias, dtype)
-
-
-def last_norm(x: Tensor, gain: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """LayerNorm before the head, in compute precision. Not compiled: that costs a second a width and gains nothing."""
-    return F.layer_norm(x, (x.shape[-1],), gain, bias, LAYER_NORM_EPS).to(dtype)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
