@@ -1,237 +1,152 @@
-"""From a corpus to tokens: read, split by document, tokenise, shard, and write the manifest last."""
+"""From a corpus to tokens: read, split by document, tokenise on all cores, shard, and write the manifest last."""
 
 import re
-import time
-from collections.abc import Callable, Iterator
+import shutil
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from isoflop.config import DataSource
-from isoflop.data.encoding import encode_documents
-from isoflop.data.manifest import (
-    FORMAT_VERSION,
-    TOKENIZER_FILE,
-    DType,
-    Manifest,
-    SourceFile,
-    Splits,
-    TokenizerRecord,
-    load_manifest,
-    manifest_path,
-)
-from isoflop.data.readers import Document, corpus_files, read_documents
-from isoflop.data.shards import ShardWriter, check_sizes
-from isoflop.data.split import is_held_out
-from isoflop.data.tokenizer import end_of_text, make_tokenizer, tokenizer_json, tokenizer_sha256
+from isoflop.data.chunks import CHUNK_BYTES, portions, put_in_place, read_portion
+from isoflop.data.croissant import write_croissant
+from isoflop.data.description import described, splits_of
+from isoflop.data.documents import no_text
+from isoflop.data.look import Corpus, look
+from isoflop.data.manifest import SPLITS, TOKENIZER_FILE, Manifest, Splits, load_manifest, manifest_path
+from isoflop.data.megatron import is_megatron, read_indices, split_tokens
+from isoflop.data.refusals import refuse_differences, refuse_too_few
+from isoflop.data.shards import check_sizes, summed
+from isoflop.data.tokenisation import PARTS, Progress, dtype_for, fault_limit, tokenise, tokenizer_of
+from isoflop.data.tokenizer import make_tokenizer, tokenizer_json
 from isoflop.durable import sha256_of_file, write_json, write_text
-from isoflop.errors import FamilyError, InputError, WorkError
+from isoflop.errors import InputError, WorkError
 
-# 128 MiB as uint16. Each of the two splits waits in memory for as much; the Pile makes some 5,500 such shards.
-SHARD_TOKENS = 2**26
-
-_OUR_FILES = re.compile(r"(train|held_out)-[0-9]{5,}\.bin|tokenizer\.json|.*\.part")
+_OUR_FILES = re.compile(
+    r"(train|held_out|test)-[0-9]{5,}\.(bin|documents\.npy)|tokenizer\.json|croissant\.json|.*\.part"
+)
 
 
 def prepare(
-    data: DataSource, folder: Path, progress: Callable[[str], None], *, shard_tokens: int = SHARD_TOKENS
+    data: DataSource,
+    folder: Path,
+    progress: Progress,
+    *,
+    workers: int | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> Manifest:
     """Prepares `data` in `folder` and returns its manifest; what is already there and fits is left as it is.
 
-    The same corpus and settings give the same bytes. The manifest comes last: a folder without one holds nothing of
-    worth, and the next call starts over.
+    The same corpus and settings give the same bytes, whatever the number of workers (default: one a core) and however
+    often the work was interrupted: it goes on after the last finished shard. The manifest comes last.
 
     Raises:
         InputError: the corpus cannot be read or is too small, or `folder` holds data made of something else.
         WorkError: the disk is full, or what `folder` holds is damaged.
     """
-    sources = _sources(data.source)
-    notice = _notice(data.source)
     if manifest_path(folder).exists():
-        manifest = load_manifest(folder)
-        _refuse_differences(folder, manifest, data, sources, notice)
-        _check_files(folder, manifest)
-        _refuse_too_few(manifest, data)
-        progress(f"data: {manifest.splits.train.tokens:,} tokens to train on are ready")
-        return manifest
-    _sweep(folder)
+        return _what_is_there(data, folder, progress, chunk_bytes)
+    corpus = look(data, chunk_bytes)
     try:
-        manifest = _write_tokens(data, folder, sources, notice, shard_tokens, progress)
-        _refuse_too_few(manifest, data)
-        write_json(manifest_path(folder), manifest.model_dump(mode="json"))
-    except BaseException:
+        if is_megatron(corpus.files):
+            return _read_in_place(data, folder, progress, corpus)
+        tokenise(data, folder, progress, corpus, workers=workers)
+        return _finish(data, folder, progress, corpus)
+    except InputError:
         _sweep(folder)
         raise
+    finally:
+        _remove_if_empty(folder)
+
+
+def prepare_part(
+    data: DataSource, folder: Path, progress: Progress, part: int, n_parts: int, *, workers: int | None = None
+) -> None:
+    """Does every `n_parts`-th portion of the corpus from number `part` on; `prepare` puts all together.
+
+    Raises:
+        InputError: as `prepare`; or duplicates are to be left out, which needs the whole corpus in one place.
+        WorkError: as `prepare`.
+    """
+    if data.duplicates != "keep":
+        raise InputError("data.duplicates: needs the whole corpus on one machine; run isoflop data without --part")
+    if manifest_path(folder).exists():
+        _what_is_there(data, folder, progress, CHUNK_BYTES)
+        return
+    corpus = look(data, CHUNK_BYTES)
+    if not is_megatron(corpus.files):
+        tokenise(data, folder, progress, corpus, workers=workers, part=part, n_parts=n_parts)
+
+
+def _finish(data: DataSource, folder: Path, progress: Progress, corpus: Corpus) -> Manifest:
+    """Puts the shards in their places and writes what tells of them."""
+    parts = folder / PARTS
+    found = [read_portion(parts, number, corpus.key) for number in range(len(portions(corpus.files)))]
+    chunks = [chunk for portion in found for chunk in portion]
+    fault_limit(data, corpus, chunks).decide()
+    if not any(chunk.shards for chunk in chunks):
+        raise no_text(data)
+    by_split = {split: [chunk.shards[split] for chunk in chunks if split in chunk.shards] for split in SPLITS}
+    refuse_too_few(data, summed(by_split["train"]), summed(by_split["held_out"]))
+    placed = put_in_place(folder, parts, found)
+    splits = splits_of(placed, chunks)
+    tokenizer = tokenizer_of(data, corpus, parts, progress)
+    manifest = described(data, corpus, tokenizer, splits, dtype_for(data), chunks)
+    _write(folder, manifest, tokenizer, progress)
+    shutil.rmtree(parts, ignore_errors=True)
     return manifest
 
 
-def _write_tokens(
-    data: DataSource,
-    folder: Path,
-    sources: tuple[SourceFile, ...],
-    notice: str | None,
-    shard_tokens: int,
-    progress: Callable[[str], None],
-) -> Manifest:
-    tokenizer = _tokenizer(data, progress)
-    dtype: DType = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
-    train = ShardWriter(folder, "train", dtype, shard_tokens)
-    held_out = ShardWriter(folder, "held_out", dtype, shard_tokens)
-    documents = _WithText(data)
-    for document, tokens in encode_documents(tokenizer, _reporting(documents, progress)):
-        (held_out if is_held_out(document.text, data.held_out_fraction) else train).add(document, tokens)
-    splits = Splits(train=train.finish(), held_out=held_out.finish())
+def _read_in_place(data: DataSource, folder: Path, progress: Progress, corpus: Corpus) -> Manifest:
+    """Describes a corpus that is tokens already; none of it is copied."""
+    indexed = read_indices(data, corpus.files)
+    tokenizer = make_tokenizer(data.tokenizer, ())
+    progress("data: reading the tokens where they lie")
+    splits = Splits(**split_tokens(data, folder, tokenizer, indexed))
+    refuse_too_few(data, splits.train, splits.held_out)
+    manifest = described(data, corpus, tokenizer, splits, indexed[0].dtype, [])
+    manifest = manifest.model_copy(update={"documents_read": sum(len(one.documents) for one in indexed)})
+    _write(folder, manifest, tokenizer, progress)
+    return manifest
+
+
+def _write(folder: Path, manifest: Manifest, tokenizer: Tokenizer, progress: Progress) -> None:
+    splits = manifest.splits
     write_text(folder / TOKENIZER_FILE, tokenizer_json(tokenizer))
+    write_croissant(folder, manifest)
     progress(f"data: tokenised: {splits.train.tokens:,} tokens to train on, {splits.held_out.tokens:,} held out")
-    return Manifest(
-        format_version=FORMAT_VERSION,
-        sources=sources,
-        licence=data.licence,
-        notice=notice,
-        text_key=data.text_key,
-        held_out_fraction=data.held_out_fraction,
-        empty_documents=documents.n_empty,
-        tokenizer=TokenizerRecord(
-            kind=data.tokenizer.kind,
-            vocab_size=tokenizer.get_vocab_size(),
-            end_of_text=end_of_text(tokenizer),
-            sha256=tokenizer_sha256(tokenizer),
-        ),
-        dtype=dtype,
-        splits=splits,
-    )
+    write_json(manifest_path(folder), manifest.model_dump(mode="json"))
 
 
-def _tokenizer(data: DataSource, progress: Callable[[str], None]) -> Tokenizer:
-    """The tokenizer, trained (if at all) on nothing that is held out."""
-    if data.tokenizer.kind == "bpe":
-        progress(f"data: training a tokenizer of {data.tokenizer.vocab_size:,} tokens")
-    texts = (document.text for document in _WithText(data))
-    return make_tokenizer(data.tokenizer, (text for text in texts if not is_held_out(text, data.held_out_fraction)))
-
-
-class _WithText:
-    """The documents of a corpus that have any text; counts those that have none."""
-
-    def __init__(self, data: DataSource) -> None:
-        self._data = data
-        self.n_empty = 0
-
-    def __iter__(self) -> Iterator[Document]:
-        for document in read_documents(self._data.source, self._data.text_key):
-            if document.text:
-                yield document
-            else:
-                self.n_empty += 1
-
-
-def _reporting(documents: _WithText, progress: Callable[[str], None]) -> Iterator[Document]:
-    """The same documents, with a line about them every second."""
-    n_bytes, begin = 0, time.monotonic()
-    next_report = begin + 1
-    for n_documents, document in enumerate(documents, start=1):
-        yield document
-        n_bytes += len(document.text.encode())
-        if (now := time.monotonic()) >= next_report:
-            megabytes = n_bytes / 1e6
-            progress(
-                f"data: {n_documents:,} documents, {megabytes:.1f} MB of text, {megabytes / (now - begin):.1f} MB/s"
-            )
-            next_report = now + 1
-
-
-def _sources(source: Path) -> tuple[SourceFile, ...]:
-    """The files of the corpus with their sizes and hashes."""
-    records = []
-    for file in corpus_files(source):
-        try:
-            record = SourceFile(file=file.name, bytes=file.path.stat().st_size, sha256=sha256_of_file(file.path))
-        except OSError as error:
-            raise InputError(
-                f"{file.path}: cannot read ({error.strerror}); check the file and its permissions"
-            ) from None
-        records.append(record)
-    return tuple(records)
-
-
-def _notice(source: Path) -> str | None:
-    """The NOTICE that lies in the corpus's folder, if there is one."""
-    path = (source if source.is_dir() else source.parent) / "NOTICE"
-    try:
-        return path.read_text(encoding="utf-8") if path.is_file() else None
-    except OSError as error:
-        raise InputError(f"{path}: cannot read ({error.strerror}); check its permissions") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start + 1}; save it as UTF-8") from None
-
-
-def _refuse_differences(
-    folder: Path, manifest: Manifest, data: DataSource, sources: tuple[SourceFile, ...], notice: str | None
-) -> None:
-    """Data that were made of something else stay: the user decides."""
-    pairs = {
-        "data.text_key": (manifest.text_key, data.text_key),
-        "data.held_out_fraction": (manifest.held_out_fraction, data.held_out_fraction),
-        "data.licence": (manifest.licence, data.licence),
-        "data.tokenizer.kind": (manifest.tokenizer.kind, data.tokenizer.kind),
-        "data.tokenizer.vocab_size": (manifest.tokenizer.vocab_size, data.tokenizer.vocab_size),
-    }
-    differences = [f"{key} was {was!r} and is {now!r}" for key, (was, now) in pairs.items() if was != now]
-    if manifest.notice != notice:
-        differences.append("the text of NOTICE has changed")
-    was_there = {source.file: source for source in manifest.sources}
-    is_there = {source.file: source for source in sources}
-    for name in sorted(was_there.keys() | is_there.keys()):
-        was_file, is_file = was_there.get(name), is_there.get(name)
-        if was_file is None or is_file is None:
-            differences.append(f"source file {name} {'is new' if was_file is None else 'is gone'}")
-        elif was_file != is_file:
-            differences.append(
-                f"source file {name} has changed (was {was_file.bytes} bytes, SHA-256 {was_file.sha256[:12]}..., "
-                f"is {is_file.bytes} bytes, {is_file.sha256[:12]}...)"
-            )
-    if differences:
-        more = f"; and {len(differences) - 10} more" if len(differences) > 10 else ""
-        raise InputError(
-            f"{folder}: holds data made of something else: {'; '.join(differences[:10])}{more}. "
-            f"Use another --runs folder, or delete {folder} to make the data anew"
-        )
-
-
-def _check_files(folder: Path, manifest: Manifest) -> None:
+def _what_is_there(data: DataSource, folder: Path, progress: Progress, chunk_bytes: int) -> Manifest:
+    manifest = load_manifest(folder)
+    corpus = look(data, chunk_bytes, manifest.sources)
+    refuse_differences(folder, manifest, data, corpus.preparation, corpus.sources, corpus.notice)
     check_sizes(folder, manifest)
     path = folder / TOKENIZER_FILE
     if not path.is_file() or sha256_of_file(path) != manifest.tokenizer.sha256:
         raise WorkError(f"{path}: missing or changed since it was written; delete {folder} and prepare the data again")
-
-
-def _refuse_too_few(manifest: Manifest, data: DataSource) -> None:
-    """Both sides must hold one sample: context_length tokens and the one after them."""
-    train, held_out = manifest.splits.train, manifest.splits.held_out
-    needed = data.context_length + 1
-    if held_out.documents == 0 or train.documents == 0:
-        n_documents = train.documents + held_out.documents
-        side, remedy = ("training", "lower") if train.documents == 0 else ("held-out", "raise")
-        raise FamilyError(
-            f"data.held_out_fraction = {data.held_out_fraction}: of {n_documents} documents in {data.source} none "
-            f"falls on the {side} side; {remedy} it, or give more documents (a .txt file is one)"
-        )
-    for side, split in {"training": train, "held-out": held_out}.items():
-        if split.tokens < needed:
-            raise FamilyError(
-                f"data.context_length = {data.context_length}: longer than the {side} data of {data.source}, "
-                f"{split.tokens} tokens; use {max(8, split.tokens - 1)} or less, or give more text"
-            )
+    refuse_too_few(data, manifest.splits.train, manifest.splits.held_out)
+    shutil.rmtree(folder / PARTS, ignore_errors=True)  # what a kill right after the manifest left
+    progress(f"data: {manifest.splits.train.tokens:,} tokens to train on are ready")
+    return manifest
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what an unfinished preparation left: our files without a manifest, and the folder if that empties it."""
+    """Removes all of ours from a folder without a manifest."""
     try:
         if folder.is_dir() and not manifest_path(folder).exists():
+            shutil.rmtree(folder / PARTS, ignore_errors=True)
             for path in folder.iterdir():
                 if _OUR_FILES.fullmatch(path.name):
                     path.unlink()
-            if not any(folder.iterdir()):
-                folder.rmdir()
     except OSError as error:
         raise WorkError(f"{folder}: cannot clean up ({error.strerror}); check its permissions and run again") from None
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Removes what an interruption before the first finished chunk left: empty journals and folders."""
+    parts = folder / PARTS
+    if parts.is_dir() and not any(path.suffix in (".bin", ".json", ".npz") for path in parts.rglob("*")):
+        shutil.rmtree(parts, ignore_errors=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

@@ -2,6 +2,9 @@
 
 import functools
 import hashlib
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +16,15 @@ from isoflop.data.manifest import (
     DType,
     Manifest,
     Shard,
-    Split,
     SplitName,
     load_manifest,
 )
-from isoflop.data.readers import Document
-from isoflop.durable import sha256_of_file, write_bytes
+from isoflop.durable import sha256_of_file
 from isoflop.errors import WorkError
 
 Tokens = npt.NDArray[np.int64]
 
+_PIECE_BYTES = 2**22
 _MAPPED_SHARDS = 256  # each holds a file descriptor, of which a process may have 1,024
 
 
@@ -94,53 +96,10 @@ class TokenStream:
     def _map(self, shard: int) -> npt.NDArray[np.unsignedinteger]:
         record = self._shards[shard]
         if shard not in self._checked:
-            _refuse_changed(self._folder, record.file, record.sha256)
+            _refuse_changed_shard(self._folder, record, self._dtype.itemsize)
             self._checked.add(shard)
-        return np.asarray(np.memmap(self._folder / record.file, dtype=self._dtype, mode="r"))
-
-
-class ShardWriter:
-    """Collects the documents of one split and writes a shard whenever it holds `shard_tokens` tokens."""
-
-    def __init__(self, folder: Path, split: SplitName, dtype: DType, shard_tokens: int) -> None:
-        self._folder = folder
-        self._split = split
-        self._dtype = dtype_of(dtype)
-        self._shard_tokens = shard_tokens
-        self._shards: list[Shard] = []
-        self._waiting: list[bytes] = []
-        self._counts = Counts(documents=0, tokens=0, bytes=0)
-        self._domains: dict[str, Counts] = {}
-
-    def add(self, document: Document, tokens: npt.NDArray[np.uint32]) -> None:
-        """Puts a document at the end of the split.
-
-        Raises:
-            WorkError: the disk is full or cannot be written.
-        """
-        self._waiting.append(tokens.astype(self._dtype).tobytes())
-        counts = Counts(documents=1, tokens=len(tokens), bytes=len(document.text.encode()))
-        self._counts = _sum(self._counts, counts)
-        self._domains[document.domain] = _sum(self._domains.get(document.domain), counts)
-        if self._counts.tokens >= self._shard_tokens:
-            self._write()
-
-    def finish(self) -> Split:
-        """Writes what is left and tells what the split holds."""
-        if self._waiting:
-            self._write()
-        total = functools.reduce(_sum, self._shards, Counts(documents=0, tokens=0, bytes=0))
-        return Split(**dict(total), shards=tuple(self._shards), domains=dict(sorted(self._domains.items())))
-
-    def _write(self) -> None:
-        name = f"{self._split}-{len(self._shards):05d}.bin"
-        digest = hashlib.sha256()
-        for piece in self._waiting:
-            digest.update(piece)
-        write_bytes(self._folder / name, self._waiting)
-        self._shards.append(Shard(**dict(self._counts), file=name, sha256=digest.hexdigest()))
-        self._waiting = []
-        self._counts = Counts(documents=0, tokens=0, bytes=0)
+        path = self._folder / record.file  # of Megatron data the file has a path of its own, which stays what it is
+        return np.asarray(np.memmap(path, self._dtype, "r", offset=record.first_byte, shape=(record.tokens,)))
 
 
 def verify(folder: Path) -> Manifest:
@@ -151,15 +110,44 @@ def verify(folder: Path) -> Manifest:
     """
     manifest = load_manifest(folder)
     check_sizes(folder, manifest)
-    expected = {shard.file: shard.sha256 for shard in _shards(manifest)}
-    for name, sha256 in {TOKENIZER_FILE: manifest.tokenizer.sha256, **expected}.items():
-        _refuse_changed(folder, name, sha256)
+    width = dtype_of(manifest.dtype).itemsize
+    lists = {shard.list_file: shard.list_sha256 for shard in _shards(manifest)}
+    lists[TOKENIZER_FILE] = manifest.tokenizer.sha256
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda shard: _refuse_changed_shard(folder, shard, width), _shards(manifest)))
+        list(pool.map(lambda name: refuse_changed(folder, name, lists[name]), lists))
     return manifest
 
 
-def _refuse_changed(folder: Path, name: str, sha256: str) -> None:
+def refuse_changed(folder: Path, name: str, sha256: str) -> None:
+    """Checks the SHA-256 of the file of that name in `folder`.
+
+    Raises:
+        WorkError: it is missing or has changed.
+    """
+    _refuse_other(folder, name, sha256, lambda: sha256_of_file(folder / name))
+
+
+def _refuse_changed_shard(folder: Path, shard: Shard, width: int) -> None:
+    """The same for a shard, which may be a part of a larger file."""
+    _refuse_other(
+        folder, shard.file, shard.sha256, lambda: _sha256(folder / shard.file, shard.first_byte, shard.tokens * width)
+    )
+
+
+def _sha256(path: Path, first: int, n_bytes: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        file.seek(first)
+        while n_bytes and (piece := file.read(min(n_bytes, _PIECE_BYTES))):
+            digest.update(piece)
+            n_bytes -= len(piece)
+    return digest.hexdigest()
+
+
+def _refuse_other(folder: Path, name: str, sha256: str, hashed: Callable[[], str]) -> None:
     try:
-        found = sha256_of_file(folder / name)
+        found = hashed()
     except OSError as error:
         raise WorkError(f"{folder / name}: cannot read ({error.strerror}); {_remedy(folder)}") from None
     if found != sha256:
@@ -176,11 +164,13 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
         WorkError: one is not.
     """
     for shard in _shards(manifest):
-        path, expected = folder / shard.file, shard.tokens * dtype_of(manifest.dtype).itemsize
+        path = folder / shard.file
+        expected = shard.first_byte + shard.tokens * dtype_of(manifest.dtype).itemsize
         if not path.is_file():
             raise WorkError(f"{path}: missing; {_remedy(folder)}")
-        if path.stat().st_size != expected:
-            raise WorkError(f"{path}: has {path.stat().st_size} bytes instead of {expected}; {_remedy(folder)}")
+        size = path.stat().st_size
+        if size < expected or (size > expected and not Path(shard.file).is_absolute()):
+            raise WorkError(f"{path}: has {size} bytes instead of {expected}; {_remedy(folder)}")
 
 
 def dtype_of(name: DType) -> np.dtype[np.unsignedinteger]:
@@ -189,16 +179,17 @@ def dtype_of(name: DType) -> np.dtype[np.unsignedinteger]:
 
 
 def _shards(manifest: Manifest) -> tuple[Shard, ...]:
-    return manifest.splits.train.shards + manifest.splits.held_out.shards
+    splits = manifest.splits
+    return splits.train.shards + splits.held_out.shards + splits.test.shards
 
 
 def _remedy(folder: Path) -> str:
     return f"bring it back from a copy, or delete {folder} and prepare the data again"
 
 
-def _sum(left: Counts | None, right: Counts) -> Counts:
-    if left is None:
-        return right
-    return Counts(
-        documents=left.documents + right.documents, tokens=left.tokens + right.tokens, bytes=left.bytes + right.bytes
-    )
+def summed(parts: Iterable[Counts]) -> Counts:
+    """The counts of all parts together."""
+    documents = tokens = n_bytes = 0
+    for part in parts:
+        documents, tokens, n_bytes = documents + part.documents, tokens + part.tokens, n_bytes + part.bytes
+    return Counts(documents=documents, tokens=tokens, bytes=n_bytes)
