@@ -92,7 +92,7 @@ def test_losses_by_token_add_up_to_the_summed_loss() -> None:
 def test_blocked_attention_equals_scaled_dot_product_attention(time: int) -> None:
     q, k, v = (torch.randn(2, 3, time, 8, generator=torch.Generator().manual_seed(i)) for i in range(3))
     wanted = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    torch.testing.assert_close(causal_attention(q, k, v), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(causal_attention(q, k, v, 8**-0.5), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_bf16_stays_near_fp32() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from isoflop.model.attention import causal_attention
 from isoflop.model.head import chunk_loss, summed_loss, token_losses
 from isoflop.model.weights import Weights
-from isoflop.recipe import Shape
+from isoflop.recipe import STANDARD, Parametrisation, Shape
 
 LAYER_NORM_EPS = 1e-5
 
@@ -24,12 +24,21 @@ Layer = Callable[..., Tensor]
 class GPT:
     """A GPT-3 style model: pre-LayerNorm, learned positions, exact GELU, biases, tied head (Brown et al. 2020).
 
-    Knows shape and precision, holds no weights: every call is given them. With `compiled` one compiled layer serves
-    all layers, so compile time does not grow with depth.
+    Knows shape, precision and the multipliers of its parametrisation, holds no weights: every call is given them. With
+    `compiled` one compiled layer serves all layers, so compile time does not grow with depth.
     """
 
-    def __init__(self, shape: Shape, precision: Literal["bf16", "fp32"], compiled: bool) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        precision: Literal["bf16", "fp32"],
+        compiled: bool,
+        parametrisation: Parametrisation = STANDARD,
+    ) -> None:
         self.shape = shape
+        self._embedding_multiplier = parametrisation.embedding_multiplier
+        self._output_multiplier = parametrisation.output_multiplier
+        self._attention_scale = float(shape.d_head**-parametrisation.attention_exponent)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._layer: Layer = layer
         self._chunk_loss = chunk_loss
@@ -43,25 +52,30 @@ class GPT:
         """Nats summed over the B x T targets of `samples`, int64 (B, T + 1): fp32 scalar with gradients."""
         x = self.features(weights, samples[:, :-1])
         targets = samples[:, 1:].reshape(-1)
-        return summed_loss(x.flatten(0, 1), weights["transformer.wte.weight"], targets, self._chunk_loss)
+        wte = weights["transformer.wte.weight"]
+        return summed_loss(x.flatten(0, 1), wte, targets, self._output_multiplier, self._chunk_loss)
 
     def nats(self, weights: Weights, samples: Tensor) -> Tensor:
         """Nats of each target of `samples`, int64 (B, T + 1): fp32 (B, T), without gradients."""
         x = self.features(weights, samples[:, :-1])
         targets = samples[:, 1:].reshape(-1)
-        return token_losses(x.flatten(0, 1), weights["transformer.wte.weight"], targets).view_as(samples[:, 1:])
+        wte = weights["transformer.wte.weight"]
+        return token_losses(x.flatten(0, 1), wte, targets, self._output_multiplier).view_as(samples[:, 1:])
 
     def features(self, weights: Weights, ids: Tensor) -> Tensor:
         """What the head sees: (B, T, d) in compute precision, after the last LayerNorm."""
-        wpe = weights["transformer.wpe.weight"]
-        x = F.embedding(ids, weights["transformer.wte.weight"]) + wpe[: ids.shape[1]]
+        k = self._embedding_multiplier
+        positions = weights["transformer.wpe.weight"][: ids.shape[1]]
+        # k x (token + position) in one pass over (B, T, d); with k = 1 the bits are those of a plain sum.
+        x = torch.add(k * positions, F.embedding(ids, weights["transformer.wte.weight"]), alpha=k)
         for i in range(self.shape.n_layers):
-            x = self._layer(x, *weights.layer(i), self.shape.n_heads, self.dtype)
+            x = self._layer(x, *weights.layer(i), self.shape.n_heads, self._attention_scale, self.dtype)
         return last_norm(x, weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"], self.dtype)
 
     def logits(self, weights: Weights, ids: Tensor) -> Tensor:
         """(B, T, vocabulary) in fp32: for tests and small inputs only."""
-        return (self.features(weights, ids) @ weights["transformer.wte.weight"].to(self.dtype).t()).float()
+        x = self.features(weights, ids)
+        return (x @ weights["transformer.wte.weight"].to(self.dtype).t()).float() * self._output_multiplier
 
 
 def layer(
@@ -79,13 +93,14 @@ def layer(
     down: Tensor,
     down_bias: Tensor,
     n_heads: int,
+    attention_scale: float,
     dtype: torch.dtype,
 ) -> Tensor:
     """One layer on the residual stream x (B, T, d): x + attention(norm(x)), then x + feed-forward(norm(x))."""
     B, T, d = x.shape
     h = F.layer_norm(x, (d,), ln_1_gain, ln_1_bias, LAYER_NORM_EPS)
     q, k, v = _linear(h, qkv, qkv_bias, dtype).view(B, T, 3, n_heads, d // n_heads).permute(2, 0, 3, 1, 4)
-    h = causal_attention(q, k, v).transpose(1, 2).reshape(B, T, d)
+    h = causal_attention(q, k, v, attention_scale).transpose(1, 2).reshape(B, T, d)
     x = x + _linear(h, projection, projection_bias, dtype)
     h = F.layer_norm(x, (d,), ln_2_gain, ln_2_bias, LAYER_NORM_EPS)
     return x + _linear(F.gelu(_linear(h, up, up_bias, dtype)), down, down_bias, dtype)

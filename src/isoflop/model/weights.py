@@ -31,7 +31,10 @@ LAYER_TENSORS = (
 
 
 def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Name and size of every tensor: matrices first, then vectors, so that weight decay is one range of the buffer."""
+    """Name and size of every tensor: embeddings, the layers' matrices, then vectors.
+
+    So what shares a learning rate or decays is one range of the buffer.
+    """
     d, d_ff = shape.d_model, shape.d_ff
     layer = {
         "ln_1.weight": (d,),
@@ -59,12 +62,16 @@ def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
 
 
 class Weights(Mapping[str, Tensor]):
-    """A flat fp32 buffer (numel,) and its views. The same layout serves weights, gradients and moments."""
+    """A flat fp32 buffer (numel,) and its views. The same layout serves weights, gradients and moments.
+
+    Embeddings lie in [: n_embedding], the layers' matrices in [n_embedding : n_matrix], vectors after them.
+    """
 
     def __init__(self, shape: Shape, flat: Tensor) -> None:
         self.shape = shape
         self.flat = flat
         sizes = tensor_sizes(shape)
+        self.n_embedding = (shape.vocab_size + shape.context_length) * shape.d_model
         self.n_matrix = sum(math.prod(size) for size in sizes.values() if len(size) == 2)
         pieces = torch.split(flat, [math.prod(size) for size in sizes.values()])
         self._views = {name: piece.view(size) for (name, size), piece in zip(sizes.items(), pieces, strict=True)}

@@ -14,7 +14,7 @@ from isoflop.data import TokenStream, sample_ids
 from isoflop.durable import sha256_of_file
 from isoflop.errors import Interrupted, WorkError
 from isoflop.interrupts import deferred
-from isoflop.model import GPT, Weights, initialise
+from isoflop.model import GPT, Weights, as_standard, initialise
 from isoflop.recipe import ModelPlan, flops_per_token, learning_rate, steps_of
 from isoflop.recipe.schedule import StepPlan, step_at
 from isoflop.train.allocator import keep_freed_memory
@@ -48,7 +48,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run. `seconds` and `joules` add up over all its sessions."""
+    """A finished run. `weights` are a standard GPT-2's; `seconds` and `joules` add up over all its sessions."""
 
     weights: Weights
     tokens: int
@@ -148,7 +148,7 @@ class _Session:
         torch.set_num_threads(position.threads)
         self._plan, self._start, self._peak = plan, position, peak
         self._stream = TokenStream(data, "train")
-        self._weights = initialise(plan.shape, plan.seed)
+        self._weights = initialise(plan.shape, plan.seed, plan.parametrisation)
         self._gradient = Weights.zeros(plan.shape)
         self._optimizer = AdamW(
             plan.shape,
@@ -157,11 +157,12 @@ class _Session:
             eps=plan.eps,
             weight_decay=plan.weight_decay,
             clip_norm=plan.clip_norm,
+            hidden_lr_multiplier=plan.parametrisation.hidden_lr_multiplier,
         )
         if state is not None:
             for name, tensor in self.tensors().items():
                 tensor.copy_(state.tensors[name])
-        self._model = GPT(plan.shape, plan.precision, position.compiled)
+        self._model = GPT(plan.shape, plan.precision, position.compiled, plan.parametrisation)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What a checkpoint holds, the live tensors themselves."""
@@ -174,7 +175,7 @@ class _Session:
 
     def trained(self, position: Position) -> Trained:
         return Trained(
-            weights=self._weights,
+            weights=as_standard(self._weights, self._plan.parametrisation),
             tokens=position.tokens,
             steps=position.steps,
             seconds=position.seconds,
