@@ -58,11 +58,19 @@ def plan(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False,
     """What will be trained, and what it will cost."""
     from isoflop.cli import tables
     from isoflop.cli.terminal import Terminal
-    from isoflop.pipeline.plan import show_plan
+    from isoflop.pipeline.plan import plan_document, show_plan
+    from isoflop.pipeline.published import compare
 
     with _family(family_file, runs) as (family, folder), Terminal(quiet=json) as terminal:
         shown = show_plan(family, folder, terminal)
-    _print(json, shown.to_json, lambda: tables.print_plan(shown))
+        published = compare(family, shown)
+
+    def show() -> None:
+        tables.print_plan(shown)
+        if published is not None:
+            tables.print_published(published)
+
+    _print(json, lambda: plan_document(family, shown), show)
 
 
 @app.command()

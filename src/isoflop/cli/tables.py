@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isoflop.cli import numbers as n
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from isoflop.data import Manifest
     from isoflop.law import Law, Prediction
     from isoflop.pipeline.law import HeldOut
+    from isoflop.pipeline.published import Comparison
     from isoflop.pipeline.result import Result
     from isoflop.recipe import ModelPlan, Plan
 
@@ -60,6 +61,44 @@ def print_plan(plan: "Plan") -> None:
     if plan.held_out:
         print("* held out: its loss is foretold from the others before it starts")
     print("batch: sequences a step x tokens of each; time: expected on this machine")
+
+
+def print_published(comparison: "Comparison") -> None:
+    """Ours beside the published: parameters and tokens exactly, FLOPs three ways, and every deviation."""
+    print(f"\nBeside {comparison.family} as published")
+    _print_table(
+        ["model", "parameters", "published", "tokens", "published"],
+        [
+            [
+                one.plan.name,
+                *(f"{count:,}" for count in (one.plan.shape.params, one.recipe.params)),
+                *(f"{count:,}" for count in (one.plan.tokens, one.recipe.tokens)),
+            ]
+            for one in comparison.models
+        ],
+    )
+    print()
+    _print_table(
+        ["model", "FLOPs", "6ND", "paper's way", "published", "off by"],
+        [
+            [
+                one.plan.name,
+                n.scientific(one.plan.flops),
+                n.scientific(one.plan.flops_6nd),
+                n.scientific(one.plan.flops_paper),
+                n.scientific(one.recipe.flops, 1),
+                f"{100 * (one.plan.flops_paper / one.recipe.flops - 1):+.1f} %",
+            ]
+            for one in comparison.models
+        ],
+    )
+    if comparison.missing:
+        print(f"published, but not in this family: {', '.join(comparison.missing)}")
+    print("\nDeviations (all other published settings are the same)" if comparison.differences else "\nNo deviations")
+    for difference in comparison.differences:
+        print(f"- {difference.what}: {difference.reason}")
+        for name, (ours, published) in difference.models.items():
+            print(f"    {name}: {_setting(ours)}, published {_setting(published)}")
 
 
 def print_data(data: "Manifest") -> None:
@@ -196,6 +235,10 @@ def _marked(model: "ModelPlan") -> str:
 def _batch(model: "ModelPlan") -> str:
     stages = [stage.sequences for stage in model.batch_schedule]
     return f"{'/'.join(map(str, stages[:3]))} x {model.shape.context_length}"
+
+
+def _setting(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _costs(seconds: float | None, joules: float | None, price: float | None) -> list[str]:

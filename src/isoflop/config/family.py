@@ -42,6 +42,7 @@ class DataSource(Table):
     tokenizer: Annotated[Gpt2Tokenizer | BpeTokenizer, Field(discriminator="kind")]
     context_length: int = Field(ge=8, le=2**20, description="tokens a model sees at once")
     held_out_fraction: Fraction = Field(0.02, description="share of the documents that no model trains on")
+    tokens: int | None = Field(None, ge=1, description="tokens it is known to hold: plan then works without the source")
 
 
 class BatchStage(Table):
@@ -150,6 +151,20 @@ _EITHER = (
 )
 
 
+class Deviation(Table):
+    """Where the family departs from what was published, and why."""
+
+    what: str = Field(min_length=1, description="a key of plan.json, or in words what no key says")
+    reason: str = Field(min_length=1)
+
+
+class Published(Table):
+    """The published family that this one repeats: `isoflop plan` shows its figures beside ours."""
+
+    family: str = Field(description="its name in isoflop.published")
+    deviations: list[Deviation] = Field([], description="every departure from it with its reason")
+
+
 class Family(Table):
     """Models of one recipe and one data set at growing sizes: what a family file says."""
 
@@ -168,6 +183,7 @@ class Family(Table):
     sizes: Sizes | None = None
     recipe: Recipe = Recipe()
     cost: Cost = Cost()
+    published: Published | None = None
 
     @model_validator(mode="after")
     def _sizes_are_given_once(self) -> Self:

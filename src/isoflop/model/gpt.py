@@ -4,7 +4,7 @@ Letters: B sequences of T tokens, width d, H heads. The residual stream is fp32;
 precision on weights cast from the fp32 master, as autocast would.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -64,18 +64,32 @@ class GPT:
 
     def features(self, weights: Weights, ids: Tensor) -> Tensor:
         """What the head sees: (B, T, d) in compute precision, after the last LayerNorm."""
-        k = self._embedding_multiplier
-        positions = weights["transformer.wpe.weight"][: ids.shape[1]]
-        # k x (token + position) in one pass over (B, T, d); with k = 1 the bits are those of a plain sum.
-        x = torch.add(k * positions, F.embedding(ids, weights["transformer.wte.weight"]), alpha=k)
+        x = self._embedded(weights, ids)
         for i in range(self.shape.n_layers):
-            x = self._layer(x, *weights.layer(i), self.shape.n_heads, self._attention_scale, self.dtype)
+            x = self._layer_of(i, x, weights)
         return last_norm(x, weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"], self.dtype)
+
+    def residual_stream(self, weights: Weights, ids: Tensor) -> Iterator[Tensor]:
+        """The stream, fp32 (B, T, d), after the embeddings and after each layer: for looking at its size."""
+        x = self._embedded(weights, ids)
+        yield x
+        for i in range(self.shape.n_layers):
+            x = self._layer_of(i, x, weights)
+            yield x
 
     def logits(self, weights: Weights, ids: Tensor) -> Tensor:
         """(B, T, vocabulary) in fp32: for tests and small inputs only."""
         x = self.features(weights, ids)
         return (x @ weights["transformer.wte.weight"].to(self.dtype).t()).float() * self._output_multiplier
+
+    def _embedded(self, weights: Weights, ids: Tensor) -> Tensor:
+        k = self._embedding_multiplier
+        positions = weights["transformer.wpe.weight"][: ids.shape[1]]
+        # k x (token + position) in one pass over (B, T, d); with k = 1 the bits are those of a plain sum.
+        return torch.add(k * positions, F.embedding(ids, weights["transformer.wte.weight"]), alpha=k)
+
+    def _layer_of(self, i: int, x: Tensor, weights: Weights) -> Tensor:
+        return self._layer(x, *weights.layer(i), self.shape.n_heads, self._attention_scale, self.dtype)
 
 
 def layer(

@@ -1,7 +1,6 @@
 """Initial weights: a function of shape, parametrisation and seed alone, tensor by tensor."""
 
 import hashlib
-import math
 
 import numpy as np
 import torch
@@ -33,9 +32,7 @@ def _deviation(name: str, shape: Shape, parametrisation: Parametrisation) -> flo
         return parametrisation.embedding_init_std
     if not name.endswith("c_proj.weight"):
         return parametrisation.hidden_init_std
-    if parametrisation.residual_init_std is not None:
-        return parametrisation.residual_init_std
-    return parametrisation.hidden_init_std / math.sqrt(2 * shape.n_layers)
+    return parametrisation.residual_std(shape.n_layers)
 
 
 def _normal(

@@ -1,5 +1,6 @@
 """How a model's width enters its initialisation, forward pass and learning rates: the standard way, or muP's."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +15,8 @@ class Parametrisation:
 
     The sum of both embeddings is multiplied by `embedding_multiplier`, the logits by `output_multiplier`, attention's
     q k^T by d_head^-`attention_exponent`. Embeddings are drawn with deviation `embedding_init_std`, the matrices of the
-    layers with `hidden_init_std`, those that write to the residual stream with `residual_init_std` (None:
-    `hidden_init_std` / sqrt(2 layers)); `init_truncation` is in deviations, None for none. The learning rate of all
+    layers with `hidden_init_std`, those that write to the residual stream with `residual_init_std` (None: by
+    `residual_std`'s rule); `init_truncation` is in deviations, None for none. The learning rate of all
     matrices of the layers is multiplied by `hidden_lr_multiplier`, and with it their decay a step.
     """
 
@@ -28,6 +29,10 @@ class Parametrisation:
     residual_init_std: float | None = None
     init_truncation: float | None = None
     hidden_lr_multiplier: float = 1.0
+
+    def residual_std(self, n_layers: int) -> float:
+        """Deviation of the matrices that write to the residual stream."""
+        return self.residual_init_std or self.hidden_init_std / math.sqrt(2 * n_layers)
 
 
 STANDARD = Parametrisation()

@@ -127,7 +127,7 @@ class Plan:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """plan.json, the document of `isoflop plan --json`."""
+        """The family's own part of plan.json."""
         return {
             "family": self.family,
             "precision": self.precision,
