@@ -1,7 +1,7 @@
 """Where does the best learning rate lie as the width grows? Real training on the pocket corpus, standard and muP.
 
     uv run isoflop data families/pocket.toml
-    uv run python benchmarks/mup_transfer.py            # about ten minutes on two cores; stop it any time, it goes on
+    uv run python benchmarks/mup_transfer.py            # about six minutes on two cores; stop it any time, it goes on
     uv run python benchmarks/mup_transfer.py --draw     # the figure again, from the results
 
 Every model has two layers, four heads and reads the same tokens; only width, rate and parametrisation differ. Writes
@@ -27,10 +27,11 @@ RESULTS = ROOT / "benchmarks" / "results" / "mup_transfer.json"
 FIGURE = ROOT / "docs" / "figures" / "mup_transfer.svg"
 WIDTHS = (32, 64, 128, 256)
 RATES = tuple(2.0**-k for k in range(10, 3, -1))
-TOKENS = 400_000
+TOKENS = 200_000
+CONTEXT, SEQUENCES = 64, 16
 LAST_STEPS = 20
-# muP's other two numbers are GPT-2's own at the base width, so that both parametrisations are one model there.
-MUP = {"base_width": 32, "init_std": 0.02, "embedding_multiplier": 1.0}
+# The published base values (initialisation 0.08, embeddings times 10), but at the smallest width.
+MUP = {"base_width": 32}
 
 
 def main() -> None:
@@ -69,12 +70,13 @@ def _family(family: Family, kind: str, width: int, rate: float) -> Family:
         "tokens": TOKENS,
         "peak_lr": rate,
         "warmup_fraction": 0.2,
-        "batch_schedule": [{"from_tokens": 0, "sequences": 8}],
+        "batch_schedule": [{"from_tokens": 0, "sequences": SEQUENCES}],
         **(MUP if kind == "mup" else {}),
     }
+    data = family.data.model_copy(update={"context_length": CONTEXT})
     model = {"name": f"w{width}", "n_layers": 2, "d_model": width, "n_heads": 4}
     return Family.model_validate(
-        {"name": "transfer", "parametrisation": kind, "data": family.data, "models": [model], "recipe": recipe}
+        {"name": "transfer", "parametrisation": kind, "data": data, "models": [model], "recipe": recipe}
     )
 
 

@@ -25,6 +25,13 @@ Runs = Annotated[Path, typer.Option("--runs", metavar="RUNS", help="Where the fa
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the program an error arose.")]
 Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Train this model only.")]
+ModelFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with config.json and its weights.")]
+To = Annotated[
+    Path | None, typer.Option("--to", metavar="FOLDER", help="Write the model here, as config.json and safetensors.")
+]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", metavar="TYPE", help="With --to: fp32, bf16 or fp16; default as it was.")
+]
 Systems = Annotated[int | None, typer.Option("--systems", min=1, metavar="N", help="Workers to train on.")]
 Targets = Annotated[
     list[str] | None,
@@ -177,6 +184,22 @@ def release(runs: RunFolderPath, json: Json = False, debug: Debug = False) -> No
     with Terminal(quiet=json) as terminal:
         folders = release_run(runs, terminal)
     _print(json, lambda: {"releases": [str(path) for path in folders]}, lambda: print(*folders, sep="\n"))
+
+
+@app.command("import")
+def import_folder(
+    model_folder: ModelFolder,
+    to: To = None,
+    dtype: Dtype = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read a Hugging Face GPT-2 folder, check every tensor, say what it is; with --to, write it anew."""
+    from isoflop.cli import tables
+    from isoflop.pipeline.interchange import import_folder
+
+    found = import_folder(model_folder, to, dtype)
+    _print(json, found.to_json, lambda: tables.print_imported(found))
 
 
 @app.command()

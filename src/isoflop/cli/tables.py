@@ -9,6 +9,7 @@ from isoflop.cli import numbers as n
 if TYPE_CHECKING:
     from isoflop.data import Manifest
     from isoflop.law import Law, Prediction
+    from isoflop.pipeline.interchange import ImportedModel
     from isoflop.pipeline.law import HeldOut
     from isoflop.pipeline.published import Comparison
     from isoflop.pipeline.result import Result
@@ -119,6 +120,19 @@ def print_data(data: "Manifest") -> None:
     )
     tokenizer = data.tokenizer
     print(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens, SHA-256 {tokenizer.sha256[:12]}")
+
+
+def print_imported(model: "ImportedModel") -> None:
+    """What a foreign folder holds."""
+    shape = model.shape
+    print(f"{model.folder}: GPT-2 of {shape.n_layers} layers, width {shape.d_model}, {shape.n_heads} heads")
+    print(f"vocabulary {shape.vocab_size:,}, context {shape.context_length:,}, stored as {', '.join(model.dtypes)}")
+    print(f"parameters {shape.params:,}, without embeddings {shape.params_non_embedding:,}")
+    print(f"SHA-256 of the weights {model.weights_sha256}")
+    for name in model.same_shape_as:
+        print(f"has the shape of {name}")
+    if model.written_to is not None:
+        print(f"written to {model.written_to}")
 
 
 def print_results(results: Sequence["Result"]) -> None:
