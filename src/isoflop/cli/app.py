@@ -25,6 +25,7 @@ Runs = Annotated[Path, typer.Option("--runs", metavar="RUNS", help="Where the fa
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the program an error arose.")]
 Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Train this model only.")]
+Trials = Annotated[int, typer.Option("--trials", min=1, max=10_000, metavar="N", help="Trials in all.")]
 ModelFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with config.json and its weights.")]
 To = Annotated[
     Path | None, typer.Option("--to", metavar="FOLDER", help="Write the model here, as config.json and safetensors.")
@@ -186,6 +187,24 @@ def release(runs: RunFolderPath, json: Json = False, debug: Debug = False) -> No
     _print(json, lambda: {"releases": [str(path) for path in folders]}, lambda: print(*folders, sep="\n"))
 
 
+@app.command()
+def tune(
+    family_file: FamilyFile,
+    trials: Trials = 20,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find the base rate, initialisation and embedding multiplier on the smallest model."""
+    from isoflop.cli import tables
+    from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.tune import tune_family
+
+    with _family(family_file, runs, use_tuned=False) as (family, folder), Terminal(quiet=json) as terminal:
+        tuning = tune_family(family, folder, terminal, trials)
+    _print(json, tuning.to_json, lambda: tables.print_tuning(tuning))
+
+
 @app.command("import")
 def import_folder(
     model_folder: ModelFolder,
@@ -229,12 +248,14 @@ def run(
 
 
 @contextmanager
-def _family(family_file: Path, runs: Path, systems: int | None = None) -> Iterator[tuple["Family", "RunFolder"]]:
+def _family(
+    family_file: Path, runs: Path, systems: int | None = None, use_tuned: bool = True
+) -> Iterator[tuple["Family", "RunFolder"]]:
     """The family and its folder; --systems goes before what the file says."""
     from isoflop.config import load_family
     from isoflop.pipeline.folder import RunFolder
 
-    family = load_family(family_file)
+    family = load_family(family_file, use_tuned=use_tuned)
     if systems is not None:
         family = family.model_copy(update={"systems": systems})
     try:

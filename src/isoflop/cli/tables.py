@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from isoflop.pipeline.law import HeldOut
     from isoflop.pipeline.published import Comparison
     from isoflop.pipeline.result import Result
+    from isoflop.pipeline.tune import Tuning
     from isoflop.recipe import ModelPlan, Plan
 
 
@@ -120,6 +121,30 @@ def print_data(data: "Manifest") -> None:
     )
     tokenizer = data.tokenizer
     print(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens, SHA-256 {tokenizer.sha256[:12]}")
+
+
+def print_tuning(tuning: "Tuning") -> None:
+    """The best trials, and how the family file takes what was found."""
+    keys = list(tuning.own)
+    best = sorted((trial for trial in tuning.trials if trial.loss is not None), key=lambda trial: trial.loss or 0.0)
+    first = [trial for trial in tuning.trials if trial.number == 0 and trial not in best[:5]]
+    print(f"{_of(len(tuning.trials), 'trial')} on {tuning.model}; the best, and the family's own values (trial 0)")
+    _print_table(
+        ["trial", *keys, "nats/token"],
+        [
+            [str(trial.number), *(f"{trial.values[key]:g}" for key in keys), n.loss(trial.loss)]
+            for trial in [*best[:5], *first]
+        ],
+    )
+    diverged = len(tuning.trials) - len(best)
+    if diverged:
+        print(f"{_of(diverged, 'trial')} diverged")
+    print(f"figure   {tuning.folder / 'tune.svg'}")
+    print(f'values   {tuning.folder / "tuned.toml"}; name it in the family file: tuned = "PATH", seen from that file')
+    if tuning.parametrisation == "standard":
+        print(
+            f'note: found for {tuning.model} alone; with parametrisation = "mup" the values would hold at every width'
+        )
 
 
 def print_imported(model: "ImportedModel") -> None:

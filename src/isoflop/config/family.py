@@ -178,6 +178,7 @@ class Family(Table):
     )
     checkpoint_seconds: Positive = Field(30.0, description="how much work an interruption may cost at most")
     parametrisation: Literal["standard", "mup"] = "standard"
+    tuned: Path | None = Field(None, description="tuned.toml of isoflop tune, for what [recipe] leaves out")
     data: DataSource
     models: list[ModelSize] | None = Field(None, min_length=1, max_length=10_000)
     sizes: Sizes | None = None

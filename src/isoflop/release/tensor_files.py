@@ -1,6 +1,7 @@
 """Files of named tensors: looked at without reading them, then read one tensor at a time."""
 
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,7 +59,7 @@ def open_pickled(path: Path) -> TensorFile:
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
     ):
         raise InputError(f"{path}: holds something else than named tensors")
-    return _Pickled(path, {_full(name): tensor for name, tensor in loaded.items()})
+    return _Pickled(path, {full: loaded[name] for full, name in _by_full_name(path, loaded).items()})
 
 
 class _Safetensors:
@@ -66,7 +67,7 @@ class _Safetensors:
         self.path = path
         self._file: Any = safe_open(path, framework="pt")
         names = self._file.keys()  # type: ignore[no-untyped-call]
-        self._stored = {_full(name): name for name in names}
+        self._stored = _by_full_name(path, names)
 
     def names(self) -> list[str]:
         return list(self._stored)
@@ -101,8 +102,15 @@ class _Pickled:
         return self._tensors[name]
 
 
-def _full(name: str) -> str:
-    return name if name.startswith((PREFIX, "lm_head.")) else PREFIX + name
+def _by_full_name(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """The stored name of each tensor by its full one."""
+    found: dict[str, str] = {}
+    for name in names:
+        full = name if name.startswith((PREFIX, "lm_head.")) else PREFIX + name
+        if full in found:
+            raise InputError(f"{path}: tensor {full} is there twice, as {found[full]} and {name}")
+        found[full] = name
+    return found
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

@@ -12,7 +12,7 @@ import torch
 
 from isoflop.data import TokenStream, sample_ids
 from isoflop.durable import sha256_of_file
-from isoflop.errors import Interrupted, WorkError
+from isoflop.errors import DivergenceError, Interrupted
 from isoflop.interrupts import deferred
 from isoflop.model import GPT, Weights, as_standard, initialise
 from isoflop.recipe import ModelPlan, flops_per_token, learning_rate, steps_of
@@ -79,7 +79,8 @@ def train(
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the last finished step is saved.
-        WorkError: the loss is not finite, or a checkpoint cannot be written.
+        DivergenceError: the loss is not finite.
+        WorkError: a checkpoint cannot be written.
         InputError: the checkpoints belong to other settings.
     """
     checkpoints = folder / "checkpoints"
@@ -198,7 +199,7 @@ class _Session:
             loss = self._gradients(this)
             norm = self._optimizer.clip(self._gradient.flat)
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise WorkError(
+                raise DivergenceError(
                     f"{plan.name}: loss {loss:g}, gradient norm {norm:g} at step {i + 1}: training has diverged before "
                     "this update; the last checkpoint is good; lower recipe.peak_lr and train in another --runs folder"
                 )
