@@ -11,13 +11,14 @@ benchmarks/results/mup_transfer.json and docs/figures/mup_transfer.svg.
 import argparse
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from statistics import fmean
 
 from isoflop.config import Family, load_family
 from isoflop.durable import write_json
-from isoflop.errors import WorkError
+from isoflop.errors import DivergenceError, Interrupted
 from isoflop.recipe import ModelPlan, plan_family
 from isoflop.systems import measure_machine
 from isoflop.train import train
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "mup_transfer.json"
 FIGURE = ROOT / "docs" / "figures" / "mup_transfer.svg"
 WIDTHS = (32, 64, 128, 256)
-RATES = tuple(2.0**-k for k in range(10, 3, -1))
+RATES = tuple(2.0**-k for k in range(11, 3, -1))
 TOKENS = 200_000
 CONTEXT, SEQUENCES = 64, 16
 LAST_STEPS = 20
@@ -40,7 +41,10 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true", help="only draw the figure")
     arguments = parser.parse_args()
     if not arguments.draw:
-        measure(arguments.data)
+        try:
+            measure(arguments.data)
+        except Interrupted:
+            sys.exit("interrupted; the same command goes on")
     draw(json.loads(RESULTS.read_text()))
 
 
@@ -99,7 +103,7 @@ def _loss(model: ModelPlan, data: Path, threads: int) -> tuple[float | None, flo
                 on_step=lambda step: losses.append(step.loss),
                 on_event=print,
             )
-        except WorkError:
+        except DivergenceError:
             return None, 0.0
     return fmean(losses[-LAST_STEPS:]), trained.seconds
 

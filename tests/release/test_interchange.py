@@ -38,13 +38,17 @@ def theirs(name: str, n_layers: int, vocab_size: int = VOCAB) -> GPT2LMHeadModel
         bos_token_id=0,
         eos_token_id=0,
     )
-    torch.manual_seed(1)
-    model = GPT2LMHeadModel(config).eval()
+    with torch.device("meta"):  # its own initialisation would be drawn only to be replaced
+        model = GPT2LMHeadModel(config)
+    model.to_empty(device="cpu").tie_weights()
+    numbers = torch.randn(2**20 + 7, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    return model
+        for name, parameter in model.named_parameters():
+            repeated = numbers.repeat(-(-parameter.numel() // len(numbers)))[: parameter.numel()]
+            parameter.copy_(repeated.view_as(parameter).mul_(0.02 if parameter.ndim == 2 else 0.1))
+            if "ln_" in name and name.endswith("weight"):
+                parameter.add_(1.0)
+    return model.eval()
 
 
 def assert_same_model(ours: Any, model: GPT2LMHeadModel) -> None:

@@ -65,7 +65,7 @@ def tune_family(family: Family, folder: RunFolder, listener: Listener, trials: i
     """Goes on with the study in RUNS/<family>/tune/ until it has `trials` trials, and writes what it found there.
 
     A trial trains the smallest model whole, with the seed and data of the family. Trials are chosen by Optuna's TPE
-    (Bergstra et al. 2011) with a seed of the trial's own, so a study that was interrupted makes the trials that it would
+    (Bergstra et al. 2011) with a seed of the trial's own, so a study that was interrupted makes the trials it would
     have made. An interrupted trial goes on from its checkpoint.
 
     Raises:
