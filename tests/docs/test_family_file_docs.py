@@ -9,7 +9,7 @@ from pydantic_core import PydanticUndefined
 
 from isoflop.config import BpeTokenizer, Cost, DataSource, Family, Gpt2Tokenizer, ModelSize, Recipe, Sizes, load_family
 from isoflop.config import family as family_file
-from isoflop.config.family import BatchStage
+from isoflop.config.family import BatchStage, Deviation, Published
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "family-file.md").read_text(encoding="utf-8")
@@ -21,6 +21,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "`[sizes]`": (Sizes,),
     "`[recipe]`": (Recipe, BatchStage),
     "`[cost]`": (Cost,),
+    "`[published]`": (Published, Deviation),
 }
 EXAMPLES = [
     (path.name, block)

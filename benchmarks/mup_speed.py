@@ -1,0 +1,90 @@
+"""What muP costs: tokens/s of whole training steps under muP and standard, alternating in one process.
+
+    uv run python benchmarks/mup_speed.py               # about a minute on two cores
+
+Writes benchmarks/results/mup_speed.json.
+"""
+
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from isoflop.config.family import Recipe
+from isoflop.durable import write_json
+from isoflop.model import GPT, Weights, initialise
+from isoflop.recipe import Shape
+from isoflop.recipe.parametrisation import parametrisation_of
+from isoflop.systems import measure_machine
+from isoflop.train.allocator import keep_freed_memory
+from isoflop.train.optimizer import AdamW
+
+RESULTS = Path(__file__).parent / "results" / "mup_speed.json"
+# Width, sequences a step: the pocket family's middle and largest, and a wider one.
+CASES = ((48, 16), (80, 16), (256, 8))
+ROUNDS = 41
+
+
+def main() -> None:
+    machine = measure_machine()
+    torch.set_num_threads(machine.threads)
+    keep_freed_memory()
+    rows = [_measured(width, sequences) for width, sequences in CASES]
+    for row in rows:
+        print("width {width}: standard {standard:,.0f} tokens/s, muP {mup:,.0f}, ratio {ratio:.4f}".format(**row))
+    document = {"processor": machine.processor, "cores": machine.cores, "torch": machine.torch, "rounds": ROUNDS}
+    write_json(RESULTS, {**document, "rows": rows})
+
+
+def _measured(width: int, sequences: int) -> dict[str, float]:
+    """Medians over the rounds; a round is one step of each, and which goes first changes with every round."""
+    shape = Shape(n_layers=3, d_model=width, n_heads=2, vocab_size=1024, context_length=256)
+    steps = {kind: _Step(kind, shape, sequences) for kind in ("standard", "mup")}
+    seconds: dict[str, list[float]] = {kind: [] for kind in steps}
+    for kind in steps:
+        for _ in range(3):
+            steps[kind]()
+    for i in range(ROUNDS):
+        for kind in sorted(steps, reverse=i % 2 == 0):
+            began = perf_counter()
+            steps[kind]()
+            seconds[kind].append(perf_counter() - began)
+    tokens = sequences * shape.context_length
+    ratio = median(a / b for a, b in zip(seconds["standard"], seconds["mup"], strict=True))
+    speeds = {kind: tokens / median(times) for kind, times in seconds.items()}
+    return {"width": width, "tokens_a_step": tokens, **speeds, "ratio": ratio}
+
+
+class _Step:
+    """One training step: loss, gradients, clipping, update."""
+
+    def __init__(self, kind: str, shape: Shape, sequences: int) -> None:
+        parametrisation = parametrisation_of(kind, Recipe(base_width=32), shape)
+        self._weights, self._gradient = initialise(shape, 0, parametrisation), Weights.zeros(shape)
+        for name, view in self._weights.items():
+            view.requires_grad_().grad = self._gradient[name]
+        self._model = GPT(shape, "bf16", compiled=True, parametrisation=parametrisation)
+        self._optimizer = AdamW(
+            shape,
+            beta1=0.9,
+            beta2=0.95,
+            eps=1e-8,
+            weight_decay=0.1,
+            clip_norm=1.0,
+            hidden_lr_multiplier=parametrisation.hidden_lr_multiplier,
+        )
+        self._samples = torch.randint(0, 1024, (sequences, 257), generator=torch.Generator().manual_seed(0))
+        self._count = 0
+
+    def __call__(self) -> None:
+        self._count += 1
+        self._gradient.flat.zero_()
+        loss = self._model.summed_loss(self._weights, self._samples) / self._samples[:, 1:].numel()
+        loss.backward()
+        self._optimizer.clip(self._gradient.flat)
+        self._optimizer.update(self._weights, self._gradient.flat, 1e-4, self._count)
+
+
+if __name__ == "__main__":
+    main()
