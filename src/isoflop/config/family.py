@@ -200,8 +200,8 @@ class Family(Table):
 
     def recipe_of(self, size: ModelSize) -> Recipe:
         """The recipe of one model: the family's, with what the model's own table says instead."""
-        own = {key: getattr(size.recipe, key) for key in size.recipe.model_fields_set}
-        for one, other in _EITHER:  # what the model's table says goes before the family's other way to say it
-            if one in own:
-                own[other] = None
+        said = size.recipe.model_fields_set
+        own = {key: getattr(size.recipe, key) for key in said}
+        # What the model's table says goes before the family's other way to say it.
+        own |= {other: None for one, other in _EITHER if one in said}
         return self.recipe.model_copy(update=own)
