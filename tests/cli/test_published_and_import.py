@@ -1,13 +1,14 @@
 """`isoflop plan` of a published family, and `isoflop import`."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from isoflop.errors import InputError
 from isoflop.model import initialise
+from isoflop.pipeline.interchange import import_folder
 from isoflop.recipe import Shape
 from isoflop.release.exporting import export_model
 
@@ -59,20 +60,24 @@ def test_import_says_what_a_folder_holds_and_writes_it_anew(isoflop, model_folde
     assert again["weights_sha256"] in done.stdout
 
 
+def test_a_folder_that_cannot_work_is_one_line(isoflop, model_folder: Path, tmp_path: Path) -> None:
+    done = isoflop("import", "gone", "--json")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "gone/config.json: cannot read" in done.stderr
+
+
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("to", "dtype", "said"),
     [
-        (["gone"], "gone/config.json"),
-        (["small", "--to", "small"], "already there"),
-        (["small", "--to", "new", "--dtype", "fp8"], "use fp32, bf16, fp16"),
-        (["small", "--dtype", "fp32"], "goes with --to"),
+        ("there", None, "--to .*there: already there"),
+        ("new", "fp8", "--dtype fp8: use fp32, bf16, fp16"),
+        (None, "fp32", "--dtype fp32: goes with --to"),
     ],
 )
-def test_a_folder_that_cannot_work_is_one_line(
-    isoflop, model_folder: Path, tmp_path: Path, arguments: list[str], said: str
+def test_what_cannot_be_written_is_refused_before_reading(
+    model_folder: Path, tmp_path: Path, to: str | None, dtype: str | None, said: str
 ) -> None:
-    shutil.copytree(model_folder, tmp_path / "small")
-    done = isoflop("import", *arguments, "--json")
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
-    assert said in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
+    (tmp_path / "there").mkdir()
+    with pytest.raises(InputError, match=said):
+        import_folder(model_folder, None if to is None else tmp_path / to, dtype)
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
