@@ -1,6 +1,6 @@
 """What muP costs: tokens/s of whole training steps under muP and standard, alternating in one process.
 
-    uv run python benchmarks/mup_speed.py               # about a minute on two cores
+    uv run python benchmarks/mup_speed.py               # two minutes
 
 Writes benchmarks/results/mup_speed.json.
 """
@@ -28,9 +28,10 @@ ROUNDS = 41
 
 def main() -> None:
     machine = measure_machine()
-    torch.set_num_threads(machine.threads)
+    torch.set_num_threads(1)  # so that what else the machine does disturbs little: two threads wait for each other
     keep_freed_memory()
-    document = {"processor": machine.processor, "cores": machine.cores, "torch": machine.torch, "rounds": ROUNDS}
+    document = {"processor": machine.processor, "cores": machine.cores, "torch": machine.torch}
+    document |= {"threads": 1, "rounds": ROUNDS}
     rows = []
     for width, sequences in CASES:
         rows.append(_measured(width, sequences))

@@ -143,7 +143,7 @@ STEPS = 100
 
 @pytest.fixture(scope="module")
 def letters(text: Tensor) -> Tensor:
-    """The same text in 27 tokens, a to z and one for all between: small models soon learn more of it than its counts."""
+    """The same text in 27 tokens, a to z and one for all between: of it even small models soon learn something."""
     lower = bytes(text.tolist()).lower()
     spelled = [byte - 96 if 97 <= byte <= 122 else 0 for byte in lower]
     return torch.tensor([one for before, one in zip([0, *spelled], spelled, strict=False) if one or before])
