@@ -143,8 +143,9 @@ def measure_waiting() -> dict[str, Any]:
     # Imported here, so that preparation's memory is its own.
     import torch
 
-    from isoflop.model import GPT, Weights, initialise
+    from isoflop.model import Lanes, load_kernels
     from isoflop.recipe import Shape
+    from isoflop.train.learner import Learner
 
     family = load_family(ROOT / "families" / "pocket.toml")
     shape = Shape(3, 32, 2, family.data.tokenizer.vocab_size, family.data.context_length)
@@ -153,14 +154,12 @@ def measure_waiting() -> dict[str, Any]:
         stream = TokenStream(Path(work), "train")
         n_samples = stream.n_samples(shape.context_length)
         requests = [sample_ids(16 * step, 16, n_samples, 0) for step in range(320)]
-        weights, gradient = initialise(shape, 0), Weights.zeros(shape)
-        for name, view in weights.items():
-            view.requires_grad_().grad = gradient[name]
-        model = GPT(shape, "bf16", compiled=False)
+        learner = Learner(shape, seed=0, precision="bf16", lanes=Lanes(1), kernels=load_kernels())
 
         def step(batch: np.ndarray) -> None:
-            gradient.flat.zero_()
-            (model.summed_loss(weights, torch.from_numpy(batch)) / batch.size).backward()
+            samples = torch.from_numpy(batch)
+            learner.gradients([lambda: samples], samples[:, 1:].numel())
+            learner.update(learner.norm(), 1e-4, 1)
 
         with ReadAhead(stream, shape.context_length, requests) as reader:
             for _ in range(20):

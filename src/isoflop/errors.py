@@ -22,6 +22,10 @@ class WorkError(Exception):
     """
 
 
+class DivergenceError(WorkError):
+    """Training has run away: its loss or gradient is not finite."""
+
+
 class Interrupted(BaseException):
     """SIGINT or SIGTERM arrived and everything is saved. Exit code 128 + `signal_number`.
 

@@ -20,7 +20,7 @@ from isoflop.config import (
     load_family,
 )
 from isoflop.config import family as family_file
-from isoflop.config.family import BatchStage
+from isoflop.config.family import BatchStage, Deviation, Published
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "family-file.md").read_text(encoding="utf-8")
@@ -32,6 +32,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "`[sizes]`": (Sizes,),
     "`[recipe]`": (Recipe, BatchStage),
     "`[cost]`": (Cost,),
+    "`[published]`": (Published, Deviation),
 }
 EXAMPLES = [
     (path.name, block)

@@ -10,6 +10,7 @@ from isoflop.config import Family
 from isoflop.data import Manifest
 from isoflop.law import Point, fit_law
 from isoflop.pipeline.forecast import Forecast
+from isoflop.pipeline.plan import plan_document
 from isoflop.pipeline.result import Result
 from isoflop.recipe import Machine, plan_family
 from isoflop.train import Step
@@ -22,7 +23,8 @@ MACHINE = Machine("a processor", 2, 2, 2**34, "2.15.0", "cpu", 8e11, 2e11, "2026
 def test_plan_json() -> None:
     data = {"source": Path("x"), "tokenizer": {"kind": "gpt2"}, "context_length": 64}
     model = {"name": "a", "n_layers": 1, "d_model": 8, "n_heads": 1}
-    plan = plan_family(Family.model_validate({"name": "f", "data": data, "models": [model]}), MACHINE).to_json()
+    family = Family.model_validate({"name": "f", "data": data, "models": [model]})
+    plan = plan_document(family, plan_family(family, MACHINE))
 
     assert sorted(keys_under("plan.json")) == sorted([*plan, *plan["models"][0]])
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isoflop.model import GPT, FusedGPT, Lanes, Weights, initialise, load_kernels
-from isoflop.recipe import Shape
+from isoflop.recipe import STANDARD, Parametrisation, Shape
 
 # Widths, heads and vocabularies that are and are not multiples of a vector of 16; contexts around an attention block.
 SHAPES = [
@@ -19,6 +19,10 @@ SHAPES = [
     Shape(n_layers=2, d_model=24, n_heads=3, vocab_size=320, context_length=17),
     Shape(n_layers=1, d_model=48, n_heads=1, vocab_size=1000, context_length=256),
 ]
+
+
+# Every multiplier away from one.
+MUP = Parametrisation(embedding_multiplier=3.0, output_multiplier=0.7, attention_exponent=1.0)
 
 
 class Kept:
@@ -35,10 +39,10 @@ class Kept:
         self.sum[name].index_add_(0, ids, gradient.double())
 
 
-def fused(shape: Shape, dtype: torch.dtype) -> FusedGPT:
+def fused(shape: Shape, dtype: torch.dtype, parametrisation: Parametrisation = STANDARD) -> FusedGPT:
     kernels = load_kernels()
     assert kernels is not None, "the tests need a C compiler"
-    return FusedGPT(shape, dtype, kernels)
+    return FusedGPT(shape, dtype, kernels, parametrisation)
 
 
 def random_weights(shape: Shape) -> Weights:
@@ -53,14 +57,17 @@ def some_samples(shape: Shape, sequences: int = 3) -> Tensor:
     return torch.randint(0, shape.vocab_size, size, generator=torch.Generator().manual_seed(2))
 
 
+@pytest.mark.parametrize("parametrisation", [STANDARD, MUP], ids=["standard", "mup"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"d{shape.d_model}")
-def test_loss_and_gradients_equal_autograd(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_and_gradients_equal_autograd(
+    shape: Shape, parametrisation: Parametrisation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("isoflop.model.head.CHUNK_ELEMENTS", 1)
     monkeypatch.setattr("isoflop.model.head.FEWEST_ROWS", 100)  # several chunks, the last one short
     weights, samples = random_weights(shape), some_samples(shape)
     ours, wanted = Kept(shape), Kept(shape)
-    nats = fused(shape, torch.float32).gradients(weights, weights, samples, ours)
-    wanted_nats = GPT(shape, "fp32").gradients(weights, weights, samples, wanted)
+    nats = fused(shape, torch.float32, parametrisation).gradients(weights, weights, samples, ours)
+    wanted_nats = GPT(shape, "fp32", parametrisation).gradients(weights, weights, samples, wanted)
     assert nats == pytest.approx(wanted_nats, rel=1e-6)
     for name in weights:
         scale = float(wanted.sum[name].abs().max())

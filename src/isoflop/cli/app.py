@@ -26,6 +26,14 @@ Runs = Annotated[Path, typer.Option("--runs", metavar="RUNS", help="Where the fa
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the program an error arose.")]
 Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Train this model only.")]
+Trials = Annotated[int, typer.Option("--trials", min=1, max=10_000, metavar="N", help="Trials in all.")]
+ModelFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with config.json and its weights.")]
+To = Annotated[
+    Path | None, typer.Option("--to", metavar="FOLDER", help="Write the model here, as config.json and safetensors.")
+]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", metavar="TYPE", help="With --to: fp32, bf16 or fp16; default as it was.")
+]
 Systems = Annotated[int | None, typer.Option("--systems", min=1, metavar="N", help="Workers to train on.")]
 OfModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Whose step; without it, the largest.")]
 Step = Annotated[int, typer.Option("--step", min=1, metavar="S", help="Which step, counted from 1.")]
@@ -67,11 +75,19 @@ def plan(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False,
     """What will be trained, and what it will cost."""
     from isoflop.cli import tables
     from isoflop.cli.terminal import Terminal
-    from isoflop.pipeline.plan import show_plan
+    from isoflop.pipeline.plan import plan_document, show_plan
+    from isoflop.pipeline.published import compare
 
     with _family(family_file, runs) as (family, folder), Terminal(quiet=json) as terminal:
         shown = show_plan(family, folder, terminal)
-    _print(json, shown.to_json, lambda: tables.print_plan(shown))
+        published = compare(family, shown)
+
+    def show() -> None:
+        tables.print_plan(shown)
+        if published is not None:
+            tables.print_published(published)
+
+    _print(json, lambda: plan_document(family, shown), show)
 
 
 data = typer.Typer(cls=WithDefault, help="Make tokens of the corpus; show what a step read.")
@@ -215,6 +231,40 @@ def release(runs: RunFolderPath, json: Json = False, debug: Debug = False) -> No
 
 
 @app.command()
+def tune(
+    family_file: FamilyFile,
+    trials: Trials = 20,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find the base rate, initialisation and embedding multiplier on the smallest model."""
+    from isoflop.cli import tables
+    from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.tune import tune_family
+
+    with _family(family_file, runs, use_tuned=False) as (family, folder), Terminal(quiet=json) as terminal:
+        tuning = tune_family(family, folder, terminal, trials)
+    _print(json, tuning.to_json, lambda: tables.print_tuning(tuning))
+
+
+@app.command("import")
+def import_folder(
+    model_folder: ModelFolder,
+    to: To = None,
+    dtype: Dtype = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read a Hugging Face GPT-2 folder, check every tensor, say what it is; with --to, write it anew."""
+    from isoflop.cli import tables
+    from isoflop.pipeline.interchange import import_folder
+
+    found = import_folder(model_folder, to, dtype)
+    _print(json, found.to_json, lambda: tables.print_imported(found))
+
+
+@app.command()
 def run(
     family_file: FamilyFile,
     systems: Systems = None,
@@ -241,12 +291,14 @@ def run(
 
 
 @contextmanager
-def _family(family_file: Path, runs: Path, systems: int | None = None) -> Iterator[tuple["Family", "RunFolder"]]:
+def _family(
+    family_file: Path, runs: Path, systems: int | None = None, use_tuned: bool = True
+) -> Iterator[tuple["Family", "RunFolder"]]:
     """The family and its folder; --systems goes before what the file says."""
     from isoflop.config import load_family
     from isoflop.pipeline.folder import RunFolder
 
-    family = load_family(family_file)
+    family = load_family(family_file, use_tuned=use_tuned)
     if systems is not None:
         family = family.model_copy(update={"systems": systems})
     try:

@@ -2,16 +2,19 @@
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isoflop.cli import numbers as n
 
 if TYPE_CHECKING:
     from isoflop.data import Manifest
     from isoflop.law import Law, Prediction
+    from isoflop.pipeline.interchange import ImportedModel
     from isoflop.pipeline.law import HeldOut
+    from isoflop.pipeline.published import Comparison
     from isoflop.pipeline.result import Result
     from isoflop.pipeline.trace import Trace
+    from isoflop.pipeline.tune import Tuning
     from isoflop.recipe import ModelPlan, Plan
 
 
@@ -61,6 +64,44 @@ def print_plan(plan: "Plan") -> None:
     if plan.held_out:
         print("* held out: its loss is foretold from the others before it starts")
     print("batch: sequences a step x tokens of each; time: expected on this machine")
+
+
+def print_published(comparison: "Comparison") -> None:
+    """Ours beside the published: parameters and tokens exactly, FLOPs three ways, and every deviation."""
+    print(f"\nBeside {comparison.family} as published")
+    _print_table(
+        ["model", "parameters", "published", "tokens", "published"],
+        [
+            [
+                one.plan.name,
+                *(f"{count:,}" for count in (one.plan.shape.params, one.recipe.params)),
+                *(f"{count:,}" for count in (one.plan.tokens, one.recipe.tokens)),
+            ]
+            for one in comparison.models
+        ],
+    )
+    print()
+    _print_table(
+        ["model", "FLOPs", "6ND", "paper's way", "published", "off by"],
+        [
+            [
+                one.plan.name,
+                n.scientific(one.plan.flops),
+                n.scientific(one.plan.flops_6nd),
+                n.scientific(one.plan.flops_paper),
+                n.scientific(one.recipe.flops, 1),
+                f"{100 * (one.plan.flops_paper / one.recipe.flops - 1):+.1f} %",
+            ]
+            for one in comparison.models
+        ],
+    )
+    if comparison.missing:
+        print(f"published, but not in this family: {', '.join(comparison.missing)}")
+    print("\nDeviations (all other published settings are the same)" if comparison.differences else "\nNo deviations")
+    for difference in comparison.differences:
+        print(f"- {difference.what}: {difference.reason}")
+        for name, (ours, published) in difference.models.items():
+            print(f"    {name}: {_setting(ours)}, published {_setting(published)}")
 
 
 def print_data(data: "Manifest") -> None:
@@ -114,6 +155,43 @@ def print_trace(traced: "Trace") -> None:
             for passage in traced.passages
         ],
     )
+
+
+def print_tuning(tuning: "Tuning") -> None:
+    """The best trials, and how the family file takes what was found."""
+    keys = list(tuning.own)
+    best = sorted((trial for trial in tuning.trials if trial.loss is not None), key=lambda trial: trial.loss or 0.0)
+    first = [trial for trial in tuning.trials if trial.number == 0 and trial not in best[:5]]
+    print(f"{_of(len(tuning.trials), 'trial')} on {tuning.model}; the best, and the family's own values (trial 0)")
+    _print_table(
+        ["trial", *keys, "nats/token"],
+        [
+            [str(trial.number), *(f"{trial.values[key]:g}" for key in keys), n.loss(trial.loss)]
+            for trial in [*best[:5], *first]
+        ],
+    )
+    diverged = len(tuning.trials) - len(best)
+    if diverged:
+        print(f"{_of(diverged, 'trial')} diverged")
+    print(f"figure   {tuning.folder / 'tune.svg'}")
+    print(f'values   {tuning.folder / "tuned.toml"}; name it in the family file: tuned = "PATH", seen from that file')
+    if tuning.parametrisation == "standard":
+        print(
+            f'note: found for {tuning.model} alone; with parametrisation = "mup" the values would hold at every width'
+        )
+
+
+def print_imported(model: "ImportedModel") -> None:
+    """What a foreign folder holds."""
+    shape = model.shape
+    print(f"{model.folder}: GPT-2 of {shape.n_layers} layers, width {shape.d_model}, {shape.n_heads} heads")
+    print(f"vocabulary {shape.vocab_size:,}, context {shape.context_length:,}, stored as {', '.join(model.dtypes)}")
+    print(f"parameters {shape.params:,}, without embeddings {shape.params_non_embedding:,}")
+    print(f"SHA-256 of the weights {model.weights_sha256}")
+    for name in model.same_shape_as:
+        print(f"has the shape of {name}")
+    if model.written_to is not None:
+        print(f"written to {model.written_to}")
 
 
 def print_results(results: Sequence["Result"]) -> None:
@@ -230,6 +308,10 @@ def _marked(model: "ModelPlan") -> str:
 def _batch(model: "ModelPlan") -> str:
     stages = [stage.sequences for stage in model.batch_schedule]
     return f"{'/'.join(map(str, stages[:3]))} x {model.shape.context_length}"
+
+
+def _setting(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _costs(seconds: float | None, joules: float | None, price: float | None) -> list[str]:

@@ -58,6 +58,7 @@ class DataSource(Table):
     tokenizer: Tokenizer
     context_length: int = Field(ge=8, le=2**20, description="tokens a model sees at once")
     held_out_fraction: Fraction = Field(0.02, description="share of the documents that no model trains on")
+    tokens: int | None = Field(None, ge=1, description="tokens it is known to hold: plan then works without the source")
     test_fraction: float = Field(0.0, ge=0, lt=1, allow_inf_nan=False, description="share kept apart for a last test")
     faults_allowed: float = Field(0.001, ge=0, le=1, allow_inf_nan=False, description="share of unreadable documents")
     end_of_text: bool = Field(True, description="whether an end-of-text token follows each document")
@@ -90,9 +91,11 @@ class Recipe(Table):
     """How a size becomes a run. What is left out follows the rules in isoflop.recipe."""
 
     tokens_per_parameter: Positive = Field(20.0, description="tokens for each parameter, embeddings included")
+    tokens: int | None = Field(None, ge=1, le=2**60, description="tokens of the run, instead of tokens_per_parameter")
     batch_schedule: list[BatchStage] | None = Field(None, min_length=1, description="default: the rule for the size")
     peak_lr: Positive | None = Field(None, description="default: the rule for the size")
-    warmup_fraction: Fraction = Field(0.1, description="share of the tokens over which the rate rises to its peak")
+    warmup_fraction: Fraction | None = Field(None, description="share of the tokens over which the rate rises")
+    warmup_tokens: int | None = Field(None, ge=1, le=2**60, description="the same in tokens: whole steps within them")
     decay: Literal["linear", "cosine"] = "linear"
     final_lr_fraction: float = Field(0.1, ge=0, le=1, allow_inf_nan=False)
     beta1: Fraction = 0.9
@@ -100,7 +103,19 @@ class Recipe(Table):
     eps: Positive = 1e-8
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False)
     clip_norm: Positive = 1.0
+    init_std: Positive | None = Field(None, description="default: 0.02, under muP 0.08 at the base width")
+    init_truncation: Positive | None = Field(None, ge=1, description="draws beyond so many deviations are drawn again")
+    residual_init_std: Positive | None = Field(None, description="of the matrices that write to the residual stream")
+    embedding_multiplier: Positive | None = Field(None, description="default: 1, under muP 10")
+    output_multiplier: Positive = Field(1.0, description="of the logits, under muP before the division by the width")
+    base_width: int = Field(256, ge=1, le=2**17, description="muP: the width at which rates and deviations hold")
     microbatch_tokens: int = Field(2_048, ge=1, description="most tokens that a lane passes through the model at once")
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Self:
+        if self.warmup_fraction is not None and self.warmup_tokens is not None:
+            raise ValueError("give warmup_fraction or warmup_tokens, not both")
+        return self
 
     @field_validator("batch_schedule")
     @classmethod
@@ -164,6 +179,27 @@ class Cost(Table):
     currency: str = "USD"
 
 
+_EITHER = (
+    ("tokens_per_parameter", "tokens"),
+    ("warmup_fraction", "warmup_tokens"),
+    ("warmup_tokens", "warmup_fraction"),
+)
+
+
+class Deviation(Table):
+    """Where the family departs from what was published, and why."""
+
+    what: str = Field(min_length=1, description="a key of plan.json, or in words what no key says")
+    reason: str = Field(min_length=1)
+
+
+class Published(Table):
+    """The published family that this one repeats: `isoflop plan` shows its figures beside ours."""
+
+    family: str = Field(description="its name in isoflop.published")
+    deviations: list[Deviation] = Field([], description="every departure from it with its reason")
+
+
 class Family(Table):
     """Models of one recipe and one data set at growing sizes: what a family file says."""
 
@@ -176,11 +212,14 @@ class Family(Table):
         None, description="the model whose loss the law must foretell; default: the largest; false: none"
     )
     checkpoint_seconds: Positive = Field(30.0, description="how much work an interruption may cost at most")
+    parametrisation: Literal["standard", "mup"] = "standard"
+    tuned: Path | None = Field(None, description="tuned.toml of isoflop tune, for what [recipe] leaves out")
     data: DataSource
     models: list[ModelSize] | None = Field(None, min_length=1, max_length=10_000)
     sizes: Sizes | None = None
     recipe: Recipe = Recipe()
     cost: Cost = Cost()
+    published: Published | None = None
 
     @model_validator(mode="after")
     def _sizes_are_given_once(self) -> Self:
@@ -196,5 +235,8 @@ class Family(Table):
 
     def recipe_of(self, size: ModelSize) -> Recipe:
         """The recipe of one model: the family's, with what the model's own table says instead."""
-        own = {key: getattr(size.recipe, key) for key in size.recipe.model_fields_set}
+        said = size.recipe.model_fields_set
+        own = {key: getattr(size.recipe, key) for key in said}
+        # What the model's table says goes before the family's other way to say it.
+        own |= {other: None for one, other in _EITHER if one in said}
         return self.recipe.model_copy(update=own)

@@ -5,21 +5,50 @@ import tomllib
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from isoflop.config.family import DataSource, Family, FileTokenizer
+from isoflop.config.tuned import TUNED_KEYS, Tuned
 from isoflop.errors import InputError
 
+_Document = TypeVar("_Document", bound=BaseModel)
 
-def load_family(path: Path) -> Family:
+
+def load_family(path: Path, *, use_tuned: bool = True) -> Family:
     """The family that the TOML file at `path` describes, its data source made absolute.
 
+    The values of the file that its key `tuned` names are in the recipe then, unless `use_tuned` is off.
+
     Raises:
-        InputError: the file cannot be read, is no TOML, or says something impossible.
+        InputError: a file cannot be read, is no TOML, or says something impossible.
     """
+    family = _read(path, Family)
+    family = family.model_copy(update={"data": _absolute(family.data, path.parent)})
+    return _with_tuned(family, path) if use_tuned else family
+
+
+def _with_tuned(family: Family, path: Path) -> Family:
+    """The family with what tuning found in the place of what its [recipe] leaves out."""
+    if family.tuned is None:
+        return family
+    tuned_path = (path.parent / family.tuned).resolve()
+    if not tuned_path.is_file():
+        raise InputError(f"{path}: tuned: {tuned_path} is not there; isoflop tune {path} makes it")
+    tuned = _read(tuned_path, Tuned)
+    for key, ours, theirs in (
+        ("parametrisation", family.parametrisation, tuned.parametrisation),
+        ("recipe.base_width", family.recipe.base_width, tuned.base_width),
+    ):
+        if ours != theirs:
+            raise InputError(f"{path}: {key} = {ours}, but {tuned_path} was found at {theirs}; tune again or remove it")
+    found = {key: getattr(tuned, key) for key in TUNED_KEYS if key not in family.recipe.model_fields_set}
+    return family.model_copy(update={"recipe": family.recipe.model_copy(update=found)})
+
+
+def _read(path: Path, kind: type[_Document]) -> _Document:
     try:
         document = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
@@ -35,12 +64,11 @@ def load_family(path: Path) -> Family:
     except ValueError:  # Python reads no number of more than 4,300 digits
         raise InputError(f"{path}: a number in it has thousands of digits; correct it") from None
     try:
-        family = Family.model_validate(_with_paths(document))
+        return kind.model_validate(_with_paths(document))
     except ValidationError as error:
         # A mistyped key is also a missing one: the typo is what the user wants to hear about.
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        raise InputError(f"{path}: {_explain(first, document)}") from None
-    return family.model_copy(update={"data": _absolute(family.data, path.parent)})
+        raise InputError(f"{path}: {_explain(first, document, kind)}") from None
 
 
 def _absolute(data: DataSource, folder: Path) -> DataSource:
@@ -57,6 +85,9 @@ def _absolute(data: DataSource, folder: Path) -> DataSource:
 
 def _with_paths(document: dict[str, Any]) -> dict[str, Any]:
     """The document with paths where the file can only say strings; an address (s3://...) stays a string."""
+    tuned = document.get("tuned")
+    if isinstance(tuned, str) and tuned and "\0" not in tuned:
+        document = {**document, "tuned": Path(tuned)}
     data = document.get("data")
     if not isinstance(data, dict):
         return document
@@ -74,14 +105,14 @@ def _table(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _explain(error: ErrorDetails, document: dict[str, Any]) -> str:
+def _explain(error: ErrorDetails, document: dict[str, Any], root: type[BaseModel]) -> str:
     """One line for the first mistake pydantic found."""
     loc = [part for part in error["loc"] if _is_key(part, error["loc"])]
     key = _key_path(loc)
     given = _shown(_at(document, loc))
     match error["type"]:
         case "extra_forbidden":
-            known = [key for key in _known_keys(loc[:-1]) if key != loc[-1]]
+            known = [key for key in _known_keys(loc[:-1], root) if key != loc[-1]]
             near = difflib.get_close_matches(str(loc[-1]), known, n=1)
             remedy = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
             return f"{key}: unknown key; {remedy}"
@@ -102,7 +133,7 @@ def _explain(error: ErrorDetails, document: dict[str, Any]) -> str:
         case "is_instance_of":
             return f"{key} = {given}: give the path of a file or folder"
         case "model_type":
-            return f"{key} = {given}: must be a table with {', '.join(_known_keys(loc))}"
+            return f"{key} = {given}: must be a table with {', '.join(_known_keys(loc, root))}"
         case _ if loc == ["held_out"]:
             return f"{key} = {given}: give the name of a model, or false"
         case _:
@@ -139,9 +170,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _known_keys(loc: list[int | str]) -> list[str]:
+def _known_keys(loc: list[int | str], root: type[BaseModel]) -> list[str]:
     """The keys that a table at `loc` may have, found by following the types of the fields."""
-    kinds: list[Any] = [Family]
+    kinds: list[Any] = [root]
     for part in loc:
         if isinstance(part, str):
             kinds = [k.model_fields[part].annotation for k in kinds if _is_table(k) and part in k.model_fields]

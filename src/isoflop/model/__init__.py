@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from isoflop.model.folding import as_standard
 from isoflop.model.fused import FusedGPT
 from isoflop.model.gpt import GPT
 from isoflop.model.gradients import Gradients
@@ -9,7 +10,7 @@ from isoflop.model.initialisation import initialise
 from isoflop.model.kernels import Kernels, load_kernels
 from isoflop.model.lanes import Lanes
 from isoflop.model.weights import Weights, tensor_sizes, weights_sha256
-from isoflop.recipe import Shape
+from isoflop.recipe import STANDARD, Parametrisation, Shape
 
 __all__ = [
     "GPT",
@@ -18,6 +19,7 @@ __all__ = [
     "Kernels",
     "Lanes",
     "Weights",
+    "as_standard",
     "initialise",
     "load_kernels",
     "make_model",
@@ -26,7 +28,12 @@ __all__ = [
 ]
 
 
-def make_model(shape: Shape, precision: Literal["bf16", "fp32"], kernels: Kernels | None) -> GPT | FusedGPT:
+def make_model(
+    shape: Shape,
+    precision: Literal["bf16", "fp32"],
+    kernels: Kernels | None,
+    parametrisation: Parametrisation = STANDARD,
+) -> GPT | FusedGPT:
     """The fastest model that this machine can run: with `kernels` theirs, else plain PyTorch."""
-    plain = GPT(shape, precision)
-    return plain if kernels is None else FusedGPT(shape, plain.dtype, kernels)
+    plain = GPT(shape, precision, parametrisation)
+    return plain if kernels is None else FusedGPT(shape, plain.dtype, kernels, parametrisation)

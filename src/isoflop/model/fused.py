@@ -14,7 +14,7 @@ from isoflop.model.gradients import Gradients
 from isoflop.model.head import chunk_rows
 from isoflop.model.kernels import Kernels
 from isoflop.model.weights import Weights
-from isoflop.recipe import Shape
+from isoflop.recipe import STANDARD, Parametrisation, Shape
 
 QUERIES = 128  # queries of an attention block, which computes the keys up to its own last query only
 
@@ -39,8 +39,13 @@ class Saved:
 class FusedGPT:
     """Loss and gradients of one microbatch on the calling thread. Holds no weights and no state: lanes share it."""
 
-    def __init__(self, shape: Shape, dtype: torch.dtype, kernels: Kernels) -> None:
+    def __init__(
+        self, shape: Shape, dtype: torch.dtype, kernels: Kernels, parametrisation: Parametrisation = STANDARD
+    ) -> None:
         self.shape, self.dtype, self._k = shape, dtype, kernels
+        self._embedding_multiplier = parametrisation.embedding_multiplier
+        self._output_multiplier = parametrisation.output_multiplier
+        self._attention_scale = parametrisation.attention_scale(shape)
         self._half = int(dtype == torch.bfloat16)
 
     def image(self, weights: Weights) -> Weights:
@@ -76,11 +81,13 @@ class FusedGPT:
         n, d = ids.numel(), self.shape.d_model
         x = torch.empty(n, d)
         tokens, positions = weights["transformer.wte.weight"], weights["transformer.wpe.weight"]
-        self._k.embed(n, d, ids.shape[1], ids, tokens, positions, 1.0, x)
+        self._k.embed(n, d, ids.shape[1], ids, tokens, positions, self._embedding_multiplier, x)
         return x
 
     def embed_backward(self, ids: Tensor, dx: Tensor, gradients: Gradients) -> None:
         """Gives on the gradients of both embeddings, of dx (n, d)."""
+        if self._embedding_multiplier != 1:
+            dx = dx * self._embedding_multiplier
         gradients.add_rows("transformer.wte.weight", ids.view(-1), dx)
         positions = torch.arange(ids.shape[1]).expand(ids.shape).reshape(-1)
         gradients.add_rows("transformer.wpe.weight", positions, dx)
@@ -164,7 +171,8 @@ class FusedGPT:
             part = slice(first, min(n, first + rows))
             logits = norm[part] @ head.t()
             wanted = int(gradients is not None)
-            self._k.cross_entropy(self._half, len(logits), V, 1.0, logits, targets[part], wanted, nats[part])
+            scale = self._output_multiplier
+            self._k.cross_entropy(self._half, len(logits), V, scale, logits, targets[part], wanted, nats[part])
             if gradients is not None:
                 torch.mm(logits, head, out=d_norm[part])
                 gradients.add("transformer.wte.weight", logits.t() @ norm[part])
@@ -176,14 +184,14 @@ class FusedGPT:
         return nats, dx
 
     def _attention(self, heads: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """softmax(q k^T / sqrt(d_head)) v over the positions up to each query's own, and the softmax of each block."""
+        """softmax(scale x q k^T) v over the positions up to each query's own, and the softmax of each block."""
         q, k, v = heads
-        BH, T, d_head = q.shape
+        BH, T, _ = q.shape
         mixed, shares = torch.empty_like(q), []
         for first in range(0, T, QUERIES):
             last = min(T, first + QUERIES)
             share = torch.bmm(q[:, first:last], k[:, :last].transpose(1, 2))
-            self._k.causal_softmax(self._half, BH, last - first, last, first, d_head**-0.5, share)
+            self._k.causal_softmax(self._half, BH, last - first, last, first, self._attention_scale, share)
             mixed[:, first:last] = torch.bmm(share, v[:, :last])
             shares.append(share)
         return mixed, shares
@@ -191,7 +199,7 @@ class FusedGPT:
     def _attention_backward(self, heads: Tensor, shares: list[Tensor], d_mixed: Tensor) -> Tensor:
         """The gradient by q, k and v (3, B H, T, d_head) of the gradient by the attention's output."""
         q, k, v = heads
-        BH, T, d_head = q.shape
+        BH, T, _ = q.shape
         d_heads = torch.empty_like(heads)
         dq, dk, dv = d_heads
         # From the last block on, which sees all keys: it sets what the others add to.
@@ -199,7 +207,8 @@ class FusedGPT:
             last = min(T, first + QUERIES)
             share, d_block = shares.pop(), d_mixed[:, first:last]
             d_score = torch.bmm(d_block, v[:, :last].transpose(1, 2))
-            self._k.causal_softmax_backward(self._half, BH, last - first, last, first, d_head**-0.5, share, d_score)
+            scale = self._attention_scale
+            self._k.causal_softmax_backward(self._half, BH, last - first, last, first, scale, share, d_score)
             dq[:, first:last] = torch.bmm(d_score, k[:, :last])
             d_keys, d_values = (
                 torch.bmm(d_score.transpose(1, 2), q[:, first:last]),

@@ -10,23 +10,23 @@ CHUNK_ELEMENTS = 2**20
 FEWEST_ROWS = 512
 
 
-def summed_loss(x: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats summed over tokens, fp32 scalar.
+def summed_loss(x: Tensor, embedding: Tensor, targets: Tensor, scale: float) -> Tensor:
+    """Cross-entropy in nats of the logits `scale` x embedding^T, summed over tokens, fp32 scalar.
 
     x: (tokens, d_model) in compute precision; embedding: fp32 (vocabulary, d_model), the tied head; targets: int64
     (tokens,). Both gradients are made chunk by chunk in the forward pass, while a chunk's logits are at hand
     (the idea of Wijmans et al. 2024, "Cut your losses"), so tokens x vocabulary never exists.
     """
-    loss: Tensor = _SummedLoss.apply(x, embedding, targets)
+    loss: Tensor = _SummedLoss.apply(x, embedding, targets, scale)
     return loss
 
 
-def token_losses(x: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
+def token_losses(x: Tensor, embedding: Tensor, targets: Tensor, scale: float) -> Tensor:
     """Cross-entropy in nats of each token, fp32 (tokens,), chunk by chunk and without gradients."""
     head = embedding.to(x.dtype)
     size = chunk_rows(head.shape[0])
     losses = [
-        torch.nn.functional.cross_entropy((part @ head.t()).float(), wanted, reduction="none")
+        torch.nn.functional.cross_entropy((part @ head.t()).float() * scale, wanted, reduction="none")
         for part, wanted in zip(torch.split(x, size), torch.split(targets, size), strict=True)
     ]
     return torch.cat(losses)
@@ -39,7 +39,7 @@ def chunk_rows(vocab_size: int) -> int:
 
 class _SummedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, embedding: Tensor, targets: Tensor, logit_scale: float) -> Tensor:
         head = embedding.to(x.dtype)
         x_gradient = torch.empty_like(x)
         head_gradient = torch.zeros_like(embedding)
@@ -47,23 +47,23 @@ class _SummedLoss(torch.autograd.Function):
         size = chunk_rows(head.shape[0])
         for start in range(0, x.shape[0], size):
             part = slice(start, start + size)
-            part_loss, x_gradient[part], part_gradient = _chunk_loss(x[part], head, targets[part])
+            part_loss, x_gradient[part], part_gradient = _chunk_loss(x[part], head, targets[part], logit_scale)
             loss += part_loss
             head_gradient += part_gradient
         ctx.save_for_backward(x_gradient, head_gradient)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x_gradient, head_gradient = ctx.saved_tensors
-        return x_gradient * scale.to(x_gradient.dtype), head_gradient * scale, None
+        return x_gradient * scale.to(x_gradient.dtype), head_gradient * scale, None, None
 
 
-def _chunk_loss(x: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _chunk_loss(x: Tensor, head: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Summed loss of a chunk, its gradient by x, and its gradient by the head (fp32)."""
-    logits = (x @ head.t()).float()  # (chunk, vocabulary)
+    logits = (x @ head.t()).float() * scale  # (chunk, vocabulary)
     log_sum = logits.logsumexp(-1, keepdim=True)
     loss = (log_sum - logits.gather(1, targets[:, None])).sum()
     vocabulary = torch.arange(head.shape[0], device=x.device)
-    gradient = ((logits - log_sum).exp() - (vocabulary == targets[:, None]).float()).to(x.dtype)
+    gradient = (((logits - log_sum).exp() - (vocabulary == targets[:, None]).float()) * scale).to(x.dtype)
     return loss, gradient @ head, (gradient.t() @ x).float()

@@ -32,7 +32,10 @@ LAYER_TENSORS = (
 
 
 def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Name and size of every tensor: matrices first, then vectors, so that weight decay is one range of the buffer."""
+    """Name and size of every tensor: embeddings, the layers' matrices, then vectors.
+
+    So what shares a learning rate or decays is one range of the buffer.
+    """
     d, d_ff = shape.d_model, shape.d_ff
     layer = {
         "ln_1.weight": (d,),
@@ -62,14 +65,15 @@ def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
 class Weights(Mapping[str, Tensor]):
     """A flat buffer (numel,) and its views: fp32 for weights.
 
-    The same layout serves their image, gradients and moments. `offsets` says where in the buffer a tensor begins; the
-    first `n_matrix` elements are those of matrices.
+    The same layout serves their image, gradients and moments. `offsets` says where in the buffer a tensor begins.
+    Embeddings lie in [: n_embedding], the layers' matrices in [n_embedding : n_matrix], vectors after them.
     """
 
     def __init__(self, shape: Shape, flat: Tensor) -> None:
         self.shape = shape
         self.flat = flat
         sizes = tensor_sizes(shape)
+        self.n_embedding = (shape.vocab_size + shape.context_length) * shape.d_model
         self.n_matrix = sum(math.prod(size) for size in sizes.values() if len(size) == 2)
         ends = itertools.accumulate(math.prod(size) for size in sizes.values())
         self.offsets = dict(zip(sizes, (0, *ends), strict=False))

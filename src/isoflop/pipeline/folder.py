@@ -37,6 +37,10 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report.html"
 
+    @property
+    def tune(self) -> Path:
+        return self.path / "tune"
+
     def model(self, name: str) -> Path:
         return self.path / "models" / name
 

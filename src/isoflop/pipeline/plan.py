@@ -13,6 +13,7 @@ from isoflop.pipeline.data import check_corpus
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.listener import Listener
 from isoflop.pipeline.lock import locked
+from isoflop.pipeline.published import compare
 from isoflop.pipeline.result import refuse_changes
 from isoflop.recipe import Machine, Plan, check_against_data, plan_family
 
@@ -27,15 +28,23 @@ def show_plan(family: Family, folder: RunFolder, listener: Listener) -> Plan:
         InputError: the corpus is not there, or prepared data show that the plan cannot work.
         WorkError: the folder cannot be written.
     """
-    check_corpus(family.data)
+    known_tokens = family.data.tokens
+    if known_tokens is None or isinstance(family.data.source, str) or family.data.source.exists():
+        check_corpus(family.data)
     plan = plan_family(family, _measured())
     data = prepared(folder)
-    if data is None:
+    if data is not None:
+        tell_epochs(plan, data, listener)
+    elif known_tokens is not None:
+        listener.note(
+            f"the data are not prepared yet: planned by the {known_tokens:,} tokens that the family file states"
+        )
+        for note in check_against_data(plan, known_tokens, known_tokens):
+            listener.note(note)
+    else:
         listener.note(
             "the data are not prepared yet: whether a model reads them more than once is known after isoflop data"
         )
-    else:
-        tell_epochs(plan, data, listener)
     try:
         with locked(folder):
             refuse_changes(folder, plan, data)
@@ -66,8 +75,15 @@ def make_plan(family: Family, folder: RunFolder) -> Plan:
 
 def store_plan(family: Family, plan: Plan, folder: RunFolder) -> None:
     """Writes plan.json and family.json where they say something else."""
-    _write_if_other(folder.family, to_json(family.model_dump(mode="json")) + "\n")
-    _write_if_other(folder.plan, to_json(plan.to_json()) + "\n")
+    # What the file left out stays out: a model's own recipe is only what its table says.
+    _write_if_other(folder.family, to_json(family.model_dump(mode="json", exclude_unset=True)) + "\n")
+    _write_if_other(folder.plan, to_json(plan_document(family, plan)) + "\n")
+
+
+def plan_document(family: Family, plan: Plan) -> dict[str, Any]:
+    """plan.json, the document of `isoflop plan --json`."""
+    comparison = compare(family, plan)
+    return {**plan.to_json(), "published": None if comparison is None else comparison.to_json()}
 
 
 def stored_plan(folder: RunFolder) -> tuple[Family, Plan]:

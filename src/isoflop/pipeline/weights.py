@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def finished_weights(model: "ModelPlan", folder: RunFolder, listener: Listener) -> "Weights":
-    """The weights of `model` at the end of its training.
+    """The weights of `model` at the end of its training, as a standard GPT-2's.
 
     Raises:
         WorkError: no good checkpoint holds them.
         InputError: the checkpoint belongs to other settings.
     """
-    from isoflop.model import Weights
+    from isoflop.model import Weights, as_standard
     from isoflop.train.checkpoint import load_newest
 
     checkpoints = folder.model(model.name) / "checkpoints"
@@ -29,4 +29,4 @@ def finished_weights(model: "ModelPlan", folder: RunFolder, listener: Listener) 
             f"{checkpoints}: holds no good checkpoint of the end of the training; "
             f"delete {folder.result(model.name)} and run isoflop train: it goes on from what there is"
         )
-    return Weights(model.shape, state.tensors["weights"])
+    return as_standard(Weights(model.shape, state.tensors["weights"]), model.parametrisation)

@@ -2,14 +2,17 @@
 
 from isoflop.recipe.flops import flops_6nd, flops_paper, flops_per_token
 from isoflop.recipe.machine import Machine
+from isoflop.recipe.parametrisation import STANDARD, Parametrisation
 from isoflop.recipe.plan import ModelPlan, Plan, check_against_data, plan_family
 from isoflop.recipe.schedule import BatchStage, learning_rate, steps_of
 from isoflop.recipe.shape import Shape
 
 __all__ = [
+    "STANDARD",
     "BatchStage",
     "Machine",
     "ModelPlan",
+    "Parametrisation",
     "Plan",
     "Shape",
     "check_against_data",

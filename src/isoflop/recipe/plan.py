@@ -11,7 +11,8 @@ from isoflop.errors import FamilyError
 from isoflop.recipe.flops import flops_6nd, flops_paper, flops_per_token
 from isoflop.recipe.machine import Machine
 from isoflop.recipe.memory import training_memory
-from isoflop.recipe.rules import batch_sequences, peak_lr
+from isoflop.recipe.parametrisation import STANDARD, Parametrisation, parametrisation_of
+from isoflop.recipe.rules import batch_sequences, peak_lr, warmup_tokens, whole_steps
 from isoflop.recipe.schedule import BatchStage, steps_of
 from isoflop.recipe.shape import Shape
 from isoflop.recipe.sizes import family_sizes
@@ -51,6 +52,7 @@ class ModelPlan:
     seconds: float
     joules: float | None
     price: float | None
+    parametrisation: Parametrisation = STANDARD
 
     @property
     def batch_sequences(self) -> int:
@@ -63,12 +65,12 @@ class ModelPlan:
         costs = ("flops", "flops_6nd", "flops_paper", "weights_bytes", "optimizer_bytes", "activation_bytes")
         for key in ("name", "size", "held_out", "seconds", "joules", "price", *costs):
             del document[key]
-        return {**document.pop("shape"), **document}
+        return {**document.pop("shape"), **document.pop("parametrisation"), **document}
 
     def to_json(self) -> dict[str, Any]:
         """The model's entry in plan.json."""
         document = asdict(self)
-        shape = document.pop("shape")
+        shape, parametrisation = document.pop("shape"), document.pop("parametrisation")
         derived = {
             "params": self.shape.params,
             "params_non_embedding": self.shape.params_non_embedding,
@@ -76,7 +78,15 @@ class ModelPlan:
             "batch_tokens": self.batch_sequences * self.shape.context_length,
             "tokens_per_parameter": self.tokens / self.shape.params,
         }
-        return {"name": self.name, "size": self.size, "seed": self.seed, **shape, **derived, **document}
+        return {
+            "name": self.name,
+            "size": self.size,
+            "seed": self.seed,
+            **shape,
+            **derived,
+            **parametrisation,
+            **document,
+        }
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,7 @@ class Plan:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """plan.json, the document of `isoflop plan --json`."""
+        """The family's own part of plan.json."""
         return {
             "family": self.family,
             "precision": self.precision,
@@ -192,14 +202,9 @@ def _plan_model(
     family: Family, size: ModelSize, shape: Shape, number: int, held_out: bool, machine: Machine
 ) -> ModelPlan:
     recipe = family.recipe_of(size)
-    wanted = shape.params * recipe.tokens_per_parameter
-    if not 1 <= wanted <= MOST_TOKENS:
-        raise FamilyError(
-            f"recipe.tokens_per_parameter = {recipe.tokens_per_parameter:g}: model {size.name} would read {wanted:.3g} "
-            "tokens; 20 is compute-optimal"
-        )
-    schedule = _batch_schedule(recipe, math.ceil(wanted), shape.context_length)
-    runs = steps_of(schedule, math.ceil(wanted), shape.context_length)
+    wanted = _wanted_tokens(recipe, size, shape)
+    schedule = _batch_schedule(recipe, wanted, shape.context_length)
+    runs = steps_of(schedule, wanted, shape.context_length)
     tokens = sum(run.steps * run.sequences for run in runs) * shape.context_length
     microbatch = _microbatch_sequences(recipe.microbatch_tokens, shape.context_length, schedule)
     at_once = min(machine.cores, schedule[0].sequences // microbatch)
@@ -218,8 +223,8 @@ def _plan_model(
         batch_schedule=schedule,
         microbatch_sequences=microbatch,
         steps=sum(run.steps for run in runs),
-        peak_lr=recipe.peak_lr if recipe.peak_lr is not None else peak_lr(shape.params),
-        warmup_tokens=round(recipe.warmup_fraction * tokens),
+        peak_lr=recipe.peak_lr if recipe.peak_lr is not None else peak_lr(shape.params, family.parametrisation),
+        warmup_tokens=_warmup_tokens(recipe, size, tokens, schedule[0].sequences * shape.context_length),
         decay=recipe.decay,
         final_lr_fraction=recipe.final_lr_fraction,
         beta1=recipe.beta1,
@@ -236,6 +241,7 @@ def _plan_model(
         seconds=seconds,
         joules=watts * family.systems * seconds if watts is not None else None,
         price=hourly * family.systems * seconds / 3600 if hourly is not None else None,
+        parametrisation=parametrisation_of(family.parametrisation, recipe, shape),
     )
 
 
@@ -247,6 +253,31 @@ def expected_share(shape: Shape) -> float:
     matrix product.
     """
     return 0.85 * shape.d_model / (shape.d_model + 50)
+
+
+def _wanted_tokens(recipe: Recipe, size: ModelSize, shape: Shape) -> int:
+    if recipe.tokens is not None:
+        return recipe.tokens
+    wanted = shape.params * recipe.tokens_per_parameter
+    if not 1 <= wanted <= MOST_TOKENS:
+        raise FamilyError(
+            f"recipe.tokens_per_parameter = {recipe.tokens_per_parameter:g}: model {size.name} would read {wanted:.3g} "
+            "tokens; 20 is compute-optimal"
+        )
+    return math.ceil(wanted)
+
+
+def _warmup_tokens(recipe: Recipe, size: ModelSize, tokens: int, first_batch_tokens: int) -> int:
+    if recipe.warmup_fraction is not None:
+        return round(recipe.warmup_fraction * tokens)
+    if recipe.warmup_tokens is None:
+        return warmup_tokens(tokens, first_batch_tokens)
+    if recipe.warmup_tokens >= tokens:
+        raise FamilyError(
+            f"recipe.warmup_tokens = {recipe.warmup_tokens:,}: model {size.name} reads only {tokens:,} tokens; "
+            "use less, or warmup_fraction"
+        )
+    return whole_steps(recipe.warmup_tokens, first_batch_tokens)
 
 
 def _batch_schedule(recipe: Recipe, tokens: int, context_length: int) -> tuple[BatchStage, ...]:

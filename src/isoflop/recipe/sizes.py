@@ -3,6 +3,7 @@
 import bisect
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from isoflop.config import Family
 from isoflop.config.family import ModelSize, Sizes
@@ -12,6 +13,27 @@ from isoflop.recipe.shape import Shape
 
 # Narrow models need fine steps to meet a size; wide ones take whole heads.
 WIDTHS = (*range(8, 512, 8), *range(512, 4096, 64), *range(4096, 2**17 + 1, 128))
+
+
+class _Size(NamedTuple):
+    d_model: int
+    n_layers: int
+    n_heads: int
+
+
+# Cerebras-GPT, 111M to 13B (Dey et al. 2023, table 1).
+PUBLISHED = tuple(
+    _Size(*one)
+    for one in (
+        (768, 10, 12),
+        (1088, 14, 17),
+        (1536, 18, 12),
+        (2048, 24, 16),
+        (2560, 32, 32),
+        (4096, 32, 32),
+        (5120, 40, 40),
+    )
+)
 
 
 def family_sizes(family: Family) -> list[ModelSize]:
@@ -38,18 +60,33 @@ def family_sizes(family: Family) -> list[ModelSize]:
 
 
 def depth_of_width(d_model: int) -> int:
-    """Layers for a width: one for each 77 of width up to 1,536, then slower, and at least three.
+    """Layers for a width: one for each 77 of width up to 768, at least three; then on straight lines through
+    Cerebras-GPT's 10, 14, 18, 24, 32, 32, 40 layers at widths 768 to 5,120 (Dey et al. 2023, table 1); beyond, one
+    more for each 128, which leads to GPT-3's 96 at 12,288 (Brown et al. 2020, table 2.1).
 
-    Cerebras-GPT (Dey et al. 2023, table 1) has 10, 14, 18, 24, 32, 32, 40 layers at widths 768, 1,088, 1,536, 2,048,
-    2,560, 4,096, 5,120; this gives 10, 14, 20, 23, 26, 36, 41. Depth must not fall anywhere, or the family would
-    not grow by one rule (a pocket ladder of mixed depth foretold its largest model 2.8 % too high).
+    Depth must not fall anywhere, or the family would not grow by one rule (a pocket ladder of mixed depth foretold its
+    largest model 2.8 % too high).
     """
-    return max(3, round(d_model / 76.8)) if d_model <= 1536 else round(20 + (d_model - 1536) * 21 / 3584)
+    smallest, largest = PUBLISHED[0], PUBLISHED[-1]
+    if d_model <= smallest.d_model:
+        return max(3, round(d_model / 76.8))
+    if d_model >= largest.d_model:
+        return largest.n_layers + round((d_model - largest.d_model) / 128)
+    i = bisect.bisect_left(PUBLISHED, d_model, key=lambda one: one.d_model)
+    low, high = PUBLISHED[i - 1], PUBLISHED[i]
+    return round(low.n_layers + (high.n_layers - low.n_layers) * (d_model - low.d_model) / (high.d_model - low.d_model))
 
 
 def heads_of_width(d_model: int) -> int:
-    """Heads for a width: d_head as near 64 as divides it up to a width of 1,536, as near 128 above, two when narrow."""
-    wanted = max(2.0, d_model / (64 if d_model <= 1536 else 128))
+    """Heads for a width: those of Cerebras-GPT at its own widths, else by d_head.
+
+    d_head is the divisor nearest to 64 below width 1,536, to 128 from there on (as in Cerebras-GPT, but for its 80 at
+    2.7B); two heads where the model is narrow.
+    """
+    for one in PUBLISHED:
+        if one.d_model == d_model:
+            return one.n_heads
+    wanted = max(2.0, d_model / (64 if d_model < 1536 else 128))
     unit = 16 if d_model >= 512 else 1  # attention kernels want a d_head of whole vectors
     fitting = (h for h in range(1, d_model + 1) if d_model % h == 0 and d_model // h % unit == 0)
     return min(fitting, key=lambda h: abs(math.log(h / wanted)))

@@ -58,7 +58,12 @@ class Card:
 
 def render(card: Card) -> str:
     """README.md: YAML front matter that Hugging Face reads, then the card in Markdown."""
-    body = _templates().get_template("card.md.jinja").render(card=card, plan=card.plan, shape=card.plan.shape)
+    plan = card.plan
+    body = (
+        _templates()
+        .get_template("card.md.jinja")
+        .render(card=card, plan=plan, shape=plan.shape, p=plan.parametrisation)
+    )
     return front_matter(_metadata(card)) + body
 
 

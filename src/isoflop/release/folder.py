@@ -1,7 +1,5 @@
 """Writes a release folder, whole or not at all. PyTorch loads only when there is something to write."""
 
-import os
-import re
 import shutil
 from collections.abc import Mapping
 from importlib.resources import files
@@ -15,11 +13,10 @@ from isoflop.recipe.shape import Shape
 from isoflop.release.card import Card, render
 from isoflop.release.hugging_face import config, generation_config, tokenizer_config
 from isoflop.release.manifest import MANIFEST, data_manifest, is_current, manifest
+from isoflop.release.tensors import WEIGHTS, save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-WEIGHTS = "model.safetensors"
 
 
 def release_model(folder: Path, weights: Mapping[str, "Tensor"], tokenizer_json: Path, card: Card) -> None:
@@ -52,7 +49,7 @@ def release_model(folder: Path, weights: Mapping[str, "Tensor"], tokenizer_json:
         shutil.copyfile(tokenizer_json, part / TOKENIZER_FILE)
         (part / "README.md").write_text(render(card), encoding="utf-8")
         (part / "LICENSE").write_bytes((files("isoflop.release") / "LICENSE").read_bytes())
-        _save(part / WEIGHTS, weights)
+        save_tensors(part / WEIGHTS, {name: tensor.float() for name, tensor in weights.items()})
         if weights_sha256(load_file(part / WEIGHTS)) != card.weights_sha256:
             raise WorkError(
                 f"{folder}: the weights written are not those of the result (weights_sha256 differs); "
@@ -66,21 +63,6 @@ def release_model(folder: Path, weights: Mapping[str, "Tensor"], tokenizer_json:
 def released(folder: Path, card: Card) -> bool:
     """Whether `folder` already holds the release of `card`. Reads no tensor: milliseconds whatever the model's size."""
     return is_current(card, folder)
-
-
-def _save(path: Path, weights: Mapping[str, "Tensor"]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-    from torch import float32
-
-    tensors = {name: tensor.detach().to("cpu", float32).contiguous() for name, tensor in weights.items()}
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        # It gives the system's error only as text; `write_folder` has a remedy for each.
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(0, str(error)) from error
-    path.chmod(path.with_name("config.json").stat().st_mode)  # safetensors makes files that only their owner may read
 
 
 def _refuse_other_tensors(folder: Path, weights: Mapping[str, "Tensor"], shape: Shape) -> None:

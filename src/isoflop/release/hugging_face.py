@@ -6,7 +6,7 @@ from isoflop.data import END_OF_TEXT
 from isoflop.recipe.shape import Shape
 
 
-def config(shape: Shape, end_of_text: int) -> dict[str, Any]:
+def config(shape: Shape, end_of_text: int | None, dtype: str = "float32") -> dict[str, Any]:
     """config.json. `gelu` is the exact one; GPT-2's own `gelu_new` is the tanh approximation."""
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -30,8 +30,8 @@ def config(shape: Shape, end_of_text: int) -> dict[str, Any]:
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
         "use_cache": True,
-        "dtype": "float32",
-        "torch_dtype": "float32",  # what dtype was called before transformers 4.56
+        "dtype": dtype,
+        "torch_dtype": dtype,  # what dtype was called before transformers 4.56
     }
 
 

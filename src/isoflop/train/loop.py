@@ -5,24 +5,25 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter, time
 
 import torch
+from torch import Tensor
 
 from isoflop.data import TokenStream, sample_ids
 from isoflop.durable import sha256_of_file
-from isoflop.errors import InputError, Interrupted, WorkError
+from isoflop.errors import DivergenceError, InputError, Interrupted
 from isoflop.interrupts import deferred
-from isoflop.model import Kernels, Lanes, Weights, initialise, load_kernels, make_model
+from isoflop.model import Kernels, Lanes, Weights, as_standard, load_kernels
 from isoflop.model.lanes import THREADS
 from isoflop.recipe import ModelPlan, flops_per_token, learning_rate, steps_of
 from isoflop.recipe.schedule import StepPlan, step_at
 from isoflop.train.allocator import keep_freed_memory
 from isoflop.train.checkpoint import Position, State, load_newest, save_generation
-from isoflop.train.gradients import FixedSums
+from isoflop.train.learner import Learner
 from isoflop.train.metrics import Metrics
-from isoflop.train.optimizer import AdamW
 
 # Steps over which the time left is estimated.
 RECENT_STEPS = 20
@@ -49,9 +50,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run. `seconds`, `system_seconds` and `joules` add up over all its sessions.
+    """A finished run. `weights` are a standard GPT-2's.
 
-    `system_seconds` counts a second on half of a system's cores as half.
+    `seconds`, `system_seconds` and `joules` add up over all its sessions; `system_seconds` counts a second on half of a
+    system's cores as half.
     """
 
     weights: Weights
@@ -84,7 +86,8 @@ def train(
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the last finished step is saved.
-        WorkError: the loss is not finite, or a checkpoint cannot be written.
+        DivergenceError: the loss is not finite.
+        WorkError: a checkpoint cannot be written.
         InputError: the checkpoints belong to other settings, or need a C compiler that is not there.
     """
     checkpoints = folder / "checkpoints"
@@ -154,39 +157,29 @@ class _Session:
         self, plan: ModelPlan, data: Path, lanes: Lanes, kernels: Kernels | None, state: State | None, peak: float
     ) -> None:
         keep_freed_memory()
-        self._plan, self._lanes, self._peak = plan, lanes, peak
+        self._plan, self._peak = plan, peak
         self._start = 0 if state is None else state.position.steps
         self._stream = TokenStream(data, "train")
-        self._weights = initialise(plan.shape, plan.seed)
-        self._optimizer = AdamW(
+        self._learner = Learner(
             plan.shape,
+            seed=plan.seed,
+            precision=plan.precision,
+            lanes=lanes,
+            kernels=kernels,
+            parametrisation=plan.parametrisation,
             beta1=plan.beta1,
             beta2=plan.beta2,
             eps=plan.eps,
             weight_decay=plan.weight_decay,
             clip_norm=plan.clip_norm,
-            lanes=lanes,
-            kernels=kernels,
         )
+        self.tensors = self._learner.tensors
         if state is not None:
-            for name, tensor in self.tensors().items():
-                tensor.copy_(state.tensors[name])
-        self._gradients = FixedSums(plan.shape, kernels)
-        self._model = make_model(plan.shape, plan.precision, kernels)
-        self._image = self._model.image(self._weights)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint holds, the live tensors themselves."""
-        optimizer = self._optimizer
-        return {
-            "weights": self._weights.flat,
-            "first_moment": optimizer.first_moment,
-            "second_moment": optimizer.second_moment,
-        }
+            self._learner.restore(state.tensors)
 
     def trained(self, position: Position) -> Trained:
         return Trained(
-            weights=self._weights,
+            weights=as_standard(self._learner.weights, self._plan.parametrisation),
             tokens=position.tokens,
             steps=position.steps,
             seconds=position.seconds,
@@ -204,13 +197,12 @@ class _Session:
             began = perf_counter()
             this = step_at(runs, i)
             tokens = (this.first_sequence + this.sequences) * plan.shape.context_length
-            loss = self._loss(this)
-            norm = self._optimizer.norm(self._gradients.sums)
-            if not (math.isfinite(loss) and self._gradients.within_bounds()):
-                raise WorkError(
-                    f"{plan.name}: loss {loss:g} or its gradient is not finite at step {i + 1}: training has diverged "
-                    "before this update; the last checkpoint is good; lower recipe.peak_lr and train in another --runs "
-                    "folder"
+            loss = self._learner.gradients(self._microbatches(this), this.sequences * plan.shape.context_length)
+            norm = self._learner.norm()
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise DivergenceError(
+                    f"{plan.name}: loss {loss:g}, gradient norm {norm:g} at step {i + 1}: training has diverged before "
+                    "this update; the last checkpoint is good; lower recipe.peak_lr and train in another --runs folder"
                 )
             lr = learning_rate(
                 tokens,
@@ -220,7 +212,7 @@ class _Session:
                 final_lr_fraction=plan.final_lr_fraction,
                 decay=plan.decay,
             )
-            self._optimizer.update(self._weights, self._image, self._gradients.sums, norm, lr, i + 1)
+            self._learner.update(norm, lr, i + 1)
             seconds = perf_counter() - began
             recent.append(seconds)
             speed = this.sequences * plan.shape.context_length / seconds
@@ -238,18 +230,12 @@ class _Session:
                 seconds_left=statistics.median(recent) * (plan.steps - i - 1),
             )
 
-    def _loss(self, this: StepPlan) -> float:
-        """Adds up the gradient of the step's mean loss; returns that loss in nats per token."""
-        plan = self._plan
-        samples = self._stream.n_samples(plan.shape.context_length)
-        ids = sample_ids(this.first_sequence, this.sequences, samples, plan.seed)
-        step_tokens = this.sequences * plan.shape.context_length
-        self._gradients.begin(step_tokens)
+    def _microbatches(self, this: StepPlan) -> list[Callable[[], Tensor]]:
+        """What reads each microbatch of a step."""
+        length, size = self._plan.shape.context_length, self._plan.microbatch_sequences
+        ids = sample_ids(this.first_sequence, this.sequences, self._stream.n_samples(length), self._plan.seed)
 
-        def nats(first: int) -> float:
-            batch = self._stream.batch(ids[first : first + plan.microbatch_sequences], plan.shape.context_length)
-            samples = torch.from_numpy(batch)
-            return self._model.gradients(self._weights, self._image, samples, self._gradients)
+        def read(first: int) -> Tensor:
+            return torch.from_numpy(self._stream.batch(ids[first : first + size], length))
 
-        # The sum over tokens by the step's count, however the step is cut and whichever lane is first.
-        return math.fsum(self._lanes.map(nats, range(0, this.sequences, plan.microbatch_sequences))) / step_tokens
+        return [partial(read, first) for first in range(0, this.sequences, size)]

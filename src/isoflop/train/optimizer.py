@@ -16,7 +16,8 @@ CHUNK = 2**18
 class AdamW:
     """AdamW, decay decoupled and on matrices only (Loshchilov & Hutter 2019, algorithm 2), exact global-norm clipping.
 
-    State is two flat fp32 moments in the layout of `Weights`.
+    State is two flat fp32 moments in the layout of `Weights`. `hidden_lr_multiplier` (muP's) multiplies the rate of the
+    layers' matrices, and with it their decay.
     """
 
     def __init__(
@@ -30,12 +31,14 @@ class AdamW:
         clip_norm: float,
         lanes: Lanes,
         kernels: Kernels | None,
+        hidden_lr_multiplier: float = 1.0,
     ) -> None:
         self.first_moment = torch.zeros(shape.params)
         self.second_moment = torch.zeros(shape.params)
         self._beta1, self._beta2, self._eps = beta1, beta2, eps
         self._weight_decay, self._clip_norm = weight_decay, clip_norm
         self._lanes, self._kernels = lanes, kernels
+        self._hidden_lr_multiplier = hidden_lr_multiplier
 
     def norm(self, sums: Weights) -> float:
         """The global norm of the gradient in `sums`, int64 in units of 2^-48."""
@@ -49,16 +52,20 @@ class AdamW:
         Clears `sums`. `step` counts from 1 and corrects the moments' bias.
         """
         clip = min(1.0, self._clip_norm / norm) if norm > 0 else 1.0
-        rate, root = lr / (1 - self._beta1**step), (1 - self._beta2**step) ** -0.5
+        correction, root = 1 / (1 - self._beta1**step), (1 - self._beta2**step) ** -0.5
         update = self._update_fused if self._kernels is not None else self._update_plain
 
-        def one(task: tuple[slice, float]) -> None:
-            part, decay = task
-            update(part, weights, image, sums, clip, 1 - lr * decay, rate, root)
+        def one(task: tuple[slice, float, float]) -> None:
+            part, rate, decay = task
+            update(part, weights, image, sums, clip, 1 - rate * decay, rate * correction, root)
 
-        matrices = [(part, self._weight_decay) for part in _chunks(0, weights.n_matrix)]
-        vectors = [(part, 0.0) for part in _chunks(weights.n_matrix, weights.flat.numel())]
-        self._lanes.map(one, matrices + vectors)
+        ranges = (
+            (0, weights.n_embedding, lr, self._weight_decay),
+            (weights.n_embedding, weights.n_matrix, lr * self._hidden_lr_multiplier, self._weight_decay),
+            (weights.n_matrix, weights.flat.numel(), lr, 0.0),
+        )
+        chunks = [(part, rate, decay) for start, stop, rate, decay in ranges for part in _chunks(start, stop)]
+        self._lanes.map(one, chunks)
 
     def _squares(self, chunk: torch.Tensor) -> float:
         if self._kernels is not None:

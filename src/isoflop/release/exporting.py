@@ -1,0 +1,58 @@
+"""Writes a bare Hugging Face folder: configuration and tensors, in any of the types that models are published in."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from isoflop.durable import to_json, write_folder
+from isoflop.errors import InputError
+from isoflop.model import Weights
+from isoflop.release.hugging_face import config
+from isoflop.release.tensors import WEIGHTS, save_tensors
+
+# What a tokenizer may consist of; copied along with a model that brings one.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+)
+
+
+def export_model(
+    folder: Path,
+    weights: Weights,
+    dtypes: Mapping[str, torch.dtype],
+    end_of_text: int | None,
+    tokenizer_from: Path | None = None,
+) -> None:
+    """Puts a folder in place that `transformers` loads as GPT2LMHeadModel, whole or not at all.
+
+    `dtypes` gives each tensor's type: those of an imported model give its tensors back bit for bit. `tokenizer_from` is
+    a folder whose tokenizer goes along.
+
+    Raises:
+        InputError: something is at `folder`, or a weight is too large for its type; names the tensor.
+        WorkError: the disk is full or cannot be written.
+    """
+    if folder.exists():
+        raise InputError(f"{folder}: already there; give a folder that is not")
+    tensors = {name: tensor.to(dtypes[name]) for name, tensor in weights.items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all() and weights[name].isfinite().all():
+            raise InputError(f"{name}: holds numbers too large for {tensor.dtype}; use bf16 or fp32")
+    kinds = {str(dtype).removeprefix("torch.") for dtype in dtypes.values()}
+    document = config(weights.shape, end_of_text, kinds.pop() if len(kinds) == 1 else "float32")
+
+    def fill(part: Path) -> None:
+        (part / "config.json").write_text(to_json(document) + "\n", encoding="utf-8")
+        for name in TOKENIZER_FILES:
+            if tokenizer_from is not None and (tokenizer_from / name).is_file():
+                shutil.copyfile(tokenizer_from / name, part / name)
+        save_tensors(part / WEIGHTS, tensors)
+
+    write_folder(folder, fill)

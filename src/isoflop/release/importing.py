@@ -1,0 +1,161 @@
+"""Reads other people's GPT-2 folders as Hugging Face's transformers writes them, Cerebras-GPT's first of all.
+
+Everything is checked before a tensor is copied, and nothing that a file says is executed.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isoflop.errors import InputError
+from isoflop.model import Weights, tensor_sizes
+from isoflop.recipe import Shape
+from isoflop.release.tensor_files import TensorFile, open_pickled, open_safetensors
+from isoflop.release.tensors import WEIGHTS
+
+DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
+# Causal masks that transformers once stored; they are constants.
+_MASKS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
+_WEIGHT_FILES: tuple[tuple[str, Callable[[Path], TensorFile]], ...] = (
+    (WEIGHTS, open_safetensors),
+    ("pytorch_model.bin", open_pickled),
+)
+# What config.json must say for the model to be the one that isoflop computes, and what transformers assumes without it.
+_FIXED: dict[str, tuple[Any, Any]] = {
+    "activation_function": ("gelu", "gelu_new"),
+    "layer_norm_epsilon": (1e-5, 1e-5),
+    "scale_attn_weights": (True, True),
+    "scale_attn_by_inverse_layer_idx": (False, False),
+    "tie_word_embeddings": (True, True),
+    "add_cross_attention": (False, False),
+}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model as its folder has it: fp32 weights, each tensor's type there, its end-of-text token if any."""
+
+    shape: Shape
+    weights: Weights
+    dtypes: dict[str, torch.dtype]
+    end_of_text: int | None
+
+
+def import_model(folder: Path) -> Imported:
+    """The GPT-2 in a Hugging Face folder: config.json with model.safetensors or pytorch_model.bin, whole or in shards.
+
+    Names may lack the prefix `transformer.`; a stored head must equal the embedding. Pickled files are read by
+    PyTorch's loader for weights alone, which runs no code.
+
+    Raises:
+        InputError: a file is missing or damaged, the architecture is another, or a tensor is missing, of the wrong
+            shape or type, or unknown; names the file and the tensor.
+    """
+    shape, end_of_text = _read_config(folder / "config.json")
+    tensors = _tensors(folder)
+    _check_tensors(folder, tensors, shape)
+    weights = Weights.zeros(shape)
+    dtypes = {}
+    for name, view in weights.items():
+        tensor = tensors[name].tensor(name)
+        dtypes[name] = tensor.dtype
+        view.copy_(tensor)
+    if HEAD in tensors and not torch.equal(tensors[HEAD].tensor(HEAD), tensors[EMBEDDING].tensor(EMBEDDING)):
+        raise InputError(f"{folder}: {HEAD} is not {EMBEDDING}; isoflop's head is tied to the embedding")
+    return Imported(shape, weights, dtypes, end_of_text)
+
+
+def _read_config(path: Path) -> tuple[Shape, int | None]:
+    document = _read_json(path)
+    architecture = document.get("model_type")
+    if architecture != "gpt2":
+        raise InputError(
+            f"{path}: model_type = {architecture!r}; isoflop imports GPT-2 models only (model_type 'gpt2')"
+        )
+    for key, (wanted, assumed) in _FIXED.items():
+        if (said := document.get(key, assumed)) != wanted:
+            raise InputError(f"{path}: {key} = {said!r}; isoflop's model has {wanted!r}, the weights would not fit it")
+    limits = {"n_layer": 1000, "n_embd": 2**17, "n_head": 1024, "vocab_size": 2**32 - 1, "n_positions": 2**20}
+    n_layers, d_model, n_heads, vocab_size, context_length = (
+        _whole_number(path, document, key, most) for key, most in limits.items()
+    )
+    if d_model % n_heads:
+        raise InputError(f"{path}: n_head = {n_heads} does not divide n_embd = {d_model}")
+    shape = Shape(n_layers, d_model, n_heads, vocab_size, context_length)
+    if document.get("n_inner") not in (None, shape.d_ff):
+        raise InputError(f"{path}: n_inner = {document['n_inner']!r}; isoflop's feed-forward network has {shape.d_ff}")
+    end_of_text = document.get("eos_token_id")
+    return shape, end_of_text if isinstance(end_of_text, int) else None
+
+
+def _whole_number(path: Path, document: Mapping[str, Any], key: str, most: int) -> int:
+    value = document.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise InputError(f"{path}: {key} = {value!r}; must be a whole number from 1 to {most:,}")
+    return value
+
+
+def _tensors(folder: Path) -> dict[str, TensorFile]:
+    """The open file of every tensor by its full name."""
+    for name, open_file in _WEIGHT_FILES:
+        if (folder / name).is_file():
+            return _by_name([open_file(folder / name)])
+        if (folder / f"{name}.index.json").is_file():
+            return _by_name([open_file(path) for path in _shards(folder / f"{name}.index.json")])
+    wanted = " or ".join(name for name, _ in _WEIGHT_FILES)
+    raise InputError(f"{folder}: no weights here; {wanted} (or its .index.json with shards) is missing")
+
+
+def _shards(index: Path) -> list[Path]:
+    names = _read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(f"{index}: holds no weight_map from tensors to files")
+    for name in names.values():
+        if Path(name).name != name:
+            raise InputError(f"{index}: names {name!r}, which is not a file of this folder")
+    return [index.parent / name for name in sorted(set(names.values()))]
+
+
+def _by_name(files: list[TensorFile]) -> dict[str, TensorFile]:
+    found: dict[str, TensorFile] = {}
+    for file in files:
+        for name in file.names():
+            if name in found:
+                raise InputError(f"{file.path}: tensor {name} is there twice; the folder is mixed up")
+            if not _MASKS.fullmatch(name):
+                found[name] = file
+    return found
+
+
+def _check_tensors(folder: Path, tensors: Mapping[str, TensorFile], shape: Shape) -> None:
+    wanted = tensor_sizes(shape)
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise InputError(f"{folder}: tensor {missing[0]}{more} is missing; the download is incomplete, fetch it again")
+    for name, file in tensors.items():
+        size = wanted.get(EMBEDDING if name == HEAD else name)
+        if size is None:
+            raise InputError(f"{file.path}: tensor {name} is none of a GPT-2 with {shape.n_layers} layers")
+        if file.size(name) != size:
+            raise InputError(f"{file.path}: tensor {name} has shape {file.size(name)}, config.json asks for {size}")
+        if file.dtype(name) not in DTYPES:
+            raise InputError(f"{file.path}: tensor {name} is {file.dtype(name)}; give fp32, bf16 or fp16")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot read ({error.strerror}); give a Hugging Face model folder") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: not JSON; fetch it again") from None
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: not a JSON object; fetch it again")
+    return document

@@ -1,0 +1,136 @@
+"""muP in the model and the optimizer is what its table says, no more."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from isoflop.config.family import Recipe
+from isoflop.model import GPT, Weights, as_standard, initialise
+from isoflop.recipe import Parametrisation, Shape
+from isoflop.recipe.parametrisation import parametrisation_of
+from isoflop.train.optimizer import AdamW
+
+SHAPE = Shape(n_layers=2, d_model=48, n_heads=3, vocab_size=300, context_length=32)
+MUP = parametrisation_of("mup", Recipe(base_width=16, output_multiplier=0.7), SHAPE)
+
+
+def random_weights(parametrisation: Parametrisation) -> Weights:
+    weights = initialise(SHAPE, 1, parametrisation)
+    weights.flat.add_(torch.randn(SHAPE.params, generator=torch.Generator().manual_seed(0)), alpha=0.1)
+    return weights
+
+
+def some_samples() -> Tensor:
+    return torch.randint(0, 300, (3, 33), generator=torch.Generator().manual_seed(2))
+
+
+def slow_logits(w: Weights, ids: Tensor) -> Tensor:
+    """muP as the table writes it: embeddings times 10, scores over d_head, logits times alpha over m."""
+    d, heads, d_head, m = 48, 3, 16, 3.0
+    x = 10 * (w["transformer.wte.weight"][ids] + w["transformer.wpe.weight"][: ids.shape[1]])
+    for i in range(SHAPE.n_layers):
+        layer = {
+            name: w[f"transformer.h.{i}.{name}"] for name in ("ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias")
+        }
+        attn, mlp = f"transformer.h.{i}.attn.", f"transformer.h.{i}.mlp."
+        h = F.layer_norm(x, (d,), layer["ln_1.weight"], layer["ln_1.bias"])
+        qkv = (h @ w[attn + "c_attn.weight"] + w[attn + "c_attn.bias"]).unflatten(-1, (3, heads, d_head))
+        q, k, v = (qkv[..., one, :, :].transpose(1, 2) for one in range(3))
+        scores = q @ k.transpose(-1, -2) / d_head
+        scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -math.inf)
+        h = (scores.softmax(-1) @ v).transpose(1, 2).flatten(-2)
+        x = x + h @ w[attn + "c_proj.weight"] + w[attn + "c_proj.bias"]
+        h = F.layer_norm(x, (d,), layer["ln_2.weight"], layer["ln_2.bias"])
+        h = F.gelu(h @ w[mlp + "c_fc.weight"] + w[mlp + "c_fc.bias"])
+        x = x + h @ w[mlp + "c_proj.weight"] + w[mlp + "c_proj.bias"]
+    x = F.layer_norm(x, (d,), w["transformer.ln_f.weight"], w["transformer.ln_f.bias"])
+    return x @ w["transformer.wte.weight"].t() * 0.7 / m
+
+
+def test_logits_and_gradients_equal_the_slow_model() -> None:
+    samples = some_samples()
+    gradients = []
+    for fused in (True, False):
+        flat = random_weights(MUP).flat.requires_grad_()
+        weights = Weights(SHAPE, flat)
+        model = GPT(SHAPE, "fp32", parametrisation=MUP)
+        if fused:
+            torch.testing.assert_close(
+                model.logits(weights, samples[:, :-1]), slow_logits(weights, samples[:, :-1]), rtol=1e-4, atol=1e-4
+            )
+            loss = model.summed_loss(weights, samples)
+            torch.testing.assert_close(model.nats(weights, samples).sum(), loss, rtol=1e-5, atol=0)
+        else:
+            logits = slow_logits(weights, samples[:, :-1])
+            loss = F.cross_entropy(logits.flatten(0, 1), samples[:, 1:].flatten(), reduction="sum")
+        (loss * 0.01).backward()  # type: ignore[no-untyped-call]
+        assert flat.grad is not None
+        gradients.append(flat.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-4)
+
+
+def test_folded_into_a_standard_gpt2_it_computes_the_same() -> None:
+    weights, ids = random_weights(MUP), some_samples()[:, :-1]
+    expected = GPT(SHAPE, "fp32", parametrisation=MUP).logits(weights, ids)
+    folded = as_standard(weights, MUP)
+    torch.testing.assert_close(GPT(SHAPE, "fp32").logits(folded, ids), expected, rtol=1e-5, atol=1e-5)
+    assert folded.flat.data_ptr() != weights.flat.data_ptr()
+    plain = Parametrisation()
+    assert as_standard(weights, plain) is weights
+
+
+def test_deviations_and_truncation_are_those_of_the_parametrisation() -> None:
+    shape = Shape(n_layers=8, d_model=128, n_heads=2, vocab_size=1000, context_length=256)
+    mup = parametrisation_of("mup", Recipe(base_width=32), shape)
+    weights, cut = initialise(shape, 5, mup), initialise(shape, 5, replace(mup, init_truncation=2.0))
+    for name, tensor in weights.items():
+        if tensor.ndim == 1:
+            continue
+        hidden = name.startswith("transformer.h.")
+        wanted = 0.08 * (0.5 if hidden else 1) / (4 if name.endswith("c_proj.weight") else 1)
+        assert float(tensor.std()) == pytest.approx(wanted, rel=0.03), name
+        assert float(cut[name].abs().max()) <= 2 * wanted
+        # Cutting a normal at two deviations leaves 0.8796 of its own; what lay inside stays as it was drawn.
+        assert float(cut[name].std()) == pytest.approx(0.8796 * wanted, rel=0.03), name
+        inside = tensor.abs() <= 2 * wanted * (1 - 1e-6)
+        assert torch.equal(cut[name][inside], tensor[inside])
+
+
+def test_updates_equal_torch_adamw_with_a_rate_for_each_kind_of_tensor() -> None:
+    ours = initialise(SHAPE, 0, MUP)
+    theirs = {name: view.clone().requires_grad_() for name, view in ours.items()}
+
+    def of(ndim: int, hidden: bool | None) -> list[Tensor]:
+        return [t for n, t in theirs.items() if t.ndim == ndim and hidden in (None, n.startswith("transformer.h."))]
+
+    reference = torch.optim.AdamW(
+        [
+            {"params": of(2, hidden=False), "lr": 1e-2, "weight_decay": 0.1},
+            {"params": of(2, hidden=True), "lr": 1e-2 / 3, "weight_decay": 0.1},
+            {"params": of(1, hidden=None), "lr": 1e-2, "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.95),
+        eps=1e-8,
+    )
+    optimizer = AdamW(
+        SHAPE,
+        beta1=0.9,
+        beta2=0.95,
+        eps=1e-8,
+        weight_decay=0.1,
+        clip_norm=1.0,
+        hidden_lr_multiplier=MUP.hidden_lr_multiplier,
+    )
+    generator = torch.Generator().manual_seed(1)
+    for step in (1, 2, 3):
+        gradient = Weights(SHAPE, torch.randn(SHAPE.params, generator=generator) * 1e-3)
+        for name, tensor in theirs.items():
+            tensor.grad = gradient[name].clone()
+        reference.step()
+        optimizer.update(ours, gradient.flat, 1e-2, step)
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor.detach(), rtol=1e-4, atol=1e-6)

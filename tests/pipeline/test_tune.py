@@ -1,0 +1,128 @@
+"""Tuning: the same trials whatever interrupts it, values that the family file takes, refusals in one line."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isoflop.config import Family, load_family
+from isoflop.errors import InputError, Interrupted, WorkError
+from isoflop.pipeline import RunFolder
+from isoflop.pipeline.tune import Tuning, tune_family
+from isoflop.recipe import Machine, plan_family
+
+MACHINE = Machine("a processor", 2, 2, 2**34, "2.15.0", "cpu", 9e11, 2e11, "2026-11-25T00:00:00+00:00")
+TRIALS = 3
+
+
+@pytest.fixture(autouse=True)
+def a_known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isoflop.pipeline.plan._measured", lambda: MACHINE)
+
+
+@pytest.fixture
+def mup_file(family_file: Path) -> Path:
+    family_file.write_text(
+        'parametrisation = "mup"\n' + family_file.read_text().replace("[recipe]", "[recipe]\nbase_width = 8")
+    )
+    return family_file
+
+
+class StopAt:
+    """A listener that sends SIGTERM at a step of the trial of a number."""
+
+    def __init__(self, trial: int, step: int) -> None:
+        self._trial, self._step = trial, step
+        self._now = -1
+
+    def starts(self, model: Any) -> None:
+        self._now += 1
+
+    def step(self, model: Any, step: Any) -> None:
+        if (self._now, step.step) == (self._trial, self._step):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *heard, **more: None
+
+
+def tune(path: Path, runs: str, listener: Any, trials: int = TRIALS) -> Tuning:
+    family = load_family(path, use_tuned=False)
+    return tune_family(family, RunFolder(path.parent / runs / family.name), listener, trials)
+
+
+def test_an_interrupted_study_makes_the_trials_of_an_undisturbed_one(mup_file: Path, heard: Any) -> None:
+    whole = tune(mup_file, "whole", heard)
+    for trial in (0, 1):
+        with pytest.raises(Interrupted):
+            tune(mup_file, "parts", StopAt(trial=1 if trial else 0, step=3))
+    parts = tune(mup_file, "parts", heard)
+    assert parts.trials == whole.trials
+    assert len({tuple(trial.values.values()) for trial in whole.trials}) == TRIALS
+    assert whole.trials[0].values == {key: pytest.approx(value, rel=5e-3) for key, value in whole.own.items()}
+    assert whole.best.loss == min(trial.loss for trial in whole.trials if trial.loss is not None)
+    document = json.loads((whole.folder / "tune.json").read_text())
+    assert document["best"]["values"] == whole.best.values
+    assert (whole.folder / "tune.svg").read_text().count("<svg") == 1
+    assert (whole.folder / "tune.svg").read_bytes() == (parts.folder / "tune.svg").read_bytes()
+
+    # Asked again it has nothing to do; asked for more it goes on.
+    assert tune(mup_file, "whole", heard).trials == whole.trials
+    assert tune(mup_file, "whole", heard, TRIALS + 1).trials[:TRIALS] == whole.trials
+
+
+def test_the_family_file_takes_what_was_found(mup_file: Path, heard: Any) -> None:
+    best = tune(mup_file, "runs", heard, 2).best.values
+    text = mup_file.read_text()
+    mup_file.write_text('tuned = "runs/tiny/tune/tuned.toml"\n' + text)
+    models = plan_family(load_family(mup_file), MACHINE).models
+    assert {model.peak_lr for model in models} == {best["peak_lr"]}
+    assert {model.parametrisation.embedding_init_std for model in models} == {best["init_std"]}
+    assert {model.parametrisation.embedding_multiplier for model in models} == {best["embedding_multiplier"]}
+
+    mup_file.write_text(mup_file.read_text().replace("[recipe]", "[recipe]\npeak_lr = 5e-4"))
+    recipe = load_family(mup_file).recipe
+    assert (recipe.peak_lr, recipe.init_std) == (5e-4, best["init_std"])
+
+    mup_file.write_text('tuned = "runs/tiny/tune/tuned.toml"\n' + text.replace('"mup"', '"standard"'))
+    with pytest.raises(InputError, match=r"parametrisation = standard, but .*tuned.toml was found at mup"):
+        load_family(mup_file)
+    mup_file.write_text('tuned = "elsewhere.toml"\n' + text)
+    with pytest.raises(InputError, match=r"elsewhere.toml is not there; isoflop tune"):
+        load_family(mup_file)
+    load_family(mup_file, use_tuned=False)
+    (mup_file.parent / "elsewhere.toml").write_text('parametrisation = "mup"\nbase_width = 8\npeak_lr = -1\n')
+    with pytest.raises(InputError, match=r"elsewhere.toml: (peak_lr = -1|init_std: missing)"):
+        load_family(mup_file)
+
+
+def test_a_study_of_other_settings_is_refused(mup_file: Path, heard: Any) -> None:
+    tune(mup_file, "runs", heard, 1)
+    mup_file.write_text(mup_file.read_text().replace("base_width = 8", "base_width = 16"))
+    with pytest.raises(InputError, match=r"study.journal: made with .* to tune anew"):
+        tune(mup_file, "runs", heard, 2)
+
+
+def test_a_smallest_model_with_a_rate_of_its_own_is_refused(mup_file: Path, heard: Any) -> None:
+    mup_file.write_text(mup_file.read_text().replace('name = "w8"', 'name = "w8"\nrecipe = { peak_lr = 1e-3 }'))
+    with pytest.raises(InputError, match=r"w8 has its own recipe.peak_lr"):
+        tune(mup_file, "runs", heard)
+    assert not (mup_file.parent / "runs").exists()
+
+
+def test_trials_that_all_diverge_are_told(mup_file: Path, heard: Any) -> None:
+    mup_file.write_text(mup_file.read_text().replace("[recipe]", "[recipe]\npeak_lr = 1e30\nclip_norm = 1e30"))
+    with pytest.raises(WorkError, match="every trial diverged; lower"):
+        tune(mup_file, "runs", heard, 1)
+
+
+def test_without_optuna_it_says_what_to_install(
+    family: Family, folder: RunFolder, heard: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(InputError, match=r"pip install 'isoflop\[tune\]'"):
+        tune_family(family, folder, heard, 1)
