@@ -166,35 +166,96 @@ def train(
 
 
 @app.command()
-def law(points: Points, json: Json = False, debug: Debug = False) -> None:
-    """Fit the law, and test it on the largest run."""
+def law(
+    points: Points,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="PARAMS,TOKENS", help="The run that matters: say what to buy next."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="FLOPS", help="With --target: FLOPs for the runs to buy.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fit the law, test it on the largest run, and say which runs would narrow a target's interval most."""
     from isoflop.cli import tables
-    from isoflop.pipeline.law import law_of
+    from isoflop.pipeline.law import law_of, next_runs
 
+    if (target is None) != (budget is None):
+        raise InputError(
+            "--target PARAMS,TOKENS and --budget FLOPS go together: the run that matters, what may be spent"
+        )
     fitted, tests = law_of(points)
+    bought = next_runs(fitted, target, budget) if target is not None and budget is not None else []
     if json:
-        predictions = [vars(test.predicted) for test in tests]
-        print_json({**fitted.summary(), "predictions": predictions, "held_out": [test.to_json() for test in tests]})
+        document = {
+            **fitted.summary(),
+            "unidentified": fitted.unidentified,
+            "optima": [vars(optimum) for optimum in fitted.optima()],
+            "predictions": [vars(test.predicted) for test in tests],
+            "held_out": [test.to_json() for test in tests],
+            "next_runs": [vars(run) for run in bought],
+        }
+        print_json(document)
     else:
         tables.print_law(fitted)
         tables.print_test(tests)
+        tables.print_next_runs(bought)
 
 
 @app.command()
 def predict(
-    points: Points, target: Targets = None, targets: TargetsFile = None, json: Json = False, debug: Debug = False
+    points: Points,
+    target: Targets = None,
+    targets: TargetsFile = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="FLOPS", help="The best size and tokens for this compute.")
+    ] = None,
+    tokens: Annotated[
+        float | None, typer.Option("--tokens", metavar="TOKENS", help="The size that these tokens are right for.")
+    ] = None,
+    loss: Annotated[
+        float | None, typer.Option("--loss", metavar="LOSS", help="The cheapest run that reaches this loss.")
+    ] = None,
+    inference_tokens: Annotated[
+        float, typer.Option("--inference-tokens", metavar="TOKENS", help="With --loss: tokens to serve afterwards.")
+    ] = 0.0,
+    json: Json = False,
+    debug: Debug = False,
 ) -> None:
-    """Foretell losses, with 80 % and 95 % intervals."""
+    """Foretell losses, with 80 % and 95 % intervals; or the run that a budget, tokens or a loss call for."""
     from isoflop.cli import tables
-    from isoflop.pipeline.predict import parse_target, predict, read_targets
+    from isoflop.pipeline.predict import Wish, choices, parse_target, predict, read_targets
 
     wanted = [parse_target(text) for text in target or []] + (read_targets(targets) if targets else [])
-    if not wanted:
-        raise InputError("no target: give --target PARAMS,TOKENS (as in 70e6,1.4e9) or --targets FILE.csv")
+    wish = Wish(budget, tokens, loss, inference_tokens)
+    if not wanted and wish == Wish():
+        raise InputError(
+            "no target: give --target PARAMS,TOKENS (as in 70e6,1.4e9), --targets FILE.csv, --budget FLOPS, "
+            "--tokens TOKENS or --loss LOSS"
+        )
     fitted, predictions, warnings = predict(points, wanted)
-    warnings = [*fitted.warnings, *warnings]
-    document = {**fitted.summary(), "warnings": warnings, "predictions": [vars(p) for p in predictions]}
-    _print(json, lambda: document, lambda: tables.print_predictions(predictions, warnings))
+    found = choices(fitted, wish)
+    chosen = [choice.prediction for choice in found.values()]
+    warnings = [*fitted.warnings, *warnings, *fitted.warnings_for(chosen)]
+    document = {
+        **fitted.summary(),
+        "warnings": warnings,
+        "unidentified": fitted.unidentified,
+        "predictions": [vars(p) for p in predictions],
+        "times_largest_flops": [fitted.beyond(p) for p in predictions],
+        "choices": {name: {**vars(choice), "prediction": vars(choice.prediction)} for name, choice in found.items()},
+    }
+
+    def show() -> None:
+        tables.print_identification(fitted)
+        if predictions:
+            tables.print_predictions(fitted, predictions)
+        tables.print_choices(fitted, found)
+        tables.print_notes(warnings)
+
+    _print(json, lambda: document, show)
 
 
 @app.command()

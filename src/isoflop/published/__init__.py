@@ -1,6 +1,15 @@
-"""Other people's models, with sources."""
+"""Other people's models and measurements, with sources."""
 
 from isoflop.published.models import PublishedModel, published_models
 from isoflop.published.recipes import PublishedRecipe, published_recipes
+from isoflop.published.sets import PublishedSet, published_set, set_names
 
-__all__ = ["PublishedModel", "PublishedRecipe", "published_models", "published_recipes"]
+__all__ = [
+    "PublishedModel",
+    "PublishedRecipe",
+    "PublishedSet",
+    "published_models",
+    "published_recipes",
+    "published_set",
+    "set_names",
+]
