@@ -1,6 +1,7 @@
 """A law says what it knows, warns of what it does not, and comes back from its file unchanged."""
 
 import json
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -204,3 +205,42 @@ def test_three_sizes_and_rising_losses_still_give_finite_answers_and_warnings() 
     assert any("does not fall" in warning for warning in law.warnings)
     assert all(np.isfinite(value) for value in vars(law.predict(1e6, 2e7)).values())
     json.loads(to_json(law.to_json()))
+
+
+def test_a_known_ceiling_foretells_the_bend() -> None:
+    """Losses that saturate towards guessing: without the ceiling a ladder half a decade long foretells too high."""
+    ceiling, flops = 6.0, np.geomspace(1e12, 1e13, 4)
+
+    def truth(c: float) -> float:
+        line = np.exp(math.log(4.5 / (1 - 4.5 / ceiling)) - 0.22 * math.log(c / 1e12))
+        return float(line / (1 + line / ceiling))
+
+    points = [
+        Point(
+            params=(c / 120) ** 0.5,
+            tokens=20 * (c / 120) ** 0.5,
+            loss=truth(c) * (1 + 0.001 * (-1) ** i),
+            flops=c,
+            run=f"{i}",
+        )
+        for i, c in enumerate(np.repeat(flops, 2))
+    ]
+    target = 4e13
+    size = (target / 120) ** 0.5
+    known, unknown = (fit_law(points, ceiling=given).predict(size, 20 * size, target) for given in (ceiling, None))
+    assert abs(known.loss / truth(target) - 1) < 0.005
+    assert abs(known.loss / truth(target) - 1) < abs(unknown.loss / truth(target) - 1)
+    assert known.low_95 < truth(target) < known.high_95
+    assert known.high_95 - known.low_95 < unknown.high_95 - unknown.low_95
+    law = fit_law(points, ceiling=ceiling)
+    assert Law.from_json(json.loads(json.dumps(law.to_json()))).predict(size, 20 * size, target) == known
+    assert next(form for form in law.forms if form.name == "bent").parameters["Lmax"].value == pytest.approx(ceiling)
+
+
+def test_a_ceiling_that_a_loss_has_not_left_is_not_used() -> None:
+    points = [
+        Point(params=1e6 * 2**i, tokens=2e7 * 2**i, loss=5.9 - 0.1 * i, flops=1.2e14 * 4**i, run=f"{i}")
+        for i in range(5)
+    ]
+    with_one, without = (fit_law(points, ceiling=given).predict(1e8, 2e9).loss for given in (6.0, None))
+    assert with_one == without

@@ -1,6 +1,7 @@
 """From text to tokens: readers, tokenizers, shards with checksums, and the order in which training reads them."""
 
 from isoflop.data.documents import Document, read_documents
+from isoflop.data.frequencies import frequency_loss
 from isoflop.data.manifest import Counts, Manifest, Shard, Split, SplitName, load_manifest
 from isoflop.data.order import sample_ids
 from isoflop.data.prepare import prepare, prepare_part
@@ -22,6 +23,7 @@ __all__ = [
     "SplitName",
     "TokenStream",
     "end_of_text",
+    "frequency_loss",
     "load_manifest",
     "load_tokenizer",
     "make_tokenizer",

@@ -62,8 +62,10 @@ class Draws:
         return np.hypot(self.noise(flops), self.drift[:, None] * distance)
 
 
-def posterior_draws(form: ComputeForm, runs: Runs, rng: np.random.Generator, n: int) -> Draws:
-    """n draws of a form of compute alone.
+def posterior_draws(
+    form: ComputeForm, runs: Runs, rng: np.random.Generator, n: int, ceiling: float | None = None
+) -> Draws:
+    """n draws of a form of compute alone; a form with a ceiling has `ceiling` for it where that is known.
 
     Given its bends (floor, ceiling) and the noise, the form is a line z = b0 + b1 (x - middle) in x = ln C, with a
     Gaussian posterior. Bends and noise live on a grid, weighted by prior times likelihood. The prior is flat in the log
@@ -74,7 +76,9 @@ def posterior_draws(form: ComputeForm, runs: Runs, rng: np.random.Generator, n: 
     dx = sizes.flops - middle
     seed, fall, jitter = (axis.ravel() for axis in np.meshgrid(SEED_NOISE, FALL, JITTER, indexing="ij"))
     variance, log_prior = _noise(sizes, dx, seed, fall, jitter)  # (noises, sizes), (noises)
-    floor, inverse_ceiling, z, stretch = _bends(form, np.exp(sizes.mean))  # (bends) twice, (bends, sizes) twice
+    floor, inverse_ceiling, z, stretch = _bends(
+        form, np.exp(sizes.mean), ceiling
+    )  # (bends) twice, (bends, sizes) twice
 
     # Precisions of z are 1 / (variance * stretch^2): a product of noise and bend, so every sum over sizes is a matrix
     # product (bends, sizes) @ (sizes, noises).
@@ -154,11 +158,12 @@ def _noise(sizes: Sizes, dx: Array, seed: Array, fall: Array, jitter: Array) -> 
     return variance, log_prior - 0.5 * (sizes.freedom * np.log(run) + sizes.spread / run).sum(axis=1)
 
 
-def _bends(form: ComputeForm, loss: Array) -> tuple[Array, Array, Array, Array]:
+def _bends(form: ComputeForm, loss: Array, ceiling: float | None) -> tuple[Array, Array, Array, Array]:
     """E and 1 / Lmax (bends), and at each the line's z and |dz / d ln L| (bends, sizes)."""
     axis = BEND_OF_TWO if form.floor and form.ceiling else BEND
     nothing = np.zeros(1)
-    axes = np.meshgrid(axis if form.floor else nothing, axis if form.ceiling else nothing)
+    shares = axis if ceiling is None else np.array([loss.max() / ceiling])
+    axes = np.meshgrid(axis if form.floor else nothing, shares if form.ceiling else nothing)
     floor, inverse_ceiling = axes[0].ravel() * loss.min(), axes[1].ravel() / loss.max()
     above, below = loss - floor[:, None], 1.0 - inverse_ceiling[:, None] * loss
     return floor, inverse_ceiling, np.log(above / below), loss / above + (1.0 - below) / below

@@ -22,6 +22,10 @@ from isoflop.law.runs import Runs, collinear, runs_of, sizes_of
 SPARE_SIZES = 3
 
 
+# Of the ceiling, the share below which a loss must lie.
+NEAR_CEILING = 0.95
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The loss one new run would measure, noise included: its median, and intervals that hold it with 80 and 95 %."""
@@ -83,7 +87,8 @@ class Law:
     """What `fit_law` returns.
 
     `identified` says whether the data tell an irreducible loss from none; `noise` is the relative run-to-run standard
-    deviation at the largest compute. Warnings are sentences for people.
+    deviation at the largest compute; `ceiling` the loss without training compute that was given to `fit_law`. Warnings
+    are sentences for people.
     """
 
     points: tuple[Point, ...]
@@ -92,6 +97,7 @@ class Law:
     noise: float
     warnings: tuple[str, ...]
     forecast: Forecast
+    ceiling: float | None = None
 
     @property
     def unidentified(self) -> list[str]:
@@ -165,7 +171,12 @@ class Law:
             for member in self.forecast.members
         ]
         kept = {"stretch": self.forecast.stretch, "ratios": self.forecast.ratios, "members": members}
-        return {**self.summary(), "points": [asdict(point) for point in self.points], "forecast": kept}
+        return {
+            **self.summary(),
+            "ceiling": self.ceiling,
+            "points": [asdict(point) for point in self.points],
+            "forecast": kept,
+        }
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Law":
@@ -190,14 +201,18 @@ class Law:
                     None if ratios is None else (float(ratios[0]), float(ratios[1])),
                     _places(points),
                 ),
+                ceiling=document["ceiling"],
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise InputError(f"not a law that isoflop wrote ({error!r}); fit it again with isoflop law") from None
 
 
-def fit_law(points: Sequence[Point], seed: int = 0) -> Law:
+def fit_law(points: Sequence[Point], seed: int = 0, ceiling: float | None = None) -> Law:
     """Fits every form to the points and joins them into a forecast. The same points and seed give the same law,
     whatever their order.
+
+    `ceiling`, where known, is the loss without any training compute, in the points' unit: that of guessing each token by
+    its frequency. Losses near it bend, and how much is then known before any run.
 
     Raises:
         InputError: fewer than 3 sizes or budgets, a number that is not finite and above 0, or FLOPs of two conventions.
@@ -207,10 +222,17 @@ def fit_law(points: Sequence[Point], seed: int = 0) -> Law:
     runs = runs_of(sorted(unique, key=lambda point: (point.flops, point.params, point.tokens, point.loss)))
     one_ratio = collinear(runs)
     rng = np.random.default_rng(seed)
+    # A model that is worse than guessing by frequency, or nearly, has not begun to learn: then the ceiling says nothing.
+    known = ceiling if ceiling is not None and max(point.loss for point in unique) < NEAR_CEILING * ceiling else None
+
+    # A power law's local exponent is off by half where the loss is half the ceiling: it is known to be wrong there.
+    bent = known is not None and max(point.loss for point in unique) > known / 2
 
     def draw(form: Form, seen: Runs, n: int) -> Draws | None:
         if isinstance(form, ComputeForm):
-            return posterior_draws(form, seen, rng, n)
+            if bent and not form.ceiling:
+                return None
+            return posterior_draws(form, seen, rng, n, known)
         if len(sizes_of(seen).flops) < form.n_parameters + SPARE_SIZES or collinear(seen):
             return None
         return bootstrap_draws(form, seen, rng, n)
@@ -219,10 +241,11 @@ def fit_law(points: Sequence[Point], seed: int = 0) -> Law:
     ratios = (float(ratio.min()), float(ratio.max())) if one_ratio else None
     joined = forecast(list(FORMS.values()), runs, draw, ratios, rng)
     noise = _noise(joined, runs)
-    results = tuple(_result(form, runs, joined, noise, one_ratio) for form in FORMS.values())
+    results = tuple(_result(form, runs, joined, noise, one_ratio, known) for form in FORMS.values())
     no_floor = floor_warning(joined, runs)
     warnings = data_warnings(points, runs, one_ratio) + ([no_floor] if no_floor else [])
-    return Law(unique, results, no_floor is None, float(noise[np.argmax(runs.flops)]), tuple(warnings), joined)
+    top = float(noise[np.argmax(runs.flops)])
+    return Law(unique, results, no_floor is None, top, tuple(warnings), joined, ceiling)
 
 
 def _places(points: Sequence[Point]) -> Array:
@@ -236,13 +259,17 @@ def _noise(joined: Forecast, runs: Runs) -> Array:
     return np.asarray(np.median(best.draws.noise(runs.flops), axis=0))
 
 
-def _result(form: Form, runs: Runs, joined: Forecast, noise: Array, one_ratio: bool) -> FormResult:
+def _result(
+    form: Form, runs: Runs, joined: Forecast, noise: Array, one_ratio: bool, ceiling: float | None
+) -> FormResult:
     member = next((member for member in joined.members if member.form.name == form.name), None)
     sizes = len(sizes_of(runs).flops)
     fit: Fit | None = None
     note = ""
     if not isinstance(form, ComputeForm) and one_ratio:
         note = "not fitted: at one ratio of tokens to parameters the terms of N and D are one"
+    elif isinstance(form, ComputeForm) and form.ceiling and ceiling is not None:
+        note = "its ceiling is known: medians of the draws"
     elif sizes <= form.n_parameters:
         note = f"{form.n_parameters} parameters need more than {form.n_parameters} sizes and budgets; there are {sizes}"
     elif isinstance(form, ComputeForm):

@@ -91,6 +91,7 @@ def ladder_law(plan: "Plan", folder: RunFolder) -> "Law":
     Raises:
         InputError: the results are too few.
     """
+    from isoflop.data import frequency_loss
     from isoflop.law import Law, fit_law
 
     points = points_of(ladder_results(plan, folder))
@@ -105,7 +106,7 @@ def ladder_law(plan: "Plan", folder: RunFolder) -> "Law":
             f"{folder.path}: no model of the ladder is trained yet; run isoflop train with the family file"
         )
     try:
-        law = fit_law(points)
+        law = fit_law(points, ceiling=frequency_loss(folder.data))
     except InputError as error:
         raise InputError(f"{folder.path}: {error}") from None
     write_json(folder.law, law.to_json())

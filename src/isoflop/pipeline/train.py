@@ -62,8 +62,10 @@ def train_models(
                 listener.done(result, fresh=False)
         missing = [model for model in wanted if results[model.name] is None]
         small = [model for model in missing if model.flops / model.steps < SMALL_STEP_FLOPS]
-        if len(small) > 1 and plan.machine.cores > 1:
-            for result in train_side_by_side(family, plan, small, data, folder, listener):
+        # Full rounds only: a model left over is done sooner by all lanes.
+        rounds = small[: len(small) - len(small) % plan.machine.cores]
+        if plan.machine.cores > 1 and rounds:
+            for result in train_side_by_side(family, plan, rounds, data, folder, listener):
                 results[result.name] = result
         for model in missing:
             if results[model.name] is None:
