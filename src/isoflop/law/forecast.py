@@ -5,7 +5,7 @@ bootstrap intervals of one form covered 19 % where they promised 95 %.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import logsumexp, ndtr, ndtri
@@ -21,6 +21,10 @@ PRIOR_RUNGS = 4.0
 # A ladder at one ratio of tokens to parameters says nothing of others. At equal compute Hoffmann et al.'s law, as
 # refitted by Besiroglu et al. 2024, moves by 0.3 to 0.8 % times the squared log of the change in ratio.
 OFF_RATIO = 7e-3
+# How far a form of N and D strays from the truth for every factor e away from the data. Before any rung is foretold:
+# 0.5 %, within a factor of e.
+DRIFT = np.geomspace(2e-4, 0.1, 14)
+DRIFT_PRIOR = (5e-3, 1.0)
 
 # Draws a form's parameters from runs; None where those runs cannot say anything of it.
 Drawer = Callable[[Form, Runs, int], Draws | None]
@@ -41,12 +45,14 @@ class Forecast:
     """A mixture of forms.
 
     `stretch` >= 1 widens it where rungs were foretold worse than their intervals said. `ratios` are the lowest and
-    highest log tokens/params of the data where size and tokens cannot be told apart, else None.
+    highest log tokens/params of the data where size and tokens cannot be told apart, else None. `seen` (2, runs) are the
+    natural logs of params and tokens it was fitted on.
     """
 
     members: tuple[Member, ...]
     stretch: float
     ratios: tuple[float, float] | None
+    seen: Array
 
     def quantiles(self, params: Array, tokens: Array, flops: Array) -> Array:
         """Quantiles (LEVELS, points) of the log loss that one new run would have, at natural logs of its inputs."""
@@ -54,7 +60,7 @@ class Forecast:
         if self.ratios is not None:
             ratio = tokens - params
             far = OFF_RATIO * np.maximum(np.maximum(self.ratios[0] - ratio, ratio - self.ratios[1]), 0.0) ** 2
-        targets = {"params": params, "tokens": tokens, "flops": flops}
+        targets = _Targets(params, tokens, flops, distance(self.seen, np.stack([params, tokens])))
         parts = [_spread(member.form, member.draws, targets) for member in self.members]
         weight = [
             np.full(mean.shape[0], m.weight / mean.shape[0]) for (mean, _), m in zip(parts, self.members, strict=True)
@@ -64,30 +70,57 @@ class Forecast:
         return np.asarray(found[2] + self.stretch * (found - found[2]))
 
 
-def forecast(forms: Sequence[Form], runs: Runs, drawer: Drawer, ratios: tuple[float, float] | None) -> Forecast:
+def forecast(
+    forms: Sequence[Form],
+    runs: Runs,
+    drawer: Drawer,
+    ratios: tuple[float, float] | None,
+    rng: np.random.Generator,
+) -> Forecast:
     """The mixture of those of `forms` that the runs can speak of, weighted by how they foretold."""
     drawn = {form.name: draws for form in forms if (draws := drawer(form, runs, DRAWS)) is not None}
     forms = [form for form in forms if form.name in drawn]
-    held = _foretold(forms, runs, drawer)
-    weights = _weights(held, len(forms))
+    drifts = np.zeros(1) if ratios is not None else DRIFT
+    prior = np.zeros(1) if ratios is not None else -0.5 * (np.log(DRIFT / DRIFT_PRIOR[0]) / DRIFT_PRIOR[1]) ** 2
+    prior = prior - logsumexp(prior)
+    held = _foretold(forms, runs, drawer, drifts)
+    belief = _belief(held, prior, len(forms))
+    weights = np.exp(logsumexp(belief, axis=1) - logsumexp(belief))
     errors = np.sqrt(np.mean([rung.squares for rung in held], axis=0)) if held else [None] * len(forms)
-    members = [
-        Member(form, drawn[form.name], float(weight), None if error is None else float(error))
-        for form, weight, error in zip(forms, weights, errors, strict=True)
-    ]
-    return Forecast(tuple(members), _stretch(held, len(forms)), ratios)
+    members = []
+    for form, weight, error, of_drift in zip(forms, weights, errors, belief, strict=True):
+        draws = drawn[form.name]
+        share = np.exp(of_drift - logsumexp(of_drift))
+        drift = rng.permutation(drifts[np.minimum(np.searchsorted(np.cumsum(share), (np.arange(draws.n) + 0.5) / draws.n), len(drifts) - 1)])
+        members.append(Member(form, replace(draws, drift=drift), float(weight), None if error is None else float(error)))
+    return Forecast(tuple(members), _stretch(held, prior, len(forms)), ratios, np.stack([runs.params, runs.tokens]))
+
+
+def distance(seen: Array, targets: Array) -> Array:
+    """How far each of `targets` (2, points) is from the nearest of `seen` (2, runs), in logs of size and tokens."""
+    return np.sqrt(((targets[:, :, None] - seen[:, None]) ** 2).sum(axis=0)).min(axis=1)
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Natural logs (points) of the inputs of new runs, and their distance from the data."""
+
+    params: Array
+    tokens: Array
+    flops: Array
+    distance: Array
 
 
 @dataclass(frozen=True)
 class _Rung:
     """How the forms, in their order, foretold the runs of one rung from those below it."""
 
-    scores: Array  # (forms): mean log density of the losses that came
-    below: Array  # (forms, points): probability of a lower loss than the one that came
+    scores: Array  # (forms, drifts): mean log density of the losses that came
+    below: Array  # (forms, drifts, points): probability of a lower loss than the one that came
     squares: Array  # (forms): mean squared error of the median
 
 
-def _foretold(forms: Sequence[Form], runs: Runs, drawer: Drawer) -> list[_Rung]:
+def _foretold(forms: Sequence[Form], runs: Runs, drawer: Drawer, drifts: Array) -> list[_Rung]:
     """The rungs, from the third up, that all forms can foretell."""
     rungs = rungs_of(runs)
     found = []
@@ -96,36 +129,39 @@ def _foretold(forms: Sequence[Form], runs: Runs, drawer: Drawer) -> list[_Rung]:
         draws = [one for form in forms if (one := drawer(form, seen, DRAWS // 4)) is not None]
         if len(draws) < len(forms):
             continue
-        targets = {"params": next_.params, "tokens": next_.tokens, "flops": next_.flops}
+        at = np.stack([next_.params, next_.tokens])
+        targets = _Targets(next_.params, next_.tokens, next_.flops, distance(np.stack([seen.params, seen.tokens]), at))
         scores, below, squares = [], [], []
         for form, one in zip(forms, draws, strict=True):
-            mean, sd = _spread(form, one, targets)
+            mean, noise = _spread(form, one, targets)
+            sd = np.hypot(noise, drifts[:, None, None] * targets.distance)
             z = (next_.y - mean) / sd
-            density = logsumexp(-0.5 * z**2 - np.log(sd), axis=0) - np.log(len(z))
+            density = logsumexp(-0.5 * z**2 - np.log(sd), axis=1) - np.log(len(mean))
             # Runs of a rung share its jitter and the form's error: however many, they count as one test.
-            scores.append(float(np.average(density, weights=next_.share)))
-            below.append(ndtr(z).mean(axis=0))
+            scores.append(np.average(density, weights=next_.share, axis=1))
+            below.append(ndtr(z).mean(axis=1))
             squares.append(float(np.average((np.median(mean, axis=0) - next_.y) ** 2, weights=next_.share)))
         found.append(_Rung(np.array(scores), np.stack(below), np.array(squares)))
     return found
 
 
-def _weights(held: Sequence[_Rung], n_forms: int) -> Array:
-    score = np.sum([rung.scores for rung in held], axis=0) if held else np.zeros(n_forms)
-    weight = np.exp(score - score.max())
-    return np.asarray(weight / weight.sum())
+def _belief(held: Sequence[_Rung], prior: Array, n_forms: int) -> Array:
+    """Log probability (forms, drifts), not normalised."""
+    return np.asarray(prior + sum(rung.scores for rung in held) + np.zeros((n_forms, 1)))
 
 
-def _stretch(held: Sequence[_Rung], n_forms: int) -> float:
+def _stretch(held: Sequence[_Rung], prior: Array, n_forms: int) -> float:
     """How much wider the intervals should have been, each rung foretold with the weights that were known before it."""
     squares = []
     for k, rung in enumerate(held):
-        probability = np.clip(_weights(held[:k], n_forms) @ rung.below, 1e-9, 1 - 1e-9)
+        belief = _belief(held[:k], prior, n_forms)
+        share = np.exp(belief - logsumexp(belief))
+        probability = np.clip(np.einsum("fd,fdp->p", share, rung.below), 1e-9, 1 - 1e-9)
         squares.append(float(np.mean(ndtri(probability) ** 2)))
     return float(np.sqrt(max(1.0, (PRIOR_RUNGS + sum(squares)) / (PRIOR_RUNGS + len(squares)))))
 
 
-def _spread(form: Form, draws: Draws, targets: dict[str, Array]) -> tuple[Array, Array]:
+def _spread(form: Form, draws: Draws, targets: _Targets) -> tuple[Array, Array]:
     """Mean and standard deviation (draws, points) of a new run's log loss."""
-    x = np.stack([targets[name] for name in form.inputs])
-    return form.log_loss(draws.theta, x), draws.noise(targets["flops"])
+    x = np.stack([getattr(targets, name) for name in form.inputs])
+    return form.log_loss(draws.theta, x), draws.error(targets.flops, targets.distance)

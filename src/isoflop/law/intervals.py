@@ -3,7 +3,7 @@
 A ladder has four to eight sizes at one ratio of tokens to parameters; resampling so few points says nothing. Forms of
 compute alone are therefore drawn from their posterior on a grid: exact, quick, and with the wide tails of a small
 sample (Student's t) because the noise is unknown too. Forms of N and D need dozens of points anyway and are drawn by a
-bootstrap of whole training runs, after Besiroglu et al. 2024. Noise is that of the log loss: relative.
+bootstrap of whole training runs. Noise is that of the log loss: relative.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
-from isoflop.law.fit import refit
+from isoflop.law.descent import HUBER_DELTA, descend
 from isoflop.law.forms import Array, ComputeForm, Form
 from isoflop.law.runs import Index, Runs, Sizes, sizes_of
 
@@ -24,6 +24,8 @@ FALL = np.array([0.0, 0.15, 0.3, 0.45])
 # A size lies off its family's line whatever the seed: its shape and learning rate are not exactly its neighbours'.
 JITTER = np.geomspace(3e-4, 3e-2, 7)
 JITTER_PRIOR = (2e-3, 1.0)
+# A draw needs no more digits than its spread has: derivatives at which its descent may stop, and steps at most.
+ROUGHLY = 1e-5, 60
 # Floor over lowest loss, and highest loss over ceiling: anything from none to nine tenths.
 BEND = np.linspace(0.0, 0.9, 19)
 BEND_OF_TWO = np.linspace(0.0, 0.9, 10)
@@ -34,13 +36,15 @@ class Draws:
     """Equally likely parameter vectors (n_parameters, draws) and the noise of a new run under each (draws).
 
     At log flops x it is sqrt(jitter^2 + seed^2), seed = seed_top * exp(fall * max(0, top - x)): beyond the largest size
-    that was seen it is not trusted to fall further.
+    that was seen it is not trusted to fall further. `drift` is how far the form strays from the truth for every factor e
+    of size or tokens between a new run and the nearest that was seen.
     """
 
     theta: Array
     jitter: Array
     seed_top: Array
     fall: Array
+    drift: Array
     top: float
 
     @property
@@ -51,6 +55,10 @@ class Draws:
         """(draws, points) at natural logs of flops (points)."""
         seed = self.seed_top[:, None] * np.exp(self.fall[:, None] * np.maximum(0.0, self.top - flops))
         return np.hypot(self.jitter[:, None], seed)
+
+    def error(self, flops: Array, distance: Array) -> Array:
+        """(draws, points): the noise of a run, and the form's straying at `distance` (points)."""
+        return np.hypot(self.noise(flops), self.drift[:, None] * distance)
 
 
 def posterior_draws(form: ComputeForm, runs: Runs, rng: np.random.Generator, n: int) -> Draws:
@@ -90,22 +98,26 @@ def posterior_draws(form: ComputeForm, runs: Runs, rng: np.random.Generator, n: 
         jitter=jitter[noise],
         seed_top=np.full(n, given) if np.isfinite(given) else seed[noise] * np.exp(-fall[noise] * dx[top]),
         fall=fall[noise],
+        drift=np.zeros(n),
         top=float(sizes.flops[top]),
     )
 
 
 def bootstrap_draws(form: Form, theta: Array, runs: Runs, rng: np.random.Generator, n: int) -> Draws:
-    """n draws of any form, `theta` being its fit to `runs`: refits to resampled runs, with the residuals' spread."""
-    names = list(dict.fromkeys(runs.run))
-    rows = {name: [i for i, other in enumerate(runs.run) if other == name] for name in names}
-    thetas, spread = np.empty((form.n_parameters, n)), np.empty(n)
+    """n draws of any form, `theta` being its fit to `runs`: refits under random weights, with the residuals' spread.
+
+    Each training run gets an exponential weight, shared by its points (the Bayesian bootstrap, Rubin 1981): unlike
+    picking runs with replacement it never leaves fewer sizes than parameters.
+    """
+    names = {name: number for number, name in enumerate(dict.fromkeys(runs.run))}
+    of_run = np.array([names[name] for name in runs.run])
+    weights = rng.standard_exponential((n, len(names)))[:, of_run] * runs.share
+    ends = descend(form, runs.x(form), runs.y, weights, HUBER_DELTA, np.repeat(theta[:, None], n, axis=1), *ROUGHLY)
     freedom = max(len(names) - form.n_parameters, 1)
-    for k in range(n):
-        sample = runs.take(i for pick in rng.integers(len(names), size=len(names)) for i in rows[names[pick]])
-        thetas[:, k] = refit(form, sample.x(form), sample.y, sample.share, theta)
-        residual = runs.y - form.log_loss(thetas[:, k], runs.x(form))
-        spread[k] = np.sqrt(runs.share @ residual**2 / rng.chisquare(freedom))
-    return Draws(thetas, np.zeros(n), spread, np.zeros(n), float(runs.flops.max()))
+    residual = runs.y - form.log_loss(ends.theta, runs.x(form))
+    spread = np.sqrt(residual**2 @ runs.share / rng.chisquare(freedom, n))
+    nothing = np.zeros(n)
+    return Draws(ends.theta, nothing, spread, nothing, nothing, float(runs.flops.max()))
 
 
 def mixture_quantiles(mean: Array, sd: Array, weight: Array, levels: Sequence[float]) -> Array:

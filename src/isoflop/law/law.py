@@ -9,17 +9,16 @@ import numpy as np
 
 from isoflop.errors import InputError
 from isoflop.law.diagnosis import data_warnings, floor_warning, target_warnings
-from isoflop.law.fit import HUBER_DELTA, Fit, fit_form
+from isoflop.law.descent import HUBER_DELTA
+from isoflop.law.fit import Fit, fit_form
 from isoflop.law.forecast import Forecast, Member, forecast
 from isoflop.law.forms import FORMS, Array, ComputeForm, Form
 from isoflop.law.intervals import Draws, bootstrap_draws, posterior_draws
 from isoflop.law.points import Point, check_points
 from isoflop.law.runs import Runs, collinear, runs_of, sizes_of
 
-# With fewer, five parameters and their spread are guesswork.
-CHINCHILLA_POINTS = 8
-# Refits cost some 5 ms each.
-BOOTSTRAP = 100
+# Sizes beyond a form's parameters: with fewer, the parameters and their spread are guesswork.
+SPARE_SIZES = 3
 
 
 @dataclass(frozen=True)
@@ -142,6 +141,7 @@ class Law:
                 "jitter": member.draws.jitter.tolist(),
                 "seed_top": member.draws.seed_top.tolist(),
                 "fall": member.draws.fall.tolist(),
+                "drift": member.draws.drift.tolist(),
                 "top": member.draws.top,
             }
             for member in self.forecast.members
@@ -159,8 +159,9 @@ class Law:
         try:
             kept = document["forecast"]
             ratios = kept["ratios"]
+            points = tuple(Point(**point) for point in document["points"])
             return cls(
-                points=tuple(Point(**point) for point in document["points"]),
+                points=points,
                 forms=tuple(_form_result(form) for form in document["forms"]),
                 identified=bool(document["identified"]),
                 noise=float(document["noise"]),
@@ -169,6 +170,7 @@ class Law:
                     tuple(_member(member) for member in kept["members"]),
                     float(kept["stretch"]),
                     None if ratios is None else (float(ratios[0]), float(ratios[1])),
+                    _places(points),
                 ),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -186,30 +188,29 @@ def fit_law(points: Sequence[Point], seed: int = 0) -> Law:
     unique = tuple(dict.fromkeys(points))
     runs = runs_of(sorted(unique, key=lambda point: (point.flops, point.params, point.tokens, point.loss)))
     one_ratio = collinear(runs)
-    fitted_chinchilla = None if one_ratio else _fit_chinchilla(runs)
     rng = np.random.default_rng(seed)
 
     def draw(form: Form, seen: Runs, n: int) -> Draws | None:
         if isinstance(form, ComputeForm):
             return posterior_draws(form, seen, rng, n)
-        if fitted_chinchilla is None or len(sizes_of(seen).flops) < CHINCHILLA_POINTS or collinear(seen):
+        if len(sizes_of(seen).flops) < form.n_parameters + SPARE_SIZES or collinear(seen):
             return None
-        return bootstrap_draws(form, fitted_chinchilla.theta, seen, rng, min(n // 2, BOOTSTRAP))
+        fit = fit_form(form, seen.x(form), seen.y, seen.share)
+        return bootstrap_draws(form, fit.theta, seen, rng, n)
 
     ratio = runs.tokens - runs.params
-    joined = forecast(list(FORMS.values()), runs, draw, (float(ratio.min()), float(ratio.max())) if one_ratio else None)
+    ratios = (float(ratio.min()), float(ratio.max())) if one_ratio else None
+    joined = forecast(list(FORMS.values()), runs, draw, ratios, rng)
     noise = _noise(joined, runs)
-    results = tuple(_result(form, runs, joined, noise, fitted_chinchilla, one_ratio) for form in FORMS.values())
+    results = tuple(_result(form, runs, joined, noise, one_ratio) for form in FORMS.values())
     no_floor = floor_warning(joined, runs)
     warnings = data_warnings(points, runs, one_ratio) + ([no_floor] if no_floor else [])
     return Law(unique, results, no_floor is None, float(noise[np.argmax(runs.flops)]), tuple(warnings), joined)
 
 
-def _fit_chinchilla(runs: Runs) -> Fit | None:
-    form = FORMS["chinchilla"]
-    if len(sizes_of(runs).flops) <= form.n_parameters:
-        return None
-    return fit_form(form, runs.x(form), runs.y, runs.share, HUBER_DELTA)
+def _places(points: Sequence[Point]) -> Array:
+    """(2, points): natural logs of params and tokens"""
+    return np.log([[point.params for point in points], [point.tokens for point in points]])
 
 
 def _noise(joined: Forecast, runs: Runs) -> Array:
@@ -219,7 +220,7 @@ def _noise(joined: Forecast, runs: Runs) -> Array:
 
 
 def _result(
-    form: Form, runs: Runs, joined: Forecast, noise: Array, chinchilla: Fit | None, one_ratio: bool
+    form: Form, runs: Runs, joined: Forecast, noise: Array, one_ratio: bool
 ) -> FormResult:
     member = next((member for member in joined.members if member.form.name == form.name), None)
     sizes = len(sizes_of(runs).flops)
@@ -235,7 +236,7 @@ def _result(
         weights = runs.share * (noise.min() / noise) ** 2
         fit = fit_form(form, runs.x(form), runs.y, weights, max(HUBER_DELTA, 1.345 * float(np.median(noise))))
     else:
-        fit = chinchilla
+        fit = fit_form(form, runs.x(form), runs.y, runs.share, HUBER_DELTA)
     draws = None if member is None else member.draws.theta
     theta = fit.theta if fit else np.median(draws, axis=1) if draws is not None else None
     return FormResult(
@@ -277,8 +278,8 @@ def _form_result(form: dict[str, Any]) -> FormResult:
 
 
 def _member(kept: dict[str, Any]) -> Member:
-    theta, jitter, seed_top, fall = (
-        np.asarray(kept[name], dtype=float) for name in ("theta", "jitter", "seed_top", "fall")
+    theta, jitter, seed_top, fall, drift = (
+        np.asarray(kept[name], dtype=float) for name in ("theta", "jitter", "seed_top", "fall", "drift")
     )
-    draws = Draws(theta, jitter, seed_top, fall, float(kept["top"]))
+    draws = Draws(theta, jitter, seed_top, fall, drift, float(kept["top"]))
     return Member(FORMS[kept["form"]], draws, float(kept["weight"]), kept["rolling_error"])
