@@ -11,6 +11,7 @@ import pytest
 from isoflop.durable import to_json
 from isoflop.errors import InputError
 from isoflop.law import Law, Point, fit_law
+from isoflop.law.forms import FORMS
 from isoflop.published import published_models
 
 
@@ -71,7 +72,7 @@ def test_the_document_holds_what_commands_promise() -> None:
     document = fit_law(ladder(SIZES)).to_json()
     assert {"forms", "identified", "warnings", "points"} <= document.keys()
     forms = {form["name"]: form for form in document["forms"]}
-    assert forms.keys() == {"compute", "chinchilla", "power", "bent", "sigmoid"}
+    assert forms.keys() == FORMS.keys()
     assert sum(form["weight"] for form in forms.values()) == pytest.approx(1)
     compute = forms["compute"]
     assert compute["equation"].startswith("L(C) = (C / ")
@@ -166,8 +167,8 @@ def test_an_unseen_floor_is_not_claimed_and_a_seen_one_is() -> None:
 def test_where_size_and_tokens_vary_apart_the_law_in_both_leads_and_foretells() -> None:
     points = sorted(grid(), key=lambda point: point.flops)
     law = fit_law(points[:-4])
-    weights = {form.name: form.weight for form in law.forms}
-    assert weights["chinchilla"] > 0.9
+    # Those that can take the shape of the truth, whose exponents are almost equal.
+    assert sum(form.weight for form in law.forms if form.name in ("chinchilla", "overtraining", "coupled")) > 0.9
     predictions = [law.predict(p.params, p.tokens) for p in points[-4:]]
     assert all(q.low_95 < p.loss < q.high_95 for q, p in zip(predictions, points[-4:], strict=True))
     assert all(q.high_95 / q.low_95 < 1.03 for q in predictions)

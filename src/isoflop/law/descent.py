@@ -28,6 +28,8 @@ STEPS = 500
 DELTA_FALL, DELTA_FROM, STEPS_ON_THE_WAY = 0.3, 0.05, 10
 # Damping of the first step, its change after a step that was taken and one that was not, and when to give up.
 STILL = 1e-5
+# Near the minimum a step gains less than the sum can show.
+ROUNDING = 4e-16
 DAMPING, LOWER, RAISE, DAMPING_RANGE = 1e-2, 0.2, 6.0, (1e-9, 1e12)
 
 
@@ -131,16 +133,14 @@ def _steps(problem: _Problem, start: Array, delta: float, tolerance: float, limi
         tried = theta - _solve(jacobian, residual, problem.weights, delta, damping, gradient).T
         new_residual, new_jacobian = problem.at(tried)
         new_value = _huber(new_residual, problem.weights, delta)
-        better = new_value <= value
+        better = new_value <= value * (1 + ROUNDING)
         damping = np.maximum(damping * np.where(better, LOWER, RAISE), DAMPING_RANGE[0])
         theta[:, better], value[better] = tried[:, better], new_value[better]
         residual[better], jacobian[better] = new_residual[better], new_jacobian[better]
     return ends
 
 
-def _solve(
-    jacobian: Array, residual: Array, weights: Array, delta: float, damping: Array, gradient: Array
-) -> Array:
+def _solve(jacobian: Array, residual: Array, weights: Array, delta: float, damping: Array, gradient: Array) -> Array:
     size = np.abs(residual)
     curvature = weights * np.where(size <= delta, 1.0 + damping[:, None], damping[:, None] * delta / size)
     matrix = (jacobian * curvature[:, None]) @ jacobian.swapaxes(1, 2)

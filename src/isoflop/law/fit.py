@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isoflop.law.descent import HUBER_DELTA, descend
+from isoflop.law.descent import GRADIENT_TOLERANCE, HUBER_DELTA, STEPS, descend
 from isoflop.law.forms import Array, Form
 
 SAME = 1e-6
@@ -26,13 +26,22 @@ class Fit:
     starts_at_best: int
 
 
-def fit_form(form: Form, x: Array, y: Array, weights: Array, delta: float = HUBER_DELTA) -> Fit:
+def fit_form(
+    form: Form,
+    x: Array,
+    y: Array,
+    weights: Array,
+    delta: float = HUBER_DELTA,
+    tolerance: float = GRADIENT_TOLERANCE,
+    steps: int = STEPS,
+) -> Fit:
     """Fits `form` to log losses y (points) at x (inputs, points), the natural logs of its inputs, from all its starts."""
     centre = np.asarray(x.mean(axis=1))
     starts = np.stack(form.starts(x - centre[:, None], y, weights), axis=1)
-    ends = descend(form, x, y, weights, delta, form.shifted(starts, centre))
-    best = int(np.argmin(ends.objective))
-    objective = float(ends.objective[best])
-    near = int(np.sum(ends.objective <= objective * (1 + SAME) + 1e-15))
-    gradient = float(ends.gradient_norm[best])
+    ends = descend(form, x, y, weights, delta, form.shifted(starts, centre), tolerance, steps)
+    least = float(ends.objective.min())
+    # Of ends that differ by rounding alone, the one that lies flattest.
+    best = int(np.argmin(np.where(ends.objective <= least * (1 + 1e-12), ends.gradient_norm, np.inf)))
+    near = int(np.sum(ends.objective <= least * (1 + SAME) + 1e-15))
+    objective, gradient = float(ends.objective[best]), float(ends.gradient_norm[best])
     return Fit(ends.theta[:, best], delta, objective, gradient, starts.shape[1], near)

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import logsumexp, ndtr, ndtri
 
 from isoflop.law.forms import Array, Form
-from isoflop.law.intervals import Draws, mixture_quantiles
+from isoflop.law.intervals import Draws, mixture_quantiles, systematic
 from isoflop.law.runs import Runs, rungs_of
 
 DRAWS = 256
@@ -80,20 +80,18 @@ def forecast(
     """The mixture of those of `forms` that the runs can speak of, weighted by how they foretold."""
     drawn = {form.name: draws for form in forms if (draws := drawer(form, runs, DRAWS)) is not None}
     forms = [form for form in forms if form.name in drawn]
-    drifts = np.zeros(1) if ratios is not None else DRIFT
-    prior = np.zeros(1) if ratios is not None else -0.5 * (np.log(DRIFT / DRIFT_PRIOR[0]) / DRIFT_PRIOR[1]) ** 2
-    prior = prior - logsumexp(prior)
-    held = _foretold(forms, runs, drawer, drifts)
-    belief = _belief(held, prior, len(forms))
+    held = _foretold(forms, runs, drawer)
+    belief = _belief(held, len(forms))
     weights = np.exp(logsumexp(belief, axis=1) - logsumexp(belief))
     errors = np.sqrt(np.mean([rung.squares for rung in held], axis=0)) if held else [None] * len(forms)
     members = []
     for form, weight, error, of_drift in zip(forms, weights, errors, belief, strict=True):
         draws = drawn[form.name]
-        share = np.exp(of_drift - logsumexp(of_drift))
-        drift = rng.permutation(drifts[np.minimum(np.searchsorted(np.cumsum(share), (np.arange(draws.n) + 0.5) / draws.n), len(drifts) - 1)])
-        members.append(Member(form, replace(draws, drift=drift), float(weight), None if error is None else float(error)))
-    return Forecast(tuple(members), _stretch(held, prior, len(forms)), ratios, np.stack([runs.params, runs.tokens]))
+        drift = DRIFT[systematic(np.exp(of_drift - of_drift.max()), draws.n, rng)]
+        members.append(
+            Member(form, replace(draws, drift=drift), float(weight), None if error is None else float(error))
+        )
+    return Forecast(tuple(members), _stretch(held, len(forms)), ratios, np.stack([runs.params, runs.tokens]))
 
 
 def distance(seen: Array, targets: Array) -> Array:
@@ -120,7 +118,7 @@ class _Rung:
     squares: Array  # (forms): mean squared error of the median
 
 
-def _foretold(forms: Sequence[Form], runs: Runs, drawer: Drawer, drifts: Array) -> list[_Rung]:
+def _foretold(forms: Sequence[Form], runs: Runs, drawer: Drawer) -> list[_Rung]:
     """The rungs, from the third up, that all forms can foretell."""
     rungs = rungs_of(runs)
     found = []
@@ -134,7 +132,7 @@ def _foretold(forms: Sequence[Form], runs: Runs, drawer: Drawer, drifts: Array) 
         scores, below, squares = [], [], []
         for form, one in zip(forms, draws, strict=True):
             mean, noise = _spread(form, one, targets)
-            sd = np.hypot(noise, drifts[:, None, None] * targets.distance)
+            sd = np.hypot(noise, DRIFT[:, None, None] * targets.distance)
             z = (next_.y - mean) / sd
             density = logsumexp(-0.5 * z**2 - np.log(sd), axis=1) - np.log(len(mean))
             # Runs of a rung share its jitter and the form's error: however many, they count as one test.
@@ -145,16 +143,17 @@ def _foretold(forms: Sequence[Form], runs: Runs, drawer: Drawer, drifts: Array) 
     return found
 
 
-def _belief(held: Sequence[_Rung], prior: Array, n_forms: int) -> Array:
+def _belief(held: Sequence[_Rung], n_forms: int) -> Array:
     """Log probability (forms, drifts), not normalised."""
+    prior = -0.5 * (np.log(DRIFT / DRIFT_PRIOR[0]) / DRIFT_PRIOR[1]) ** 2
     return np.asarray(prior + sum(rung.scores for rung in held) + np.zeros((n_forms, 1)))
 
 
-def _stretch(held: Sequence[_Rung], prior: Array, n_forms: int) -> float:
+def _stretch(held: Sequence[_Rung], n_forms: int) -> float:
     """How much wider the intervals should have been, each rung foretold with the weights that were known before it."""
     squares = []
     for k, rung in enumerate(held):
-        belief = _belief(held[:k], prior, n_forms)
+        belief = _belief(held[:k], n_forms)
         share = np.exp(belief - logsumexp(belief))
         probability = np.clip(np.einsum("fd,fdp->p", share, rung.below), 1e-9, 1 - 1e-9)
         squares.append(float(np.mean(ndtri(probability) ** 2)))

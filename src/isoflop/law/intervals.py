@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from isoflop.law.descent import HUBER_DELTA, descend
+from isoflop.law.fit import fit_form
 from isoflop.law.forms import Array, ComputeForm, Form
 from isoflop.law.runs import Index, Runs, Sizes, sizes_of
 
@@ -86,7 +87,7 @@ def posterior_draws(form: ComputeForm, runs: Runs, rng: np.random.Generator, n: 
     log_posterior = log_prior - 0.5 * (misfit + np.log(variance).sum(axis=1) + np.log(determinant))
     log_posterior -= 2.0 * np.log(_stretch_at(np.exp(b0), floor[:, None], inverse_ceiling[:, None]))
 
-    cells = _systematic(np.exp(log_posterior - log_posterior.max()).ravel(), n, rng)
+    cells = systematic(np.exp(log_posterior - log_posterior.max()).ravel(), n, rng)
     bend, noise = np.unravel_index(cells, log_posterior.shape)
     cell = bend, noise
     slope = b1[cell] + rng.standard_normal(n) * np.sqrt(s0[cell] / determinant[cell])
@@ -103,8 +104,8 @@ def posterior_draws(form: ComputeForm, runs: Runs, rng: np.random.Generator, n: 
     )
 
 
-def bootstrap_draws(form: Form, theta: Array, runs: Runs, rng: np.random.Generator, n: int) -> Draws:
-    """n draws of any form, `theta` being its fit to `runs`: refits under random weights, with the residuals' spread.
+def bootstrap_draws(form: Form, runs: Runs, rng: np.random.Generator, n: int) -> Draws:
+    """n draws of any form: refits under random weights, with the residuals' spread.
 
     Each training run gets an exponential weight, shared by its points (the Bayesian bootstrap, Rubin 1981): unlike
     picking runs with replacement it never leaves fewer sizes than parameters.
@@ -112,9 +113,11 @@ def bootstrap_draws(form: Form, theta: Array, runs: Runs, rng: np.random.Generat
     names = {name: number for number, name in enumerate(dict.fromkeys(runs.run))}
     of_run = np.array([names[name] for name in runs.run])
     weights = rng.standard_exponential((n, len(names)))[:, of_run] * runs.share
-    ends = descend(form, runs.x(form), runs.y, weights, HUBER_DELTA, np.repeat(theta[:, None], n, axis=1), *ROUGHLY)
+    x = runs.x(form)
+    start = fit_form(form, x, runs.y, runs.share, HUBER_DELTA, *ROUGHLY).theta
+    ends = descend(form, x, runs.y, weights, HUBER_DELTA, np.repeat(start[:, None], n, axis=1), *ROUGHLY)
     freedom = max(len(names) - form.n_parameters, 1)
-    residual = runs.y - form.log_loss(ends.theta, runs.x(form))
+    residual = runs.y - form.log_loss(ends.theta, x)
     spread = np.sqrt(residual**2 @ runs.share / rng.chisquare(freedom, n))
     nothing = np.zeros(n)
     return Draws(ends.theta, nothing, spread, nothing, nothing, float(runs.flops.max()))
@@ -132,6 +135,13 @@ def mixture_quantiles(mean: Array, sd: Array, weight: Array, levels: Sequence[fl
             low, high = np.where(below, middle, low), np.where(below, high, middle)
         found.append(0.5 * (low + high))
     return np.stack(found)
+
+
+def systematic(weight: Array, n: int, rng: np.random.Generator) -> Index:
+    """n indices with probability proportional to weight, in random order; scatters less than independent choices."""
+    edges = np.cumsum(weight / weight.sum())
+    picked = np.searchsorted(edges, (np.arange(n) + rng.random()) / n)
+    return rng.permutation(np.minimum(picked, len(weight) - 1))
 
 
 def _noise(sizes: Sizes, dx: Array, seed: Array, fall: Array, jitter: Array) -> tuple[Array, Array]:
@@ -158,10 +168,3 @@ def _stretch_at(line: Array, floor: Array, inverse_ceiling: Array) -> Array:
     """|dz / d ln L| where z = ln(line)."""
     loss = (floor + line) / (1.0 + inverse_ceiling * line)
     return np.asarray(loss / (loss - floor) + inverse_ceiling * loss / (1.0 - inverse_ceiling * loss))
-
-
-def _systematic(weight: Array, n: int, rng: np.random.Generator) -> Index:
-    """n indices with probability proportional to weight, in random order; scatters less than independent choices."""
-    edges = np.cumsum(weight / weight.sum())
-    picked = np.searchsorted(edges, (np.arange(n) + rng.random()) / n)
-    return rng.permutation(np.minimum(picked, len(weight) - 1))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from isoflop.errors import InputError
-from isoflop.law.diagnosis import data_warnings, floor_warning, target_warnings
 from isoflop.law.descent import HUBER_DELTA
+from isoflop.law.diagnosis import data_warnings, floor_warning, target_warnings
 from isoflop.law.fit import Fit, fit_form
 from isoflop.law.forecast import Forecast, Member, forecast
 from isoflop.law.forms import FORMS, Array, ComputeForm, Form
@@ -195,8 +195,7 @@ def fit_law(points: Sequence[Point], seed: int = 0) -> Law:
             return posterior_draws(form, seen, rng, n)
         if len(sizes_of(seen).flops) < form.n_parameters + SPARE_SIZES or collinear(seen):
             return None
-        fit = fit_form(form, seen.x(form), seen.y, seen.share)
-        return bootstrap_draws(form, fit.theta, seen, rng, n)
+        return bootstrap_draws(form, seen, rng, n)
 
     ratio = runs.tokens - runs.params
     ratios = (float(ratio.min()), float(ratio.max())) if one_ratio else None
@@ -219,9 +218,7 @@ def _noise(joined: Forecast, runs: Runs) -> Array:
     return np.asarray(np.median(best.draws.noise(runs.flops), axis=0))
 
 
-def _result(
-    form: Form, runs: Runs, joined: Forecast, noise: Array, one_ratio: bool
-) -> FormResult:
+def _result(form: Form, runs: Runs, joined: Forecast, noise: Array, one_ratio: bool) -> FormResult:
     member = next((member for member in joined.members if member.form.name == form.name), None)
     sizes = len(sizes_of(runs).flops)
     fit: Fit | None = None
@@ -236,7 +233,7 @@ def _result(
         weights = runs.share * (noise.min() / noise) ** 2
         fit = fit_form(form, runs.x(form), runs.y, weights, max(HUBER_DELTA, 1.345 * float(np.median(noise))))
     else:
-        fit = fit_form(form, runs.x(form), runs.y, runs.share, HUBER_DELTA)
+        fit = fit_form(form, runs.x(form), runs.y, runs.share)
     draws = None if member is None else member.draws.theta
     theta = fit.theta if fit else np.median(draws, axis=1) if draws is not None else None
     return FormResult(

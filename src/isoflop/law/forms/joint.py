@@ -1,6 +1,5 @@
 """Laws of size and tokens: one formula, of which the literature's forms are cases."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
