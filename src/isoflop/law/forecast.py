@@ -26,6 +26,8 @@ OFF_RATIO = 7e-3
 DRIFT = np.geomspace(2e-4, 0.1, 14)
 DRIFT_PRIOR = (5e-3, 1.0)
 
+NEGLIGIBLE = 1e-4
+
 # Draws a form's parameters from runs; None where those runs cannot say anything of it.
 Drawer = Callable[[Form, Runs, int], Draws | None]
 
@@ -60,14 +62,27 @@ class Forecast:
         if self.ratios is not None:
             ratio = tokens - params
             far = OFF_RATIO * np.maximum(np.maximum(self.ratios[0] - ratio, ratio - self.ratios[1]), 0.0) ** 2
-        targets = _Targets(params, tokens, flops, distance(self.seen, np.stack([params, tokens])))
-        parts = [_spread(member.form, member.draws, targets) for member in self.members]
-        weight = [
-            np.full(mean.shape[0], m.weight / mean.shape[0]) for (mean, _), m in zip(parts, self.members, strict=True)
-        ]
-        mean, sd = (np.concatenate(column) for column in zip(*parts, strict=True))
-        found = mixture_quantiles(mean, np.hypot(sd, far), np.concatenate(weight), LEVELS)
+        mean, sd, weight = self.mixture(params, tokens, flops)
+        found = mixture_quantiles(mean, np.hypot(sd, far), weight, LEVELS)
         return np.asarray(found[2] + self.stretch * (found - found[2]))
+
+    def median(self, params: Array, tokens: Array, flops: Array) -> Array:
+        """The middle one of `quantiles` (points), for searches: without the width."""
+        mean, sd, weight = self.mixture(params, tokens, flops)
+        return np.asarray(mixture_quantiles(mean, sd, weight, (0.5,))[0])
+
+    def mixture(self, params: Array, tokens: Array, flops: Array) -> tuple[Array, Array, Array]:
+        """Mean and standard deviation (draws, points) of a new run's log loss under every draw of every member, and the
+        weight of each draw."""
+        targets = _Targets(params, tokens, flops, distance(self.seen, np.stack([params, tokens])))
+        # A form that weighs nothing costs as much as one that matters.
+        members = [member for member in self.members if member.weight > NEGLIGIBLE]
+        mean, sd = (
+            np.concatenate(column)
+            for column in zip(*(_spread(member.form, member.draws, targets) for member in members), strict=True)
+        )
+        weight = np.concatenate([np.full(member.draws.n, member.weight / member.draws.n) for member in members])
+        return mean, sd, weight / weight.sum()
 
 
 def forecast(

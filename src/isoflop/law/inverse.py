@@ -1,0 +1,150 @@
+"""The law read the other way: which run reaches a loss, which size suits a budget or the tokens there are."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from isoflop.errors import InputError
+from isoflop.law.forms import Array
+from isoflop.law.law import Law, Prediction
+
+# Grid steps in the logs of size and budget; a thousandth of a factor e is far below what a law knows.
+FINE = 241
+# How far around the points' sizes and compute a wanted run is searched for: nothing further off deserves an answer.
+REACH = np.log(1e6)
+# A token served costs the forward pass, a third of a token trained (Sardana et al. 2024, arXiv 2401.00448, eq. 3).
+FORWARD_SHARE = 1 / 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A run and what it costs: training, and serving `inference_tokens` with it. `low_flops` and `high_flops` hold the
+    training compute that really reaches the wanted loss with 80 %; None where that was not asked."""
+
+    prediction: Prediction
+    inference_tokens: float
+    total_flops: float
+    low_flops: float | None = None
+    high_flops: float | None = None
+
+
+def best_for_budget(law: Law, flops: float) -> Choice:
+    """The size and tokens with the lowest loss for a training budget; at the points' ratio where size and tokens move
+    together in them.
+
+    Raises:
+        InputError: the number is not finite and above 0.
+    """
+    _check("budget", flops)
+    params, tokens = _path(law, np.log([flops]))
+    return _choice(law, float(params[0]), float(tokens[0]), 0.0)
+
+
+def best_for_tokens(law: Law, tokens: float) -> Choice:
+    """The size for which these tokens are neither too few nor too many: of the budget whose best run reads them.
+
+    Raises:
+        InputError: no budget within a factor of a million of the points' would read so many, or so few.
+    """
+    _check("tokens", tokens)
+    budgets = _budgets(law)
+    params, along = _path(law, budgets)
+    if not along.min() <= np.log(tokens) <= along.max():
+        raise InputError(f"tokens = {tokens:.4g}: further from the points than a law can be followed")
+    order = np.argsort(along)
+    return _choice(law, float(np.interp(np.log(tokens), along[order], params[order])), float(np.log(tokens)), 0.0)
+
+
+def cheapest_for_loss(law: Law, loss: float, inference_tokens: float = 0.0) -> Choice:
+    """The run that reaches `loss` for the least compute: training, and serving `inference_tokens` afterwards.
+
+    Raises:
+        InputError: the law does not say that any run within reach gets there.
+    """
+    _check("loss", loss)
+    budgets = _budgets(law)
+    params, tokens = _path(law, budgets)
+    low, middle, high = (_reached(budgets, row, np.log(loss)) for row in _levels(law, params, tokens))
+    if middle is None:
+        floor = float(np.exp(_levels(law, params, tokens)[1].min()))
+        raise InputError(f"loss = {loss:.4g}: no run within reach of these points gets there; the law ends at {floor:.4g}")
+    log_params, log_tokens = (float(np.interp(middle, budgets, path)) for path in (params, tokens))
+    if inference_tokens > 0 and law.forecast.ratios is None:
+        log_params, log_tokens = _with_inference(law, float(np.log(loss)), log_params, inference_tokens)
+    chosen = _choice(law, log_params, log_tokens, inference_tokens)
+    bounds = [None if end is None else float(np.exp(end)) for end in (low, high)]
+    return Choice(chosen.prediction, inference_tokens, chosen.total_flops, *bounds)
+
+
+def _with_inference(law: Law, log_loss: float, log_params: float, inference_tokens: float) -> tuple[float, float]:
+    """Logs of the size and tokens of least total compute among runs that reach the loss: smaller sizes, more tokens."""
+    sizes = np.linspace(log_params - np.log(30), log_params, 61)
+    per_token = _per_token(law)
+    best, found = np.inf, (log_params, log_params)
+    for size in sizes:
+        tokens = np.linspace(size, size + np.log(1e5), FINE)
+        reached = _reached(tokens, _median(law, np.full_like(tokens, size), tokens), log_loss)
+        if reached is None:
+            continue
+        total = np.exp(per_token + size) * (np.exp(reached) + FORWARD_SHARE * inference_tokens)
+        if total < best:
+            best, found = total, (float(size), reached)
+    return found
+
+
+def _path(law: Law, budgets: Array) -> tuple[Array, Array]:
+    """Logs of size and tokens (budgets) of the best run of each budget (logs of FLOPs)."""
+    product = budgets - _per_token(law)
+    if law.forecast.ratios is not None:
+        ratio = float(np.median([np.log(point.tokens / point.params) for point in law.points]))
+        return 0.5 * (product - ratio), 0.5 * (product + ratio)
+    # A ratio of tokens to parameters far outside what was seen is no optimum that anyone measured.
+    seen = [np.log(point.tokens / point.params) for point in law.points]
+    ratios = np.linspace(min(seen) - 1, max(seen) + 1, FINE)
+    sizes = 0.5 * (product[:, None] - ratios)
+    loss = _median(law, sizes.ravel(), (sizes + ratios).ravel()).reshape(sizes.shape)
+    chosen = ratios[np.argmin(loss, axis=1)]
+    return 0.5 * (product - chosen), 0.5 * (product + chosen)
+
+
+def _budgets(law: Law) -> Array:
+    seen = np.log([point.flops for point in law.points])
+    return np.linspace(seen.min() - REACH / 4, seen.max() + REACH, 121)
+
+
+def _levels(law: Law, params: Array, tokens: Array) -> Array:
+    """(3, points): 10 %, 50 % and 90 % quantiles of the log loss"""
+    return law.forecast.quantiles(params, tokens, params + tokens + _per_token(law))[1:4]
+
+
+def _median(law: Law, params: Array, tokens: Array) -> Array:
+    return law.forecast.median(params, tokens, params + tokens + _per_token(law))
+
+
+def _reached(at: Array, log_loss: Array, wanted: float) -> float | None:
+    """Where along `at` the loss first falls to `wanted`; None where it never does."""
+    below = np.flatnonzero(log_loss <= wanted)
+    if not len(below):
+        return None
+    k = int(below[0])
+    if k == 0:
+        return float(at[0])
+    share = (log_loss[k - 1] - wanted) / (log_loss[k - 1] - log_loss[k])
+    return float(at[k - 1] + share * (at[k] - at[k - 1]))
+
+
+def _per_token(law: Law) -> float:
+    """ln of training FLOPs per parameter and token, as the points count them"""
+    return float(np.median([np.log(point.flops / (point.params * point.tokens)) for point in law.points]))
+
+
+def _choice(law: Law, log_params: float, log_tokens: float, inference_tokens: float) -> Choice:
+    flops = float(np.exp(_per_token(law) + log_params + log_tokens))
+    prediction = law.predict(float(np.exp(log_params)), float(np.exp(log_tokens)), flops)
+    serving = FORWARD_SHARE * np.exp(_per_token(law) + log_params) * inference_tokens
+    return Choice(prediction, inference_tokens, flops + float(serving))
+
+
+def _check(name: str, value: float) -> None:
+    if not (np.isfinite(value) and value > 0):
+        raise InputError(f"{name} = {value}: give a finite number above 0")
