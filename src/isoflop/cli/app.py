@@ -114,8 +114,14 @@ def law(points: Points, json: Json = False, debug: Debug = False) -> None:
 
     fitted, tests = law_of(points)
     if json:
-        predictions = [vars(test.predicted) for test in tests]
-        print_json({**fitted.summary(), "predictions": predictions, "held_out": [test.to_json() for test in tests]})
+        document = {
+            **fitted.summary(),
+            "unidentified": fitted.unidentified,
+            "optima": [vars(optimum) for optimum in fitted.optima()],
+            "predictions": [vars(test.predicted) for test in tests],
+            "held_out": [test.to_json() for test in tests],
+        }
+        print_json(document)
     else:
         tables.print_law(fitted)
         tables.print_test(tests)
@@ -123,19 +129,56 @@ def law(points: Points, json: Json = False, debug: Debug = False) -> None:
 
 @app.command()
 def predict(
-    points: Points, target: Targets = None, targets: TargetsFile = None, json: Json = False, debug: Debug = False
+    points: Points,
+    target: Targets = None,
+    targets: TargetsFile = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="FLOPS", help="The best size and tokens for this compute.")
+    ] = None,
+    tokens: Annotated[
+        float | None, typer.Option("--tokens", metavar="TOKENS", help="The size that these tokens are right for.")
+    ] = None,
+    loss: Annotated[
+        float | None, typer.Option("--loss", metavar="LOSS", help="The cheapest run that reaches this loss.")
+    ] = None,
+    inference_tokens: Annotated[
+        float, typer.Option("--inference-tokens", metavar="TOKENS", help="With --loss: tokens to serve afterwards.")
+    ] = 0.0,
+    json: Json = False,
+    debug: Debug = False,
 ) -> None:
-    """Foretell losses, with 80 % and 95 % intervals."""
+    """Foretell losses, with 80 % and 95 % intervals; or the run that a budget, tokens or a loss call for."""
     from isoflop.cli import tables
-    from isoflop.pipeline.predict import parse_target, predict, read_targets
+    from isoflop.pipeline.predict import Wish, choices, parse_target, predict, read_targets
 
     wanted = [parse_target(text) for text in target or []] + (read_targets(targets) if targets else [])
-    if not wanted:
-        raise InputError("no target: give --target PARAMS,TOKENS (as in 70e6,1.4e9) or --targets FILE.csv")
+    wish = Wish(budget, tokens, loss, inference_tokens)
+    if not wanted and wish == Wish():
+        raise InputError(
+            "no target: give --target PARAMS,TOKENS (as in 70e6,1.4e9), --targets FILE.csv, --budget FLOPS, "
+            "--tokens TOKENS or --loss LOSS"
+        )
     fitted, predictions, warnings = predict(points, wanted)
-    warnings = [*fitted.warnings, *warnings]
-    document = {**fitted.summary(), "warnings": warnings, "predictions": [vars(p) for p in predictions]}
-    _print(json, lambda: document, lambda: tables.print_predictions(predictions, warnings))
+    found = choices(fitted, wish)
+    chosen = [choice.prediction for choice in found.values()]
+    warnings = [*fitted.warnings, *warnings, *fitted.warnings_for(chosen)]
+    document = {
+        **fitted.summary(),
+        "warnings": warnings,
+        "unidentified": fitted.unidentified,
+        "predictions": [vars(p) for p in predictions],
+        "times_largest_flops": [fitted.beyond(p) for p in predictions],
+        "choices": {name: {**vars(choice), "prediction": vars(choice.prediction)} for name, choice in found.items()},
+    }
+
+    def show() -> None:
+        tables.print_identification(fitted)
+        if predictions:
+            tables.print_predictions(fitted, predictions)
+        tables.print_choices(fitted, found)
+        tables.print_notes(warnings)
+
+    _print(json, lambda: document, show)
 
 
 @app.command()

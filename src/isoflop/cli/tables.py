@@ -1,14 +1,14 @@
 """What commands print for people: tables with units and aligned numbers."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from isoflop.cli import numbers as n
 
 if TYPE_CHECKING:
     from isoflop.data import Manifest
-    from isoflop.law import Law, Prediction
+    from isoflop.law import Choice, Law, Prediction
     from isoflop.pipeline.law import HeldOut
     from isoflop.pipeline.result import Result
     from isoflop.recipe import ModelPlan, Plan
@@ -101,32 +101,70 @@ def print_results(results: Sequence["Result"]) -> None:
     )
 
 
+def print_identification(law: "Law") -> None:
+    """The first line of a law: whether its parameters mean anything."""
+    why = law.unidentified
+    if why:
+        print(f"Law not identified: {'; '.join(why)}. Quote no parameters; the intervals weigh what is possible.")
+    else:
+        print("Law identified: the points tell an irreducible loss from none, and size from tokens.")
+
+
 def print_law(law: "Law") -> None:
-    """The forms, what they weigh in a forecast, and what to beware of."""
+    """The forms, what they weigh in a forecast, how size should grow, and what to beware of."""
+    print_identification(law)
     sizes = len({point.params for point in law.points})
-    print(f"Law fitted to {_of(len(law.points), 'run')} of {_of(sizes, 'size')}")
+    counted = law.points[0].convention
+    print(f"Fitted to {_of(len(law.points), 'run')} of {_of(sizes, 'size')}, FLOPs {_COUNTED.get(counted, counted)}")
     _print_table(
-        ["form", "weight", "error", "equation"],
+        ["form", "weight", "error", "starts", "gradient", "equation"],
         [
-            [form.name, n.percent(form.weight), n.percent(form.rolling_error, 2), form.equation or form.note]
+            [
+                form.name,
+                n.percent(form.weight),
+                n.percent(form.rolling_error, 2),
+                f"{form.starts_at_best}/{form.starts}" if form.starts else n.MISSING,
+                n.scientific(form.gradient_norm, 0),
+                form.equation or form.note,
+            ]
             for form in law.forms
         ],
-        left=2,
+        left=4,
     )
-    print("error: of each rung foretold from those below it; weight: in the forecast")
-    for warning in law.warnings:
-        print(f"note: {warning}")
+    print("error: of each rung foretold from those below it; weight: in the forecast; starts that ended at the best fit")
+    optima = [optimum for optimum in law.optima() if optimum.params_exponent is not None]
+    if optima:
+        _print_table(
+            ["optimum", "N* ~ C^", "D* ~ C^", "tokens/param", "budgets", "note"],
+            [
+                [
+                    optimum.approach,
+                    f"{optimum.params_exponent:.3f}",
+                    f"{optimum.tokens_exponent:.3f}",
+                    n.digits(optimum.tokens_per_parameter or 0.0),
+                    str(optimum.budgets or n.MISSING),
+                    optimum.note,
+                ]
+                for optimum in optima
+            ],
+            left=4,
+        )
+    print_notes(law.warnings)
 
 
-def print_predictions(predictions: Sequence["Prediction"], warnings: Sequence[str]) -> None:
-    """Foretold losses with their intervals."""
+_COUNTED = {"given": "as given", "6ND": "by 6ND", "isoflop": "by isoflop"}
+
+
+def print_predictions(law: "Law", predictions: Sequence["Prediction"]) -> None:
+    """Foretold losses with their intervals, and how far beyond the points they lie."""
     _print_table(
-        ["params", "tokens", "FLOPs", "loss", "80 % interval", "95 % interval"],
+        ["params", "tokens", "FLOPs", "x largest", "loss", "80 % interval", "95 % interval"],
         [
             [
                 n.count(p.params),
                 n.count(p.tokens),
                 n.scientific(p.flops),
+                n.digits(law.beyond(p)),
                 n.loss(p.loss),
                 _interval(p.low_80, p.high_80),
                 _interval(p.low_95, p.high_95),
@@ -134,6 +172,30 @@ def print_predictions(predictions: Sequence["Prediction"], warnings: Sequence[st
             for p in predictions
         ],
     )
+
+
+def print_choices(law: "Law", choices: Mapping[str, "Choice"]) -> None:
+    """The runs that a budget, tokens or a loss call for."""
+    for name, choice in choices.items():
+        print(f"\n{_ASKED[name]}")
+        print_predictions(law, [choice.prediction])
+        if choice.low_flops is not None and name == "loss":
+            high = n.scientific(choice.high_flops) if choice.high_flops else "beyond reach"
+            print(f"training FLOPs that reach it, 80 % interval: {n.scientific(choice.low_flops)} to {high}")
+        if choice.inference_tokens:
+            served = n.count(choice.inference_tokens)
+            print(f"training and serving {served} tokens: {n.scientific(choice.total_flops)} FLOPs")
+
+
+_ASKED = {
+    "budget": "Lowest loss for the budget",
+    "tokens": "The size that these tokens are right for",
+    "loss": "Least training compute that reaches the loss",
+    "loss, served": "Least compute of training and serving that reaches the loss",
+}
+
+
+def print_notes(warnings: Sequence[str]) -> None:
     for warning in warnings:
         print(f"note: {warning}")
 

@@ -44,6 +44,20 @@ def floor_warning(forecast: Forecast, runs: Runs) -> str | None:
     )
 
 
+def unidentified(forecast: Forecast, runs: Runs, one_ratio: bool) -> list[str]:
+    """Why parameters of this law are not to be quoted, in a few words each; empty where they may be."""
+    found = []
+    if floor_warning(forecast, runs) is not None:
+        low, high = floor_range(forecast)
+        found.append(f"irreducible loss anywhere from {low:.2g} to {high:.2g}")
+    span = float(np.exp(np.ptp(runs.params)))
+    if span < 10:
+        found.append(f"sizes span a factor {span:.2g} only")
+    if one_ratio:
+        found.append("size and tokens move together")
+    return found
+
+
 def data_warnings(points: Sequence[Point], runs: Runs, one_ratio: bool) -> list[str]:
     """About the points themselves."""
     found = []

@@ -27,6 +27,7 @@ DRIFT = np.geomspace(2e-4, 0.1, 14)
 DRIFT_PRIOR = (5e-3, 1.0)
 
 NEGLIGIBLE = 1e-4
+SOME = 48
 
 # Draws a form's parameters from runs; None where those runs cannot say anything of it.
 Drawer = Callable[[Form, Runs, int], Draws | None]
@@ -66,15 +67,30 @@ class Forecast:
         found = mixture_quantiles(mean, np.hypot(sd, far), weight, LEVELS)
         return np.asarray(found[2] + self.stretch * (found - found[2]))
 
-    def median(self, params: Array, tokens: Array, flops: Array) -> Array:
-        """The middle one of `quantiles` (points), for searches: without the width."""
-        mean, sd, weight = self.mixture(params, tokens, flops)
-        return np.asarray(mixture_quantiles(mean, sd, weight, (0.5,))[0])
+    def middle(self, params: Array, tokens: Array, flops: Array) -> Array:
+        """The mean log loss (points) over some of the draws: near the median of `quantiles`, and quick enough to search
+        a plane of sizes and tokens."""
+        targets = _Targets(params, tokens, flops, np.zeros_like(flops))
+        total = np.zeros_like(flops)
+        for member in self.members:
+            if member.weight > NEGLIGIBLE:
+                x = np.stack([getattr(targets, name) for name in member.form.inputs])
+                total += member.weight * member.form.log_loss(member.draws.theta[:, :SOME], x).mean(axis=0)
+        return total
 
-    def mixture(self, params: Array, tokens: Array, flops: Array) -> tuple[Array, Array, Array]:
+    @property
+    def drift(self) -> float:
+        """The forms' straying for every factor e away from the data: root mean square over the mixture."""
+        squares = [member.weight * float(np.mean(member.draws.drift**2)) for member in self.members]
+        return float(np.sqrt(sum(squares)))
+
+    def mixture(
+        self, params: Array, tokens: Array, flops: Array, drift: bool = True
+    ) -> tuple[Array, Array, Array]:
         """Mean and standard deviation (draws, points) of a new run's log loss under every draw of every member, and the
-        weight of each draw."""
-        targets = _Targets(params, tokens, flops, distance(self.seen, np.stack([params, tokens])))
+        weight of each draw; without `drift` the deviation is the run's own noise."""
+        far = distance(self.seen, np.stack([params, tokens])) if drift else np.zeros_like(flops)
+        targets = _Targets(params, tokens, flops, far)
         # A form that weighs nothing costs as much as one that matters.
         members = [member for member in self.members if member.weight > NEGLIGIBLE]
         mean, sd = (

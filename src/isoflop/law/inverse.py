@@ -8,8 +8,8 @@ from isoflop.errors import InputError
 from isoflop.law.forms import Array
 from isoflop.law.law import Law, Prediction
 
-# Grid steps in the logs of size and budget; a thousandth of a factor e is far below what a law knows.
-FINE = 241
+# Steps along a ratio of tokens to parameters, or tokens; between them a parabola, or a line, is followed.
+FINE = 81
 # How far around the points' sizes and compute a wanted run is searched for: nothing further off deserves an answer.
 REACH = np.log(1e6)
 # A token served costs the forward pass, a third of a token trained (Sardana et al. 2024, arXiv 2401.00448, eq. 3).
@@ -103,13 +103,22 @@ def _path(law: Law, budgets: Array) -> tuple[Array, Array]:
     ratios = np.linspace(min(seen) - 1, max(seen) + 1, FINE)
     sizes = 0.5 * (product[:, None] - ratios)
     loss = _median(law, sizes.ravel(), (sizes + ratios).ravel()).reshape(sizes.shape)
-    chosen = ratios[np.argmin(loss, axis=1)]
+    chosen = _bottoms(ratios, loss)
     return 0.5 * (product - chosen), 0.5 * (product + chosen)
+
+
+def _bottoms(at: Array, values: Array) -> Array:
+    """Where along `at` (evenly spaced) each row of values is lowest: of the parabola through its three lowest."""
+    k = np.clip(np.argmin(values, axis=1), 1, len(at) - 2)
+    row = np.arange(len(values))
+    left, middle, right = (values[row, k + side] for side in (-1, 0, 1))
+    bend = np.maximum(left - 2 * middle + right, 1e-12)
+    return np.asarray(at[k] + (at[1] - at[0]) * np.clip(0.5 * (left - right) / bend, -1, 1))
 
 
 def _budgets(law: Law) -> Array:
     seen = np.log([point.flops for point in law.points])
-    return np.linspace(seen.min() - REACH / 4, seen.max() + REACH, 121)
+    return np.linspace(seen.min() - REACH / 4, seen.max() + REACH, 101)
 
 
 def _levels(law: Law, params: Array, tokens: Array) -> Array:
@@ -118,7 +127,7 @@ def _levels(law: Law, params: Array, tokens: Array) -> Array:
 
 
 def _median(law: Law, params: Array, tokens: Array) -> Array:
-    return law.forecast.median(params, tokens, params + tokens + _per_token(law))
+    return law.forecast.middle(params, tokens, params + tokens + _per_token(law))
 
 
 def _reached(at: Array, log_loss: Array, wanted: float) -> float | None:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from isoflop.errors import InputError
+from isoflop.law.approaches import Optimum, compare
 from isoflop.law.descent import HUBER_DELTA
-from isoflop.law.diagnosis import data_warnings, floor_warning, target_warnings
+from isoflop.law.diagnosis import data_warnings, floor_warning, target_warnings, unidentified
 from isoflop.law.fit import Fit, fit_form
 from isoflop.law.forecast import Forecast, Member, forecast
-from isoflop.law.forms import FORMS, Array, ComputeForm, Form
+from isoflop.law.forms import FORMS, JOINT_FORMS, Array, ComputeForm, Form
 from isoflop.law.intervals import Draws, bootstrap_draws, posterior_draws
 from isoflop.law.points import Point, check_points
 from isoflop.law.runs import Runs, collinear, runs_of, sizes_of
@@ -91,6 +92,23 @@ class Law:
     noise: float
     warnings: tuple[str, ...]
     forecast: Forecast
+
+    @property
+    def unidentified(self) -> list[str]:
+        """Why its parameters are not to be quoted; empty where they may be."""
+        return unidentified(self.forecast, self._runs, self.forecast.ratios is not None)
+
+    def optima(self) -> list[Optimum]:
+        """How size and tokens should grow with compute, by each approach that the points allow."""
+        return compare(self._runs, JOINT_FORMS, self.forecast.ratios is not None)
+
+    def beyond(self, prediction: Prediction) -> float:
+        """Its compute over that of the largest run: how far the law was followed."""
+        return prediction.flops / max(point.flops for point in self.points)
+
+    @property
+    def _runs(self) -> Runs:
+        return runs_of(sorted(self.points, key=lambda point: (point.flops, point.params, point.tokens, point.loss)))
 
     def predict(self, params: float, tokens: float, flops: float | None = None) -> Prediction:
         """The loss of one new run of `params` parameters on `tokens` tokens.

@@ -12,7 +12,7 @@ from isoflop.pipeline.law import ladder_law
 from isoflop.pipeline.plan import stored_plan
 
 if TYPE_CHECKING:
-    from isoflop.law import Law, Prediction
+    from isoflop.law import Choice, Law, Prediction
 
 
 # Beyond any run, and far below where a double overflows in params x tokens.
@@ -25,6 +25,46 @@ class Target:
 
     params: float
     tokens: float
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a run is sought for: the lowest loss of a training budget, or for tokens at hand, or the cheapest run that
+    reaches a loss, with so many tokens served afterwards."""
+
+    budget_flops: float | None = None
+    tokens: float | None = None
+    loss: float | None = None
+    inference_tokens: float = 0.0
+
+    def __post_init__(self) -> None:
+        for option, value in (("--budget", self.budget_flops), ("--tokens", self.tokens), ("--loss", self.loss)):
+            if value is not None and not 0 < value <= MOST:
+                raise InputError(f"{option} {value:g}: give a number above 0, at most {MOST:.0e}")
+        if not 0 <= self.inference_tokens <= MOST:
+            raise InputError(f"--inference-tokens {self.inference_tokens:g}: give a number from 0 to {MOST:.0e}")
+        if self.inference_tokens and self.loss is None:
+            raise InputError("--inference-tokens goes with --loss: the cheapest run to reach it, trained and served")
+
+
+def choices(law: "Law", wish: Wish) -> dict[str, "Choice"]:
+    """The run that each part of the wish asks for.
+
+    Raises:
+        InputError: the law does not reach so far.
+    """
+    from isoflop.law import best_for_budget, best_for_tokens, cheapest_for_loss
+
+    found = {}
+    if wish.budget_flops is not None:
+        found["budget"] = best_for_budget(law, wish.budget_flops)
+    if wish.tokens is not None:
+        found["tokens"] = best_for_tokens(law, wish.tokens)
+    if wish.loss is not None:
+        found["loss"] = cheapest_for_loss(law, wish.loss)
+        if wish.inference_tokens:
+            found["loss, served"] = cheapest_for_loss(law, wish.loss, wish.inference_tokens)
+    return found
 
 
 def predict(path: Path, targets: Sequence[Target]) -> tuple["Law", list["Prediction"], list[str]]:

@@ -1,0 +1,121 @@
+"""Which run to buy next: the one that narrows the interval of the runs that matter most per FLOP spent.
+
+What is foretold of a target is uncertain three ways: in the draws of every form (their parameters, and which form holds),
+in the drift of the forms away from the data, and in the noise of the run itself. A candidate tells of the first through
+its covariance with the target over all draws, weighed as the forecast weighs them, and shortens the way of the second;
+noise stays. Beside designs for parameters (D-optimal) or for one form, a run that settles which form holds is worth buying.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from isoflop.errors import InputError
+from isoflop.law.forecast import distance
+from isoflop.law.forms import Array
+from isoflop.law.law import Law
+
+# Half an interval of 95 % in standard deviations.
+HALF_95 = 1.96
+# A candidate is a size and a ratio of tokens to parameters on this grid of factors.
+SIZE_FACTOR, RATIOS = 1.5, (5.0, 10.0, 20.0, 40.0, 80.0)
+
+
+@dataclass(frozen=True)
+class Purchase:
+    """A run to train, and the target's half-width of 95 % (relative) before it and, as expected, after it."""
+
+    params: float
+    tokens: float
+    flops: float
+    half_width_before: float
+    half_width_after: float
+
+
+def candidates_for(law: Law, target_params: float, target_tokens: float) -> list[tuple[float, float]]:
+    """Sizes and tokens worth asking of: from the smallest size that was trained to the target's, each cheaper than the
+    target."""
+    smallest = min(point.params for point in law.points)
+    sizes = np.exp(np.arange(np.log(smallest), np.log(target_params), np.log(SIZE_FACTOR)))
+    most = target_params * target_tokens / 2
+    return [(float(size), float(size * ratio)) for size in sizes for ratio in RATIOS if size * size * ratio < most]
+
+
+def buy(
+    law: Law,
+    targets: Sequence[tuple[float, float]],
+    candidates: Sequence[tuple[float, float]],
+    budget_flops: float,
+    most: int = 10,
+) -> list[Purchase]:
+    """The runs to train, in order, until the budget or `most` is reached: each the best per FLOP given those before it.
+    A size may be bought again: another seed.
+
+    Raises:
+        InputError: no candidate, or none that the budget pays for.
+    """
+    if not candidates:
+        raise InputError("no candidate runs below the target: give a larger target")
+    state = _State(law, np.log(np.array(targets, dtype=float)).T, np.log(np.array(candidates, dtype=float)).T)
+    if state.cost.min() > budget_flops:
+        raise InputError(
+            f"budget {budget_flops:.3g} FLOPs: the cheapest candidate takes {state.cost.min():.3g}; raise the budget"
+        )
+    found: list[Purchase] = []
+    while len(found) < most:
+        affordable = np.flatnonzero(state.cost <= budget_flops)
+        if not len(affordable):
+            break
+        before = state.half_width()
+        gain = (before - state.half_width_after()) / state.cost
+        chosen = int(affordable[np.argmax(gain[affordable])])
+        if gain[chosen] <= 0:
+            break
+        budget_flops -= float(state.cost[chosen])
+        state.learn(chosen)
+        params, tokens = candidates[chosen]
+        found.append(Purchase(params, tokens, float(state.cost[chosen]), before, state.half_width()))
+    return found
+
+
+class _State:
+    """Covariance of the log loss over targets and candidates (targets first), and what is known of drift and noise."""
+
+    def __init__(self, law: Law, targets: Array, candidates: Array) -> None:
+        self.places = np.concatenate([targets, candidates], axis=1)
+        self.n_targets = targets.shape[1]
+        per_token = float(np.median([np.log(point.flops / (point.params * point.tokens)) for point in law.points]))
+        flops = self.places.sum(axis=0) + per_token
+        self.cost = np.exp(flops[self.n_targets :])
+        mean, spread, weight = law.forecast.mixture(*self.places, flops, drift=False)
+        off = mean - weight @ mean
+        self.covariance = (off * weight[:, None]).T @ off
+        self.noise = weight @ spread**2
+        self.drift = law.forecast.drift
+        self.distance = distance(law.forecast.seen, self.places)
+        # How near each candidate brings every place.
+        self.near = np.sqrt(((self.places[:, :, None] - candidates[:, None]) ** 2).sum(axis=0))
+
+    def half_width(self) -> float:
+        variance = np.diag(self.covariance) + self.noise + (self.drift * self.distance) ** 2
+        return float(HALF_95 * np.sqrt(variance[: self.n_targets]).mean())
+
+    def half_width_after(self) -> Array:
+        """(candidates): the targets' mean half-width once a candidate is known"""
+        n = self.n_targets
+        across = self.covariance[:n, n:]
+        left = np.maximum(np.diag(self.covariance)[:n, None] - across**2 / self._certainty(), 0.0)
+        drift = self.drift * np.minimum(self.distance[:n, None], self.near[:n])
+        return np.asarray(HALF_95 * np.sqrt(left + self.noise[:n, None] + drift**2).mean(axis=0))
+
+    def learn(self, candidate: int) -> None:
+        column = self.covariance[:, self.n_targets + candidate].copy()
+        self.covariance -= np.outer(column, column) / self._certainty()[candidate]
+        self.distance = np.minimum(self.distance, self.near[:, candidate])
+
+    def _certainty(self) -> Array:
+        """(candidates): the variance of what a candidate would measure"""
+        n = self.n_targets
+        drift = (self.drift * self.distance[n:]) ** 2
+        return np.asarray(np.diag(self.covariance)[n:] + self.noise[n:] + drift)
