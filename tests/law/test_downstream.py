@@ -23,7 +23,9 @@ def cerebras(task: str) -> list[TaskPoint]:
     sizes = {model.model: model for model in published_models()}
     return [
         TaskPoint(sizes[m].params, sizes[m].tokens, float(c), float(x), float(a), m)
-        for family, m, c, x, a in zip(*(table.texts(k) for k in ("family", "model", "flops", "nats_per_token", task)), strict=True)
+        for family, m, c, x, a in zip(
+            *(table.texts(k) for k in ("family", "model", "flops", "nats_per_token", task)), strict=True
+        )
         if family == "Cerebras"
     ]
 
@@ -44,7 +46,9 @@ def test_made_accuracies_between_chance_and_ceiling_are_foretold() -> None:
 
 
 def test_olmo_2_13b_is_foretold_from_the_ladder_about_as_well_as_published() -> None:
-    published = {row["task"].split("_val")[0].split("_test")[0]: row for row in published_set("olmo_ladder_published").rows}
+    published = {
+        row["task"].split("_val")[0].split("_test")[0]: row for row in published_set("olmo_ladder_published").rows
+    }
     ours, theirs, inside = [], [], []
     for task in ("hellaswag", "piqa", "arc_easy", "socialiqa"):
         points = olmo(task)

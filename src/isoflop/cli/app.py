@@ -107,12 +107,28 @@ def train(
 
 
 @app.command()
-def law(points: Points, json: Json = False, debug: Debug = False) -> None:
-    """Fit the law, and test it on the largest run."""
+def law(
+    points: Points,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="PARAMS,TOKENS", help="The run that matters: say what to buy next."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="FLOPS", help="With --target: FLOPs for the runs to buy.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fit the law, test it on the largest run, and say which runs would narrow a target's interval most."""
     from isoflop.cli import tables
-    from isoflop.pipeline.law import law_of
+    from isoflop.pipeline.law import law_of, next_runs
 
+    if (target is None) != (budget is None):
+        raise InputError(
+            "--target PARAMS,TOKENS and --budget FLOPS go together: the run that matters, what may be spent"
+        )
     fitted, tests = law_of(points)
+    bought = next_runs(fitted, target, budget) if target is not None and budget is not None else []
     if json:
         document = {
             **fitted.summary(),
@@ -120,11 +136,13 @@ def law(points: Points, json: Json = False, debug: Debug = False) -> None:
             "optima": [vars(optimum) for optimum in fitted.optima()],
             "predictions": [vars(test.predicted) for test in tests],
             "held_out": [test.to_json() for test in tests],
+            "next_runs": [vars(run) for run in bought],
         }
         print_json(document)
     else:
         tables.print_law(fitted)
         tables.print_test(tests)
+        tables.print_next_runs(bought)
 
 
 @app.command()

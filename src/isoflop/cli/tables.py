@@ -9,6 +9,7 @@ from isoflop.cli import numbers as n
 if TYPE_CHECKING:
     from isoflop.data import Manifest
     from isoflop.law import Choice, Law, Prediction
+    from isoflop.law.design import Purchase
     from isoflop.pipeline.law import HeldOut
     from isoflop.pipeline.result import Result
     from isoflop.recipe import ModelPlan, Plan
@@ -131,7 +132,9 @@ def print_law(law: "Law") -> None:
         ],
         left=4,
     )
-    print("error: of each rung foretold from those below it; weight: in the forecast; starts that ended at the best fit")
+    print(
+        "error: of each rung foretold from those below it; weight: in the forecast; starts that ended at the best fit"
+    )
     optima = [optimum for optimum in law.optima() if optimum.params_exponent is not None]
     if optima:
         _print_table(
@@ -220,6 +223,26 @@ def print_test(tests: Sequence["HeldOut"]) -> None:
                 place(test.inside_80, test.inside_95),
             ]
             for test in tests
+        ],
+    )
+
+
+def print_next_runs(runs: Sequence["Purchase"]) -> None:
+    """What to train next, in order, and how far each narrows the target's interval."""
+    if not runs:
+        return
+    print("\nNext runs: together they narrow the target's interval most for this budget, as expected")
+    _print_table(
+        ["params", "tokens", "FLOPs", "95 % before", "after"],
+        [
+            [
+                n.count(run.params),
+                n.count(run.tokens),
+                n.scientific(run.flops),
+                f"+-{n.percent(run.half_width_before, 2)}",
+                f"+-{n.percent(run.half_width_after, 2)}",
+            ]
+            for run in runs
         ],
     )
 

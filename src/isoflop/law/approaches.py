@@ -115,4 +115,6 @@ def _best_size(form: JointForm, theta: Array, product: float) -> float:
     def loss(size: float) -> float:
         return float(form.log_loss(theta, np.array([[size], [product - size]]))[0])
 
-    return float(minimize_scalar(loss, bounds=(0.1 * product, 0.9 * product), method="bounded", options={"xatol": 1e-9}).x)
+    return float(
+        minimize_scalar(loss, bounds=(0.1 * product, 0.9 * product), method="bounded", options={"xatol": 1e-9}).x
+    )

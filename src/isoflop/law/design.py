@@ -1,4 +1,4 @@
-"""Which run to buy next: the one that narrows the interval of the runs that matter most per FLOP spent.
+"""Which runs to buy next: those that narrow the interval of the run that matters most, for what may be spent.
 
 What is foretold of a target is uncertain three ways: in the draws of every form (their parameters, and which form holds),
 in the drift of the forms away from the data, and in the noise of the run itself. A candidate tells of the first through
@@ -20,6 +20,8 @@ from isoflop.law.law import Law
 HALF_95 = 1.96
 # A candidate is a size and a ratio of tokens to parameters on this grid of factors.
 SIZE_FACTOR, RATIOS = 1.5, (5.0, 10.0, 20.0, 40.0, 80.0)
+# Of the cost, in what a run narrows over its cost.
+POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
@@ -49,26 +51,37 @@ def buy(
     budget_flops: float,
     most: int = 10,
 ) -> list[Purchase]:
-    """The runs to train, in order, until the budget or `most` is reached: each the best per FLOP given those before it.
-    A size may be bought again: another seed.
+    """The runs to train, in order, until the budget or `most` is reached. A size may be bought again: another seed.
+
+    Each is the best given those before it, by what it narrows over its cost to a power. A power of one buys the cheapest
+    run over and over, none the dearest once: of the plans that the powers make, the one that ends narrowest is taken.
 
     Raises:
         InputError: no candidate, or none that the budget pays for.
     """
     if not candidates:
         raise InputError("no candidate runs below the target: give a larger target")
-    state = _State(law, np.log(np.array(targets, dtype=float)).T, np.log(np.array(candidates, dtype=float)).T)
-    if state.cost.min() > budget_flops:
+    places = np.log(np.array(candidates, dtype=float)).T
+    cheapest = float(np.exp(places.sum(axis=0)).min()) * _flops_per_token(law)
+    if cheapest > budget_flops:
         raise InputError(
-            f"budget {budget_flops:.3g} FLOPs: the cheapest candidate takes {state.cost.min():.3g}; raise the budget"
+            f"budget {budget_flops:.3g} FLOPs: the cheapest candidate takes {cheapest:.3g}; raise the budget"
         )
+    goals = np.log(np.array(targets, dtype=float)).T
+    plans = [_plan(_State(law, goals, places), candidates, budget_flops, most, power) for power in POWERS]
+    return min(plans, key=lambda plan: plan[-1].half_width_after if plan else np.inf)
+
+
+def _plan(
+    state: "_State", candidates: Sequence[tuple[float, float]], budget_flops: float, most: int, power: float
+) -> list[Purchase]:
     found: list[Purchase] = []
     while len(found) < most:
         affordable = np.flatnonzero(state.cost <= budget_flops)
         if not len(affordable):
             break
         before = state.half_width()
-        gain = (before - state.half_width_after()) / state.cost
+        gain = (before - state.half_width_after()) / state.cost**power
         chosen = int(affordable[np.argmax(gain[affordable])])
         if gain[chosen] <= 0:
             break
@@ -79,14 +92,18 @@ def buy(
     return found
 
 
+def _flops_per_token(law: Law) -> float:
+    """Training FLOPs per parameter and token, as the points count them"""
+    return float(np.median([point.flops / (point.params * point.tokens) for point in law.points]))
+
+
 class _State:
     """Covariance of the log loss over targets and candidates (targets first), and what is known of drift and noise."""
 
     def __init__(self, law: Law, targets: Array, candidates: Array) -> None:
         self.places = np.concatenate([targets, candidates], axis=1)
         self.n_targets = targets.shape[1]
-        per_token = float(np.median([np.log(point.flops / (point.params * point.tokens)) for point in law.points]))
-        flops = self.places.sum(axis=0) + per_token
+        flops = self.places.sum(axis=0) + np.log(_flops_per_token(law))
         self.cost = np.exp(flops[self.n_targets :])
         mean, spread, weight = law.forecast.mixture(*self.places, flops, drift=False)
         off = mean - weight @ mean

@@ -79,9 +79,16 @@ class DownstreamLaw:
             said = self.loss_law.predict(params, tokens, flops)
             z = np.array([said.high_95, said.high_80, said.loss, said.low_80, said.low_95])
         low_95, low_80, middle, high_80, high_95 = self.sigmoid.at(z)
-        lower = [middle - np.hypot(middle - low, half * self.spread) for low, half in ((low_80, HALF_80), (low_95, HALF_95))]
-        upper = [middle + np.hypot(high - middle, half * self.spread) for high, half in ((high_80, HALF_80), (high_95, HALF_95))]
-        kept = [float(np.clip(end, self.sigmoid.chance, 1.0)) for end in (middle, lower[0], upper[0], lower[1], upper[1])]
+        lower = [
+            middle - np.hypot(middle - low, half * self.spread) for low, half in ((low_80, HALF_80), (low_95, HALF_95))
+        ]
+        upper = [
+            middle + np.hypot(high - middle, half * self.spread)
+            for high, half in ((high_80, HALF_80), (high_95, HALF_95))
+        ]
+        kept = [
+            float(np.clip(end, self.sigmoid.chance, 1.0)) for end in (middle, lower[0], upper[0], lower[1], upper[1])
+        ]
         return Accuracy(*kept)
 
 
@@ -144,9 +151,7 @@ def _fit_sigmoid(z: Array, accuracy: Array, chance: float) -> tuple[Sigmoid, flo
         return np.append(of(theta).at(z) - accuracy, CEILING_PRIOR * (theta[2] - logit(0.95)))
 
     starts = [
-        np.array([np.quantile(z, level), np.log(steep), 3.0])
-        for level in (0.0, 0.5)
-        for steep in (0.5, 1.0, 2.0)
+        np.array([np.quantile(z, level), np.log(steep), 3.0]) for level in (0.0, 0.5) for steep in (0.5, 1.0, 2.0)
     ]
     best = min((least_squares(off, start) for start in starts), key=lambda found: found.cost)
     residual = off(best.x)[:-1]

@@ -84,9 +84,7 @@ class Forecast:
         squares = [member.weight * float(np.mean(member.draws.drift**2)) for member in self.members]
         return float(np.sqrt(sum(squares)))
 
-    def mixture(
-        self, params: Array, tokens: Array, flops: Array, drift: bool = True
-    ) -> tuple[Array, Array, Array]:
+    def mixture(self, params: Array, tokens: Array, flops: Array, drift: bool = True) -> tuple[Array, Array, Array]:
         """Mean and standard deviation (draws, points) of a new run's log loss under every draw of every member, and the
         weight of each draw; without `drift` the deviation is the run's own noise."""
         far = distance(self.seen, np.stack([params, tokens])) if drift else np.zeros_like(flops)

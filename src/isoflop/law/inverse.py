@@ -67,7 +67,9 @@ def cheapest_for_loss(law: Law, loss: float, inference_tokens: float = 0.0) -> C
     low, middle, high = (_reached(budgets, row, np.log(loss)) for row in _levels(law, params, tokens))
     if middle is None:
         floor = float(np.exp(_levels(law, params, tokens)[1].min()))
-        raise InputError(f"loss = {loss:.4g}: no run within reach of these points gets there; the law ends at {floor:.4g}")
+        raise InputError(
+            f"loss = {loss:.4g}: no run within reach of these points gets there; the law ends at {floor:.4g}"
+        )
     log_params, log_tokens = (float(np.interp(middle, budgets, path)) for path in (params, tokens))
     if inference_tokens > 0 and law.forecast.ratios is None:
         log_params, log_tokens = _with_inference(law, float(np.log(loss)), log_params, inference_tokens)

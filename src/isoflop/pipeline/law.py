@@ -14,6 +14,7 @@ from isoflop.pipeline.result import Result, read_result, read_results
 
 if TYPE_CHECKING:
     from isoflop.law import Law, Point, Prediction
+    from isoflop.law.design import Purchase
     from isoflop.recipe import Plan
 
 # With three, a bend cannot be told from noise.
@@ -67,6 +68,21 @@ def law_of(path: Path) -> tuple["Law", list[HeldOut]]:
     law = ladder_law(plan, folder)
     results = [read_result(folder, model.name) for model in plan.held_out]
     return law, [_judge(law, point) for point in points_of([result for result in results if result])]
+
+
+def next_runs(law: "Law", target: str, budget_flops: float) -> list["Purchase"]:
+    """The runs whose training would narrow the interval of the target (PARAMS,TOKENS) most, for a budget.
+
+    Raises:
+        InputError: the target or the budget is no such thing, or the budget pays for no run.
+    """
+    from isoflop.law.design import buy, candidates_for
+    from isoflop.pipeline.predict import parse_target
+
+    wanted = parse_target(target)
+    if not budget_flops > 0:
+        raise InputError(f"--budget {budget_flops:g}: give FLOPs above 0")
+    return buy(law, [(wanted.params, wanted.tokens)], candidates_for(law, wanted.params, wanted.tokens), budget_flops)
 
 
 def ladder_law(plan: "Plan", folder: RunFolder) -> "Law":
