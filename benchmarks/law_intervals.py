@@ -3,9 +3,9 @@
     uv run python benchmarks/law_intervals.py
 
 Writes benchmarks/results/law_intervals.json and prints the tables of docs/laws.md. The interval score (Gneiting and
-Raftery 2007, eq. 43) is the width plus 40 times (for 95 %) what a loss lies outside; width and score are in per cent of the
-loss. Peers: the interval of the fitted curve under resampled runs (Besiroglu et al. 2024), and the same with a residual
-added to each, for Chinchilla's form and for the coupled one.
+Raftery 2007, eq. 43) is the width plus 40 times (for 95 %) what a loss lies outside; width and score are in per cent of
+the loss. Peers: the interval of the fitted curve under resampled runs (Besiroglu et al. 2024), and the same with a
+residual added to each, for Chinchilla's form and for the coupled one.
 """
 
 import json

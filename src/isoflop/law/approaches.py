@@ -1,7 +1,7 @@
 """How size and tokens should grow with compute, by the three approaches of Hoffmann et al. 2022, side by side.
 
-1, envelope: the lowest loss of every budget. 2, isoFLOP: the bottom of a curve through each budget's runs. 3, parametric:
-the optimum of a fitted L(N, D). Each gives N*(C) ~ C^a and D*(C) ~ C^b.
+1, envelope: the lowest loss of every budget. 2, isoFLOP: the bottom of a curve through each budget's runs. 3,
+parametric: the optimum of a fitted L(N, D). Each gives N*(C) ~ C^a and D*(C) ~ C^b.
 """
 
 from dataclasses import dataclass
@@ -39,8 +39,8 @@ class Optimum:
 
 
 def compare(runs: Runs, forms: tuple[JointForm, ...], one_ratio: bool) -> list[Optimum]:
-    """Every approach that has a meaning for the runs, in the order of the paper; the parabola stands beside the cubic for
-    comparison only: it is biased when the exponents differ or the sizes lie off-centre."""
+    """Every approach that has a meaning for the runs, in the order of the paper; the parabola stands beside the cubic
+    for comparison only: it is biased when the exponents differ or the sizes lie off-centre."""
     budgets = _budgets(runs)
     found = [_over(name, [_bottom(runs, rows, name) for rows in budgets]) for name in _CURVES]
     return [_envelope(runs, budgets), *found, *(_parametric(runs, form, one_ratio) for form in forms)]

@@ -48,8 +48,8 @@ class Forecast:
     """A mixture of forms.
 
     `stretch` >= 1 widens it where rungs were foretold worse than their intervals said. `ratios` are the lowest and
-    highest log tokens/params of the data where size and tokens cannot be told apart, else None. `seen` (2, runs) are the
-    natural logs of params and tokens it was fitted on.
+    highest log tokens/params of the data where size and tokens cannot be told apart, else None. `seen` (2, runs) are
+    the natural logs of params and tokens it was fitted on.
     """
 
     members: tuple[Member, ...]
