@@ -47,11 +47,9 @@ def points_of(name: str) -> list[Point]:
     table = published_set(name)
     loss = "c4_nats_per_token" if name == "olmo_ladder" else "loss"
     rows = list(zip(*(table.numbers(column) for column in ("params", "tokens", loss)), strict=True))
-    flops = table.numbers("flops") if name.startswith("marin") else [6.0 * n * d for n, d, _ in rows]
     if name == "chinchilla":  # without the five highest losses, as published
         rows = sorted(rows, key=lambda row: row[2])[:-5]
-        flops = [6.0 * n * d for n, d, _ in rows]
-    return [Point(n, d, x, c, f"run {i}") for i, ((n, d, x), c) in enumerate(zip(rows, flops, strict=True))]
+    return [Point(n, d, x, 6.0 * n * d, f"run {i}", convention="6ND") for i, (n, d, x) in enumerate(rows)]
 
 
 def largest_held_out() -> Iterator[Trial]:

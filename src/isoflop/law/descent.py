@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isoflop.law.forms import Array, Form
 
@@ -97,12 +98,12 @@ class _Problem:
         fitted, jacobian = self.form.log_loss_and_jacobian(theta, self.x)
         return self.y - fitted, np.moveaxis(jacobian, 0, 1)
 
-    def take(self, rows: Array) -> "_Problem":
+    def take(self, rows: NDArray[np.bool_]) -> "_Problem":
         return _Problem(self.form, self.x, self.y[rows], self.weights[rows])
 
 
 def _descend_block(problem: _Problem, theta: Array, delta: float, tolerance: float, steps: int) -> Descent:
-    on_the_way = []
+    on_the_way: list[float] = []
     while (wider := delta / DELTA_FALL ** (len(on_the_way) + 1)) < DELTA_FROM:
         on_the_way.append(wider)
     with np.errstate(all="ignore"):

@@ -107,7 +107,7 @@ class _State:
         self.n_targets = targets.shape[1]
         flops = self.places.sum(axis=0) + np.log(_flops_per_token(law))
         self.cost = np.exp(flops[self.n_targets :])
-        mean, spread, weight = law.forecast.mixture(*self.places, flops, drift=False)
+        mean, spread, weight = law.forecast.mixture(self.places[0], self.places[1], flops, drift=False)
         off = mean - weight @ mean
         self.covariance = (off * weight[:, None]).T @ off
         self.noise = weight @ spread**2

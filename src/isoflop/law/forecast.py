@@ -125,7 +125,7 @@ def forecast(
 
 def distance(seen: Array, targets: Array) -> Array:
     """How far each of `targets` (2, points) is from the nearest of `seen` (2, runs), in logs of size and tokens."""
-    return np.sqrt(((targets[:, :, None] - seen[:, None]) ** 2).sum(axis=0)).min(axis=1)
+    return np.asarray(np.sqrt(((targets[:, :, None] - seen[:, None]) ** 2).sum(axis=0)).min(axis=1))
 
 
 @dataclass(frozen=True)
