@@ -3,9 +3,9 @@
     uv run python benchmarks/law_intervals.py
 
 Writes benchmarks/results/law_intervals.json and prints the tables of docs/laws.md. The interval score (Gneiting and
-Raftery 2007, eq. 43) is the width plus 40 times (for 95 %) what a loss lies outside; width and score are in per cent of the
-loss. Peers: the interval of the fitted curve under resampled runs (Besiroglu et al. 2024), and the same with a residual
-added to each, for Chinchilla's form and for the coupled one.
+Raftery 2007, eq. 43) is the width plus 40 times (for 95 %) what a loss lies outside; width and score are in per cent of
+the loss. Peers: the interval of the fitted curve under resampled runs (Besiroglu et al. 2024), and the same with a
+residual added to each, for Chinchilla's form and for the coupled one.
 """
 
 import json
@@ -47,11 +47,9 @@ def points_of(name: str) -> list[Point]:
     table = published_set(name)
     loss = "c4_nats_per_token" if name == "olmo_ladder" else "loss"
     rows = list(zip(*(table.numbers(column) for column in ("params", "tokens", loss)), strict=True))
-    flops = table.numbers("flops") if name.startswith("marin") else [6.0 * n * d for n, d, _ in rows]
     if name == "chinchilla":  # without the five highest losses, as published
         rows = sorted(rows, key=lambda row: row[2])[:-5]
-        flops = [6.0 * n * d for n, d, _ in rows]
-    return [Point(n, d, x, c, f"run {i}") for i, ((n, d, x), c) in enumerate(zip(rows, flops, strict=True))]
+    return [Point(n, d, x, 6.0 * n * d, f"run {i}", convention="6ND") for i, (n, d, x) in enumerate(rows)]
 
 
 def largest_held_out() -> Iterator[Trial]:

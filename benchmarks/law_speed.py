@@ -2,8 +2,8 @@
 
     uv run python benchmarks/law_speed.py
 
-240 points of Hoffmann et al. 2022, Chinchilla's form, Huber's loss at delta 1e-3. The SciPy loop has the same objective and
-analytic gradient, scaled so that BFGS reaches the bottom, and runs on a twentieth of the resamples. Writes
+240 points of Hoffmann et al. 2022, Chinchilla's form, Huber's loss at delta 1e-3. The SciPy loop has the same objective
+and analytic gradient, scaled so that BFGS reaches the bottom, and runs on a twentieth of the resamples. Writes
 benchmarks/results/law_speed.json.
 """
 

@@ -127,3 +127,29 @@ def test_a_folder_that_is_no_run_directory_is_refused(isoflop, tmp_path: Path) -
         done = isoflop(command, str(tmp_path))
         assert done.returncode == 2
         assert "no plan.json" in done.stderr
+
+
+def test_predict_reads_the_law_the_other_way(isoflop, points_file: Path) -> None:
+    done = isoflop("predict", str(points_file), "--budget", "1e15", "--loss", "2.1", "--tokens", "2e7", "--json")
+    document = json.loads(done.stdout)
+    assert document["unidentified"]
+    assert document["choices"].keys() == {"budget", "tokens", "loss"}
+    assert document["choices"]["budget"]["prediction"]["flops"] == pytest.approx(1e15)
+    assert document["choices"]["tokens"]["prediction"]["params"] == pytest.approx(1e6, rel=0.01)
+    assert document["choices"]["loss"]["low_flops"] < document["choices"]["loss"]["high_flops"]
+    shown = isoflop("predict", str(points_file), "--target", "1e6,2e7", "--budget", "1e15").stdout
+    assert shown.startswith("Law not identified: ")
+    assert "x largest" in shown
+    assert "Lowest loss for the budget" in shown
+
+
+def test_law_says_which_runs_to_buy_next(isoflop, points_file: Path) -> None:
+    asked = ("law", str(points_file), "--target", "2e6,4e7", "--budget", "2e14")
+    document = json.loads(isoflop(*asked, "--json").stdout)
+    runs = document["next_runs"]
+    assert runs
+    assert sum(run["flops"] for run in runs) <= 2e14
+    assert runs[-1]["half_width_after"] < runs[0]["half_width_before"]
+    assert "Next runs" in isoflop(*asked).stdout
+    alone = isoflop("law", str(points_file), "--target", "2e6,4e7")
+    assert (alone.returncode, len(alone.stderr.splitlines())) == (2, 1)

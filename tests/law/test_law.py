@@ -207,6 +207,23 @@ def test_three_sizes_and_rising_losses_still_give_finite_answers_and_warnings() 
     json.loads(to_json(law.to_json()))
 
 
+def test_units_that_no_model_has_are_named() -> None:
+    def warned(points: list[Point]) -> str:
+        return " ".join(fit_law(points).warnings)
+
+    millions = [replace(p, params=p.params / 1e6, tokens=p.tokens / 1e9) for p in ladder(SIZES)]
+    assert "params are at most 0.4: in millions" in warned(millions)
+    assert "tokens are at most 0.008" in warned(millions)
+    assert "below what any text leaves uncertain" in warned([replace(p, loss=p.loss / 20) for p in ladder(SIZES)])
+    assert "above that of guessing" in warned([replace(p, loss=p.loss * 20) for p in ladder(SIZES)])
+    assert "unit" not in warned(ladder(SIZES))
+
+
+def test_what_is_not_identified_is_told_and_a_rich_grid_is() -> None:
+    assert len(fit_law(ladder(SIZES)).unidentified) == 3
+    assert fit_law(grid()).unidentified == []
+
+
 def test_a_known_ceiling_foretells_the_bend() -> None:
     """Losses that saturate towards guessing: without the ceiling a ladder half a decade long foretells too high."""
     ceiling, flops = 6.0, np.geomspace(1e12, 1e13, 4)

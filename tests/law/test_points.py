@@ -87,3 +87,12 @@ def test_a_row_given_twice_counts_once_and_is_told_but_equal_seeds_stay(tmp_path
     assert twice.predict(8e8, 1.6e10) == once.predict(8e8, 1.6e10)
     seeds = "params,tokens,loss,run\n1e8,2e9,3,a\n1e8,2e9,3,b\n2e8,4e9,2.8,c\n4e8,8e9,2.6,d\n"
     assert len(fit_law(read_points(write(tmp_path, seeds))).points) == 4
+
+
+def test_which_parameters_were_counted_is_kept_and_not_mixed(tmp_path: Path) -> None:
+    points = read_points(write(tmp_path, GOOD.replace("params", "params_non_embedding")))
+    assert {point.counted_params for point in points} == {"without embeddings"}
+    both = read_points(write(tmp_path, "params_non_embedding," + GOOD.replace("\n", "\n1,").removesuffix("1,")))
+    assert both == read_points(write(tmp_path, GOOD))
+    with pytest.raises(InputError, match="params counted in different ways"):
+        fit_law([*points, Point(8e8, 2e9, 2.4, 9.6e18, "x", convention="6ND")])

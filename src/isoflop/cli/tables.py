@@ -228,7 +228,10 @@ def print_law(law: "Law") -> None:
     print_identification(law)
     sizes = len({point.params for point in law.points})
     counted = law.points[0].convention
-    print(f"Fitted to {_of(len(law.points), 'run')} of {_of(sizes, 'size')}, FLOPs {_COUNTED.get(counted, counted)}")
+    print(
+        f"Fitted to {_of(len(law.points), 'run')} of {_of(sizes, 'size')}; params: {law.points[0].counted_params}, "
+        f"FLOPs {_COUNTED.get(counted, counted)}"
+    )
     _print_table(
         ["form", "weight", "error", "starts", "gradient", "equation"],
         [

@@ -1,7 +1,7 @@
 """How size and tokens should grow with compute, by the three approaches of Hoffmann et al. 2022, side by side.
 
-1, envelope: the lowest loss of every budget. 2, isoFLOP: the bottom of a curve through each budget's runs. 3, parametric:
-the optimum of a fitted L(N, D). Each gives N*(C) ~ C^a and D*(C) ~ C^b.
+1, envelope: the lowest loss of every budget. 2, isoFLOP: the bottom of a curve through each budget's runs. 3,
+parametric: the optimum of a fitted L(N, D). Each gives N*(C) ~ C^a and D*(C) ~ C^b.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from isoflop.law.fit import fit_form
 from isoflop.law.forms import Array, JointForm
 from isoflop.law.points import budget_of
-from isoflop.law.runs import Runs
+from isoflop.law.runs import Index, Runs
 
 # Runs of a budget through which a curve's bottom can be read; and for a cubic, one more than its coefficients.
 LEAST_RUNS, CUBIC_RUNS = 4, 5
@@ -39,21 +39,21 @@ class Optimum:
 
 
 def compare(runs: Runs, forms: tuple[JointForm, ...], one_ratio: bool) -> list[Optimum]:
-    """Every approach that has a meaning for the runs, in the order of the paper; the parabola stands beside the cubic for
-    comparison only: it is biased when the exponents differ or the sizes lie off-centre."""
+    """Every approach that has a meaning for the runs, in the order of the paper; the parabola stands beside the cubic
+    for comparison only: it is biased when the exponents differ or the sizes lie off-centre."""
     budgets = _budgets(runs)
     found = [_over(name, [_bottom(runs, rows, name) for rows in budgets]) for name in _CURVES]
     return [_envelope(runs, budgets), *found, *(_parametric(runs, form, one_ratio) for form in forms)]
 
 
-def _budgets(runs: Runs) -> list[Array]:
+def _budgets(runs: Runs) -> list[Index]:
     """Row numbers of each budget that has enough sizes for a curve."""
     budget = np.array(budget_of(list(runs.flops)))
     rows = [np.flatnonzero(budget == number) for number in range(budget.max() + 1)]
     return [some for some in rows if len(np.unique(runs.params[some])) >= LEAST_RUNS]
 
 
-def _envelope(runs: Runs, budgets: list[Array]) -> Optimum:
+def _envelope(runs: Runs, budgets: list[Index]) -> Optimum:
     best = [rows[np.argmin(runs.y[rows])] for rows in budgets]
     return _over("envelope", [(runs.flops[row], runs.params[row], runs.tokens[row]) for row in best])
 
@@ -61,7 +61,7 @@ def _envelope(runs: Runs, budgets: list[Array]) -> Optimum:
 _CURVES = ("isoFLOP, cubic", "isoFLOP, Akima", "isoFLOP, parabola")
 
 
-def _bottom(runs: Runs, rows: Array, curve: str) -> tuple[float, float, float] | None:
+def _bottom(runs: Runs, rows: Index, curve: str) -> tuple[float, float, float] | None:
     """Logs of C, N* and D* at the bottom of a budget's curve; None where no run lies clearly above it on one side."""
     order = rows[np.argsort(runs.params[rows])]
     size, index = np.unique(runs.params[order], return_inverse=True)

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isoflop.law.forms import Array, Form
 
@@ -37,8 +38,8 @@ DAMPING, LOWER, RAISE, DAMPING_RANGE = 1e-2, 0.2, 6.0, (1e-9, 1e12)
 class Descent:
     """Where each fit of a batch ended: theta (n_parameters, batch); objective and gradient norm (batch).
 
-    The objective is sum_i w_i Huber_delta(y_i - f_i), the gradient norm its largest derivative by a parameter over delta
-    and the total weight.
+    The objective is sum_i w_i Huber_delta(y_i - f_i), the gradient norm its largest derivative by a parameter over
+    delta and the total weight.
     """
 
     theta: Array
@@ -56,8 +57,8 @@ def descend(
     tolerance: float = GRADIENT_TOLERANCE,
     steps: int = STEPS,
 ) -> Descent:
-    """Descends from start (n_parameters, batch) on log losses y at x (inputs, points) under weights, until no derivative
-    is above `tolerance` or `steps` are done.
+    """Descends from start (n_parameters, batch) on log losses y at x (inputs, points) under weights, until no
+    derivative is above `tolerance` or `steps` are done.
 
     y and weights are (points), or (batch, points) where fits differ in them.
     """
@@ -97,12 +98,12 @@ class _Problem:
         fitted, jacobian = self.form.log_loss_and_jacobian(theta, self.x)
         return self.y - fitted, np.moveaxis(jacobian, 0, 1)
 
-    def take(self, rows: Array) -> "_Problem":
+    def take(self, rows: NDArray[np.bool_]) -> "_Problem":
         return _Problem(self.form, self.x, self.y[rows], self.weights[rows])
 
 
 def _descend_block(problem: _Problem, theta: Array, delta: float, tolerance: float, steps: int) -> Descent:
-    on_the_way = []
+    on_the_way: list[float] = []
     while (wider := delta / DELTA_FALL ** (len(on_the_way) + 1)) < DELTA_FROM:
         on_the_way.append(wider)
     with np.errstate(all="ignore"):
@@ -144,7 +145,8 @@ def _solve(jacobian: Array, residual: Array, weights: Array, delta: float, dampi
     size = np.abs(residual)
     curvature = weights * np.where(size <= delta, 1.0 + damping[:, None], damping[:, None] * delta / size)
     matrix = (jacobian * curvature[:, None]) @ jacobian.swapaxes(1, 2)
-    # A parameter that hardly moves the loss (a floor near nothing) has next to no curvature, and its step would be wild.
+    # A parameter that hardly moves the loss (a floor near nothing) has next to no curvature, and its step would be
+    # wild.
     diagonal = np.arange(matrix.shape[1])
     matrix[:, diagonal, diagonal] += (1e-12 + STILL * damping * curvature.sum(axis=1))[:, None]
     return np.asarray(np.linalg.solve(matrix, gradient[..., None])[..., 0])

@@ -1,9 +1,10 @@
 """Which runs to buy next: those that narrow the interval of the run that matters most, for what may be spent.
 
-What is foretold of a target is uncertain three ways: in the draws of every form (their parameters, and which form holds),
-in the drift of the forms away from the data, and in the noise of the run itself. A candidate tells of the first through
-its covariance with the target over all draws, weighed as the forecast weighs them, and shortens the way of the second;
-noise stays. Beside designs for parameters (D-optimal) or for one form, a run that settles which form holds is worth buying.
+What is foretold of a target is uncertain three ways: in the draws of every form (their parameters, and which form
+holds), in the drift of the forms away from the data, and in the noise of the run itself. A candidate tells of the first
+through its covariance with the target over all draws, weighed as the forecast weighs them, and shortens the way of the
+second; noise stays. Beside designs for parameters (D-optimal) or for one form, a run that settles which form holds is
+worth buying.
 """
 
 from collections.abc import Sequence
@@ -53,8 +54,9 @@ def buy(
 ) -> list[Purchase]:
     """The runs to train, in order, until the budget or `most` is reached. A size may be bought again: another seed.
 
-    Each is the best given those before it, by what it narrows over its cost to a power. A power of one buys the cheapest
-    run over and over, none the dearest once: of the plans that the powers make, the one that ends narrowest is taken.
+    Each is the best given those before it, by what it narrows over its cost to a power. A power of one buys the
+    cheapest run over and over, none the dearest once: of the plans that the powers make, the one that ends narrowest is
+    taken.
 
     Raises:
         InputError: no candidate, or none that the budget pays for.
@@ -105,7 +107,7 @@ class _State:
         self.n_targets = targets.shape[1]
         flops = self.places.sum(axis=0) + np.log(_flops_per_token(law))
         self.cost = np.exp(flops[self.n_targets :])
-        mean, spread, weight = law.forecast.mixture(*self.places, flops, drift=False)
+        mean, spread, weight = law.forecast.mixture(self.places[0], self.places[1], flops, drift=False)
         off = mean - weight @ mean
         self.covariance = (off * weight[:, None]).T @ off
         self.noise = weight @ spread**2

@@ -15,6 +15,10 @@ FLOOR_SHARE = 0.05
 # A loss is suspect when it lies this many times the typical distance, and at least this share, off the robust line.
 FAR_OFF = 10.0
 FAR_OFF_AT_LEAST = 0.1
+# The largest size and tokens of a set are at least these, or they are in other units. A loss is at least what the best
+# public models leave of the easiest text, in nats a token or bits a byte, and at most ln of a vocabulary of a million.
+LEAST = {"params": 1e4, "tokens": 1e5}
+PLAUSIBLE_LOSS = (0.3, 13.9)
 # The robust line looks at every pair of points.
 MOST_IN_PAIRS = 500
 
@@ -66,6 +70,7 @@ def data_warnings(points: Sequence[Point], runs: Runs, one_ratio: bool) -> list[
         found.append(
             f"{doubled} duplicated row{'s' * (doubled > 1)} counted once; seeds of a size need their own name under run"
         )
+    found += _units(points)
     sizes = np.unique(runs.params)
     if len(sizes) < 4:
         found.append(f"{len(sizes)} sizes: a bend cannot be told from noise; add a size")
@@ -91,6 +96,21 @@ def data_warnings(points: Sequence[Point], runs: Runs, one_ratio: bool) -> list[
     if np.polyfit(runs.flops, runs.y, 1)[0] >= 0:
         found.append("loss does not fall with compute: check the points")
     return found + _far_off(runs)
+
+
+def _units(points: Sequence[Point]) -> list[str]:
+    """Columns whose numbers no language model has: written in millions or billions, or no loss."""
+    found = []
+    for name, least in LEAST.items():
+        largest = max(getattr(point, name) for point in points)
+        if largest < least:
+            found.append(f"{name} are at most {largest:.4g}: in millions or billions? Write them out, as in 1.1e8")
+    low, high = min(point.loss for point in points), max(point.loss for point in points)
+    if low < PLAUSIBLE_LOSS[0]:
+        found.append(f"a loss of {low:.3g} is below what any text leaves uncertain (0.3): check its unit")
+    if high > PLAUSIBLE_LOSS[1]:
+        found.append(f"a loss of {high:.3g} is above that of guessing among a million tokens: check its unit")
+    return found
 
 
 def _far_off(runs: Runs) -> list[str]:

@@ -1,8 +1,9 @@
 """Accuracy on a task: by way of the loss on its right answers, or straight from compute; whichever foretold better.
 
-Both end in a sigmoid between chance and a ceiling (Bhagia et al. 2024, arXiv 2412.04403, eq. 3). In two steps, a law of the
-task's loss in size and tokens is read first, and what it does not know carries over. Neither is better everywhere: chained
-errors add up where the loss is hard to foretell, and accuracy against compute bends where tokens per parameter change.
+Both end in a sigmoid between chance and a ceiling (Bhagia et al. 2024, arXiv 2412.04403, eq. 3). In two steps, a law of
+the task's loss in size and tokens is read first, and what it does not know carries over. Neither is better everywhere:
+chained errors add up where the loss is hard to foretell, and accuracy against compute bends where tokens per parameter
+change.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ HALF_80, HALF_95 = 1.282, 1.960
 
 @dataclass(frozen=True)
 class TaskPoint:
-    """One run on one task: its loss on the right answers (any unit, None if not measured), and its accuracy (0 to 1)."""
+    """One run on one task: its loss on the right answers (any unit, None if not measured), and its accuracy (0 to
+    1)."""
 
     params: float
     tokens: float
@@ -62,8 +64,8 @@ class Sigmoid:
 
 @dataclass(frozen=True)
 class DownstreamLaw:
-    """`kind` is the way that foretold the held-out runs better; `errors` (root mean square) say by how much. `spread` is
-    the standard deviation of what a new run's accuracy lies off the sigmoid, hold-out error included."""
+    """`kind` is the way that foretold the held-out runs better; `errors` (root mean square) say by how much. `spread`
+    is the standard deviation of what a new run's accuracy lies off the sigmoid, hold-out error included."""
 
     kind: str
     sigmoid: Sigmoid
@@ -118,14 +120,12 @@ def _held_out_error(points: Sequence[TaskPoint], kind: str, chance: float) -> fl
     n = max(1, len(points) // 4)
     seen, held = points[:-n], points[-n:]
     sigmoid, loss_law, _ = _fit(seen, kind, chance)
-    off = []
-    for point in held:
-        if loss_law is None:
-            z = -np.log(point.flops)
-        else:
-            z = loss_law.predict(point.params, point.tokens, point.flops).loss
-        off.append(float(sigmoid.at(np.array(z))) - point.accuracy)
-    return float(np.sqrt(np.mean(np.square(off))))
+    if loss_law is None:
+        z = -np.log([point.flops for point in held])
+    else:
+        z = np.array([loss_law.predict(point.params, point.tokens, point.flops).loss for point in held])
+    off = sigmoid.at(z) - np.array([point.accuracy for point in held])
+    return float(np.sqrt(np.mean(off**2)))
 
 
 def _fit(points: Sequence[TaskPoint], kind: str, chance: float) -> tuple[Sigmoid, Law | None, float]:

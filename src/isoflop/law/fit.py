@@ -14,8 +14,8 @@ SAME = 1e-6
 class Fit:
     """The best parameters found.
 
-    `objective` is sum_i w_i Huber_delta(ln L_i - ln f_i); `gradient_norm` its largest derivative there over delta and the
-    total weight, inputs centred; `starts_at_best` of `starts` ended at the same objective to a millionth.
+    `objective` is sum_i w_i Huber_delta(ln L_i - ln f_i); `gradient_norm` its largest derivative there over delta and
+    the total weight, inputs centred; `starts_at_best` of `starts` ended at the same objective to a millionth.
     """
 
     theta: Array
@@ -35,7 +35,8 @@ def fit_form(
     tolerance: float = GRADIENT_TOLERANCE,
     steps: int = STEPS,
 ) -> Fit:
-    """Fits `form` to log losses y (points) at x (inputs, points), the natural logs of its inputs, from all its starts."""
+    """Fits `form` to log losses y (points) at x (inputs, points), the natural logs of its inputs, from all its
+    starts."""
     centre = np.asarray(x.mean(axis=1))
     starts = np.stack(form.starts(x - centre[:, None], y, weights), axis=1)
     ends = descend(form, x, y, weights, delta, form.shifted(starts, centre), tolerance, steps)

@@ -48,8 +48,8 @@ class Forecast:
     """A mixture of forms.
 
     `stretch` >= 1 widens it where rungs were foretold worse than their intervals said. `ratios` are the lowest and
-    highest log tokens/params of the data where size and tokens cannot be told apart, else None. `seen` (2, runs) are the
-    natural logs of params and tokens it was fitted on.
+    highest log tokens/params of the data where size and tokens cannot be told apart, else None. `seen` (2, runs) are
+    the natural logs of params and tokens it was fitted on.
     """
 
     members: tuple[Member, ...]
@@ -125,7 +125,7 @@ def forecast(
 
 def distance(seen: Array, targets: Array) -> Array:
     """How far each of `targets` (2, points) is from the nearest of `seen` (2, runs), in logs of size and tokens."""
-    return np.sqrt(((targets[:, :, None] - seen[:, None]) ** 2).sum(axis=0)).min(axis=1)
+    return np.asarray(np.sqrt(((targets[:, :, None] - seen[:, None]) ** 2).sum(axis=0)).min(axis=1))
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ class Draws:
     """Equally likely parameter vectors (n_parameters, draws) and the noise of a new run under each (draws).
 
     At log flops x it is sqrt(jitter^2 + seed^2), seed = seed_top * exp(fall * max(0, top - x)): beyond the largest size
-    that was seen it is not trusted to fall further. `drift` is how far the form strays from the truth for every factor e
-    of size or tokens between a new run and the nearest that was seen.
+    that was seen it is not trusted to fall further. `drift` is how far the form strays from the truth for every factor
+    e of size or tokens between a new run and the nearest that was seen.
     """
 
     theta: Array

@@ -87,8 +87,7 @@ class Law:
     """What `fit_law` returns.
 
     `identified` says whether the data tell an irreducible loss from none; `noise` is the relative run-to-run standard
-    deviation at the largest compute; `ceiling` the loss without training compute that was given to `fit_law`. Warnings
-    are sentences for people.
+    deviation at the largest compute. Warnings are sentences for people.
     """
 
     points: tuple[Point, ...]
@@ -211,8 +210,8 @@ def fit_law(points: Sequence[Point], seed: int = 0, ceiling: float | None = None
     """Fits every form to the points and joins them into a forecast. The same points and seed give the same law,
     whatever their order.
 
-    `ceiling`, where known, is the loss without any training compute, in the points' unit: that of guessing each token by
-    its frequency. Losses near it bend, and how much is then known before any run.
+    `ceiling`, where known, is the loss without any training compute, in the points' unit: that of guessing each token
+    by its frequency. Losses near it bend, and how much is then known before any run.
 
     Raises:
         InputError: fewer than 3 sizes or budgets, a number that is not finite and above 0, or FLOPs of two conventions.
@@ -222,11 +221,11 @@ def fit_law(points: Sequence[Point], seed: int = 0, ceiling: float | None = None
     runs = runs_of(sorted(unique, key=lambda point: (point.flops, point.params, point.tokens, point.loss)))
     one_ratio = collinear(runs)
     rng = np.random.default_rng(seed)
-    # A model that is worse than guessing by frequency, or nearly, has not begun to learn: then the ceiling says nothing.
-    known = ceiling if ceiling is not None and max(point.loss for point in unique) < NEAR_CEILING * ceiling else None
-
+    # A model that is no better than guessing by frequency, or hardly, has not begun to learn: that tells nothing.
+    highest = max(point.loss for point in unique)
+    known = ceiling if ceiling is not None and highest < NEAR_CEILING * ceiling else None
     # A power law's local exponent is off by half where the loss is half the ceiling: it is known to be wrong there.
-    bent = known is not None and max(point.loss for point in unique) > known / 2
+    bent = known is not None and highest > known / 2
 
     def draw(form: Form, seen: Runs, n: int) -> Draws | None:
         if isinstance(form, ComputeForm):

@@ -5,14 +5,15 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isoflop.errors import InputError
 
 SIX_ND = "6ND"
 GIVEN = "given"
-COLUMNS = ("params", "tokens", "loss", "bits_per_byte", "flops", "run", "noise")
+ALL, WITHOUT_EMBEDDINGS = "all", "without embeddings"
+COLUMNS = ("params", "params_non_embedding", "tokens", "loss", "bits_per_byte", "flops", "run", "noise")
 NEEDED = "params, tokens and loss (or bits_per_byte)"
 SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
@@ -23,7 +24,8 @@ class Point:
 
     `loss` is in nats/token or in bits/byte, the same for all points of a law. Points of one training run share `run`.
     `noise` is the run-to-run standard deviation of `loss`, in its unit, where known. `convention` says how `flops` was
-    counted ("6ND", "isoflop", "given"): counts by two conventions do not belong on one axis.
+    counted ("6ND", "isoflop", "given"), `counted_params` which parameters ("all", "without embeddings"): counts by two
+    conventions do not belong on one axis.
     """
 
     params: float
@@ -33,10 +35,12 @@ class Point:
     run: str
     noise: float | None = None
     convention: str = GIVEN
+    counted_params: str = ALL
 
 
 def read_points(path: Path) -> list[Point]:
-    """The points of a CSV file with columns params, tokens and loss (nats/token) or bits_per_byte.
+    """The points of a CSV file with columns params, tokens and loss (nats/token) or bits_per_byte. Without params,
+    params_non_embedding takes its place.
 
     Optional columns: flops (default 6 * params * tokens), run (default: each row its own), noise; others are ignored.
 
@@ -48,6 +52,9 @@ def read_points(path: Path) -> list[Point]:
     try:
         header = [name.strip().lower() for name in reader.fieldnames or []]
         reader.fieldnames = header
+        counted = ALL
+        if "params" not in header and "params_non_embedding" in header:
+            counted, header[header.index("params_non_embedding")] = WITHOUT_EMBEDDINGS, "params"
         loss_column = _check_header(path, header)
         rows = [(reader.line_num, row) for row in reader if any(_cell(row, name) for name in header)]
     except csv.Error as error:
@@ -63,6 +70,7 @@ def read_points(path: Path) -> list[Point]:
         # Without a run name, a row that repeats another is the same run given twice; `fit_law` says so.
         same = first.setdefault(tuple(_cell(row, name) for name in header), number)
         points.append(_point(f"{path}, row {number}", row, loss_column, convention, default_run=f"row {same}"))
+        points[-1] = replace(points[-1], counted_params=counted)
     try:
         check_points(points)
     except InputError as error:
@@ -81,6 +89,11 @@ def check_points(points: Sequence[Point]) -> None:
     if len(conventions) > 1:
         raise InputError(
             f"flops counted in different ways ({', '.join(conventions)}) do not mix; count all points one way"
+        )
+    counted = sorted({point.counted_params for point in points})
+    if len(counted) > 1:
+        raise InputError(
+            f"params counted in different ways ({', '.join(counted)}) do not mix; count all points one way"
         )
     sizes = sorted({point.params for point in points})
     if len(sizes) < 3:

@@ -28,7 +28,8 @@ class MultiPowerLaw:
     gamma: float
 
     def loss(self, rate: Array, steps: Array) -> Array:
-        """Loss (nats/token) after each of `steps`, for the learning rate (steps of the run, from 0) of the whole run."""
+        """Loss (nats/token) after each of `steps`, for the learning rate (steps of the run, from 0) of the whole
+        run."""
         total = np.cumsum(rate)
         change = np.flatnonzero(np.diff(rate)) + 1
         drop, scale = rate[change - 1] - rate[change], self.C * rate[change] ** -self.gamma
