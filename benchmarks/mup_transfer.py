@@ -19,6 +19,7 @@ from statistics import fmean
 from isoflop.config import Family, load_family
 from isoflop.durable import write_json
 from isoflop.errors import DivergenceError, Interrupted
+from isoflop.model import Lanes
 from isoflop.recipe import ModelPlan, plan_family
 from isoflop.systems import measure_machine
 from isoflop.train import train
@@ -50,6 +51,7 @@ def main() -> None:
 
 def measure(data: Path) -> None:
     machine = measure_machine()
+    lanes = Lanes(machine.cores)
     family = load_family(ROOT / "families" / "pocket.toml")
     document = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": []}
     document |= {"processor": machine.processor, "cores": machine.cores, "torch": machine.torch, "tokens": TOKENS}
@@ -60,7 +62,7 @@ def measure(data: Path) -> None:
                 if (kind, width, rate) in done:
                     continue
                 model = plan_family(_family(family, kind, width, rate), machine).models[0]
-                loss, seconds = _loss(model, data, machine.threads)
+                loss, seconds = _loss(model, data, lanes)
                 document["runs"].append(
                     {"parametrisation": kind, "width": width, "rate": rate, "loss": loss, "seconds": seconds}
                 )
@@ -84,7 +86,7 @@ def _family(family: Family, kind: str, width: int, rate: float) -> Family:
     )
 
 
-def _loss(model: ModelPlan, data: Path, threads: int) -> tuple[float | None, float]:
+def _loss(model: ModelPlan, data: Path, lanes: Lanes) -> tuple[float | None, float]:
     """Nats per token over the last LAST_STEPS steps, None where training diverged; and the seconds of training.
 
     No token is read twice and all runs read the same ones in the same order, so these losses compare as held-out ones.
@@ -96,7 +98,8 @@ def _loss(model: ModelPlan, data: Path, threads: int) -> tuple[float | None, flo
                 model,
                 data,
                 Path(folder),
-                threads=threads,
+                lanes=lanes,
+                system_share=1.0,
                 peak_flops_per_second=1e12,
                 checkpoint_seconds=1e9,
                 read_joules=lambda: None,

@@ -24,7 +24,7 @@ ROOMS = (
     "pipeline",
     "cli",
 )
-FREE = {"errors", "durable", "interrupts"}
+FREE = {"errors", "durable", "interrupts", "cache"}
 PURE = {"config", "recipe", "published", "law", "data", "report", "pipeline", "cli"}
 
 

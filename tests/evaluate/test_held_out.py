@@ -10,7 +10,7 @@ import torch
 from isoflop.config import BpeTokenizer, DataSource
 from isoflop.data import TokenStream, prepare
 from isoflop.evaluate import held_out_loss
-from isoflop.model import GPT, initialise
+from isoflop.model import GPT, Lanes, initialise
 from isoflop.recipe import Shape
 
 
@@ -30,7 +30,7 @@ def test_the_mean_equals_a_loop_over_tokens(tmp_path: Path, context_length: int)
     stream = TokenStream(tmp_path / "data", "held_out")
     pairs = stream.batch(range(stream.n_tokens - 1), 1)
     tokens = [int(pairs[0, 0]), *map(int, pairs[:, 1])]
-    model = GPT(shape, "fp32", compiled=False)
+    model = GPT(shape, "fp32")
     nats = 0.0
     with torch.no_grad():
         for i, token in enumerate(tokens):
@@ -40,7 +40,7 @@ def test_the_mean_equals_a_loop_over_tokens(tmp_path: Path, context_length: int)
             nats -= float(model.logits(weights, torch.tensor([seen]))[0, -1].log_softmax(-1)[token])
 
     counts = manifest.split("held_out")
-    loss = held_out_loss(weights, tmp_path / "data", "fp32")
+    loss = held_out_loss(weights, tmp_path / "data", "fp32", Lanes(2))
     assert loss.tokens == counts.tokens == len(tokens)
     assert loss.nats_per_token == pytest.approx(nats / len(tokens), rel=1e-5)
     assert loss.bits_per_byte == pytest.approx(nats / math.log(2) / counts.bytes, rel=1e-5)

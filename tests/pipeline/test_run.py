@@ -24,7 +24,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def environment(cache_folder: Path) -> dict[str, str]:
     """Models of a second each are not worth a compiler's ten."""
-    return {**os.environ, "XDG_CACHE_HOME": str(cache_folder), "TORCHDYNAMO_DISABLE": "1"}
+    return {**os.environ, "XDG_CACHE_HOME": str(cache_folder)}
 
 
 @pytest.fixture

@@ -20,9 +20,8 @@ TRIALS = 3
 
 
 @pytest.fixture(autouse=True)
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiling takes longer than these models train."""
-    monkeypatch.setattr("isoflop.train.loop.has_compiler", lambda: False)
+def one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine as measured: measuring takes longer than these models train."""
     monkeypatch.setattr("isoflop.pipeline.plan._measured", lambda: MACHINE)
 
 

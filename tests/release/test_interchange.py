@@ -53,7 +53,7 @@ def theirs(name: str, n_layers: int, vocab_size: int = VOCAB) -> GPT2LMHeadModel
 
 def assert_same_model(ours: Any, model: GPT2LMHeadModel) -> None:
     """Logits and loss within 1e-5 of their size, in fp32."""
-    gpt = GPT(ours.shape, "fp32", compiled=False)
+    gpt = GPT(ours.shape, "fp32")
     with torch.inference_mode():
         expected = model(TOKENS[:, :-1]).logits
         logits = gpt.logits(ours.weights, TOKENS[:, :-1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from isoflop.systems import EnergyMeter, machine, measure_machine
+from isoflop.systems import Energy, EnergyMeter, machine, measure_machine
 
 
 def test_the_machine_is_measured_once_and_a_damaged_cache_heals(
@@ -41,7 +41,7 @@ def _package(root: Path, number: int, counter: int) -> Path:
 def test_joules_add_up_over_packages_and_wraps(tmp_path: Path) -> None:
     _package(tmp_path, 0, 900_000)
     _package(tmp_path, 1, 0)
-    meter = EnergyMeter(None, tmp_path)
+    meter = EnergyMeter(None, powercap=tmp_path)
     _package(tmp_path, 0, 100_000)
     _package(tmp_path, 1, 300_000)
     energy = meter.read(1.0)
@@ -51,11 +51,11 @@ def test_joules_add_up_over_packages_and_wraps(tmp_path: Path) -> None:
 
 def test_a_counter_that_vanishes_makes_an_estimate(tmp_path: Path) -> None:
     package = _package(tmp_path, 0, 5)
-    meter = EnergyMeter(100.0, tmp_path)
+    meter = EnergyMeter(100.0, powercap=tmp_path)
     (package / "energy_uj").unlink()
     assert meter.read(2.0).joules == 200
     assert meter.read(2.0).origin.startswith("estimated")
-    assert EnergyMeter(None, tmp_path / "none").read(2.0).joules is None
+    assert EnergyMeter(None, powercap=tmp_path / "none").read(2.0).joules is None
 
 
 def test_a_processor_that_emulates_bf16_is_measured_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,3 +69,9 @@ def test_a_processor_that_emulates_bf16_is_measured_in_time(monkeypatch: pytest.
     rate = machine._matrix_rate(torch.randn(2048, 2048))
     assert rate == pytest.approx(2 * 2048**3 / 60)
     assert max(sides) == 256
+
+
+def test_work_on_a_share_of_the_cores_has_that_share_of_the_energy(tmp_path: Path) -> None:
+    assert EnergyMeter(100.0, share=0.5, powercap=tmp_path).read(10.0) == Energy(
+        500.0, "estimated: watts_per_system x time, by the share of the cores"
+    )

@@ -46,7 +46,7 @@ PLAN = ModelPlan(
 
 
 def state(steps: int) -> State:
-    return State(Position(steps, steps * 80, 1.0, None, 1, False), {"weights": torch.full((4,), float(steps))})
+    return State(Position(steps, steps * 80, 1.0, 1.0, None, 1, False), {"weights": torch.full((4,), float(steps))})
 
 
 def load(folder: Path, events: list[str] | None = None) -> State | None:

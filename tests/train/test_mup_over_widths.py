@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -13,22 +13,14 @@ import zstandard
 from torch import Tensor
 
 from isoflop.config.family import Recipe
-from isoflop.model import GPT, Weights, initialise
+from isoflop.model import GPT, Lanes, initialise, load_kernels, make_model
 from isoflop.recipe import Parametrisation, Shape, learning_rate
 from isoflop.recipe.parametrisation import parametrisation_of
+from isoflop.train.gradients import FixedSums
 from isoflop.train.optimizer import AdamW
 
 CORPUS = Path(__file__).parents[2] / "corpora" / "pocket.jsonl.zst"
 CONTEXT = 32
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Narrow models are faster on one, and on a busy machine many times so."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +36,11 @@ class Run:
     """A model in training: fp32, two layers, a token a byte, real text in an order of the seed."""
 
     def __init__(self, text: Tensor, shape: Shape, parametrisation: Parametrisation, sequences: int, seed: int) -> None:
-        self.weights, self._gradient = initialise(shape, seed, parametrisation), Weights.zeros(shape)
-        for name, view in self.weights.items():
-            view.requires_grad_().grad = self._gradient[name]
-        self.model = GPT(shape, "fp32", compiled=False, parametrisation=parametrisation)
+        kernels = load_kernels()
+        self.weights = initialise(shape, seed, parametrisation)
+        self.model = GPT(shape, "fp32", parametrisation)
+        self._trained = make_model(shape, "fp32", kernels, parametrisation)
+        self._sums = FixedSums(shape, kernels)
         self._optimizer = AdamW(
             shape,
             beta1=0.9,
@@ -55,6 +48,8 @@ class Run:
             eps=1e-8,
             weight_decay=0.1,
             clip_norm=1.0,
+            lanes=Lanes(1),
+            kernels=kernels,
             hidden_lr_multiplier=parametrisation.hidden_lr_multiplier,
         )
         self._text, self._sequences = text, sequences
@@ -70,12 +65,11 @@ class Run:
         """One update at rate `lr`; the mean loss before it."""
         self._steps += 1
         samples = self.batch()
-        self._gradient.flat.zero_()
-        loss = self.model.summed_loss(self.weights, samples) / samples[:, 1:].numel()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.clip(self._gradient.flat)
-        self._optimizer.update(self.weights, self._gradient.flat, lr, self._steps)
-        return loss.item()
+        self._sums.begin(samples[:, 1:].numel())
+        nats = self._trained.gradients(self.weights, self.weights, samples, self._sums)
+        norm = self._optimizer.norm(self._sums.sums)
+        self._optimizer.update(self.weights, self.weights, self._sums.sums, norm, lr, self._steps)
+        return nats / samples[:, 1:].numel()
 
 
 # Coordinate check: sixteen-fold widths.

@@ -11,8 +11,8 @@ import pytest
 
 from isoflop.config import BpeTokenizer, DataSource
 from isoflop.data import prepare
-from isoflop.errors import Interrupted, WorkError
-from isoflop.model import weights_sha256
+from isoflop.errors import InputError, Interrupted, WorkError
+from isoflop.model import Lanes, load_kernels, weights_sha256
 from isoflop.recipe import BatchStage, ModelPlan, Shape, steps_of
 from isoflop.train import Step, Trained, train
 
@@ -52,6 +52,9 @@ PLAN = ModelPlan(
 )
 
 
+ONE_LANE = Lanes(1)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
@@ -69,13 +72,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(
-    data: Path, folder: Path, on_step: Callable[[Step], None] = lambda step: None, plan: ModelPlan = PLAN
+    data: Path,
+    folder: Path,
+    on_step: Callable[[Step], None] = lambda step: None,
+    plan: ModelPlan = PLAN,
+    lanes: Lanes = ONE_LANE,
 ) -> Trained:
     return train(
         plan,
         data,
         folder,
-        threads=2,
+        lanes=lanes,
+        system_share=1.0,
         peak_flops_per_second=1e12,
         checkpoint_seconds=0.02,
         read_joules=lambda: None,
@@ -92,11 +100,12 @@ def stop_at(*steps: int) -> Callable[[Step], None]:
     return on_step
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "uncompiled"])
+@pytest.mark.parametrize("fused", [True, False], ids=["kernels", "plain"])
 def test_stopped_and_resumed_at_several_steps_gives_the_same_bits(
-    data: Path, tmp_path: Path, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isoflop.train.loop.has_compiler", lambda: compiled)
+    if not fused:
+        monkeypatch.setattr("isoflop.train.loop.load_kernels", lambda: None)
     whole = run(data, tmp_path / "whole")
     for stop in (1, 7, STEPS - 1, STEPS):
         with pytest.raises(Interrupted) as caught:
@@ -138,3 +147,26 @@ def test_the_loss_does_not_depend_on_how_a_step_is_cut(data: Path, tmp_path: Pat
 def test_a_diverging_run_stops_before_its_update(data: Path, tmp_path: Path) -> None:
     with pytest.raises(WorkError, match=r"diverged.*lower recipe.peak_lr"):
         run(data, tmp_path, plan=replace(PLAN, peak_lr=1e30, clip_norm=1e30))
+
+
+def test_any_number_of_lanes_gives_the_same_bits_also_when_it_changes_on_the_way(data: Path, tmp_path: Path) -> None:
+    hashes = set()
+    for count in (1, 2, 3):
+        with Lanes(count) as lanes:
+            hashes.add(weights_sha256(run(data, tmp_path / str(count), lanes=lanes).weights))
+    with Lanes(3) as lanes:
+        with pytest.raises(Interrupted):
+            run(data, tmp_path / "changed", stop_at(9), lanes=lanes)
+        hashes.add(weights_sha256(run(data, tmp_path / "changed").weights))
+    assert len(hashes) == 1
+
+
+def test_a_run_begun_with_kernels_does_not_go_on_without_them(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_kernels() is not None, "the tests need a C compiler"
+    with pytest.raises(Interrupted):
+        run(data, tmp_path, stop_at(3))
+    monkeypatch.setattr("isoflop.train.loop.load_kernels", lambda: None)
+    with pytest.raises(InputError, match=r"C compiler.*install gcc"):
+        run(data, tmp_path)

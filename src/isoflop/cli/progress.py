@@ -17,7 +17,7 @@ _LIVE_SECONDS = 0.2
 
 
 class Progress(Protocol):
-    """Shows one model after the other on standard error."""
+    """Shows the models that train on standard error."""
 
     def starts(self, model: "ModelPlan") -> None: ...
 
@@ -25,8 +25,8 @@ class Progress(Protocol):
 
     def note(self, line: str) -> None: ...
 
-    def ends(self) -> None:
-        """The model is done, or the work was stopped."""
+    def ends(self, name: str | None = None) -> None:
+        """The model of that name is done; without one, the work was stopped."""
 
 
 def make_progress() -> Progress:
@@ -35,41 +35,40 @@ def make_progress() -> Progress:
 
 
 class PlainProgress:
-    """Lines for logs: the first step, one every five seconds, and the last."""
+    """Lines for logs: of each model its first step, one every five seconds, and the last."""
 
     def __init__(self) -> None:
-        self._shown_at = 0.0
-        self._waiting = ""
+        self._shown_at: dict[str, float] = {}
+        self._waiting: dict[str, str] = {}
 
     def starts(self, model: "ModelPlan") -> None:
         self.note(f"{model.name}: starts")
-        self._shown_at, self._waiting = 0.0, ""
 
     def step(self, model: "ModelPlan", step: "Step") -> None:
-        now = time.monotonic()
-        facts = _facts(step, first=not self._shown_at)
-        line = f"{model.name}: step {step.step:,}/{step.steps:,}  {facts}"
-        if now - self._shown_at >= _PLAIN_SECONDS:
+        now, shown_at = time.monotonic(), self._shown_at.get(model.name)
+        line = f"{model.name}: step {step.step:,}/{step.steps:,}  {_facts(step, first=shown_at is None)}"
+        if shown_at is None or now - shown_at >= _PLAIN_SECONDS:
             self.note(line)
-            self._shown_at, self._waiting = now, ""
+            self._shown_at[model.name] = now
+            self._waiting.pop(model.name, None)
         else:
-            self._waiting = line
+            self._waiting[model.name] = line
 
     def note(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    def ends(self) -> None:
-        if self._waiting:
-            self.note(self._waiting)
-        self._waiting = ""
+    def ends(self, name: str | None = None) -> None:
+        for one in [name] if name is not None else list(self._waiting):
+            if one in self._waiting:
+                self.note(self._waiting.pop(one))
 
 
 class LiveProgress:
-    """One line that renews itself."""
+    """A line for each model that trains, renewing itself."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
         from rich.progress import Progress as Bar
 
         self._console = Console(file=sys.stderr, highlight=False)
@@ -79,39 +78,45 @@ class LiveProgress:
             MofNCompleteColumn(),
             TextColumn("{task.fields[facts]}", markup=False),
         )
-        # The thread that redraws shares two cores with the training.
+        # The thread that redraws shares the cores with the training.
         self._make: Callable[[], Bar] = lambda: Bar(
             *columns, console=self._console, transient=True, refresh_per_second=4
         )
         self._bar: Bar | None = None
-        self._shown_at = 0.0
+        self._tasks: dict[str, TaskID] = {}
+        self._shown_at: dict[str, float] = {}
 
     def starts(self, model: "ModelPlan") -> None:
-        self.ends()
-        self._bar = self._make()
-        self._task = self._bar.add_task(model.name, total=model.steps, facts="starts")
-        self._bar.start()
-        self._shown_at = 0.0
+        if self._bar is None:
+            self._bar = self._make()
+            self._bar.start()
+        self._tasks[model.name] = self._bar.add_task(model.name, total=model.steps, facts="starts")
 
     def step(self, model: "ModelPlan", step: "Step") -> None:
-        now = time.monotonic()
-        if self._bar is not None and (now - self._shown_at >= _LIVE_SECONDS or step.step == step.steps):
-            self._bar.update(self._task, completed=step.step, facts=_facts(step, first=not self._shown_at))
-            self._shown_at = now
+        now, shown_at = time.monotonic(), self._shown_at.get(model.name)
+        due = shown_at is None or now - shown_at >= _LIVE_SECONDS or step.step == step.steps
+        if self._bar is not None and model.name in self._tasks and due:
+            facts = _facts(step, first=shown_at is None)
+            self._bar.update(self._tasks[model.name], completed=step.step, facts=facts)
+            self._shown_at[model.name] = now
 
     def note(self, line: str) -> None:
         from rich.text import Text
 
         self._console.print(Text(line), soft_wrap=True)
 
-    def ends(self) -> None:
-        if self._bar is not None:
+    def ends(self, name: str | None = None) -> None:
+        for one in [name] if name is not None else list(self._tasks):
+            task = self._tasks.pop(one, None)
+            if self._bar is not None and task is not None:
+                self._bar.remove_task(task)
+        if self._bar is not None and not self._tasks:
             self._bar.stop()
-        self._bar = None
+            self._bar = None
 
 
 def _facts(step: "Step", first: bool) -> str:
-    """The first step compiles: it says nothing of the time left."""
+    """The first step warms up: it says nothing of the time left."""
     facts = [
         f"{n.count(step.tokens_per_second)} tokens/s",
         f"loss {n.loss(step.loss)}",

@@ -46,7 +46,7 @@ class Terminal:
         self._progress.step(model, step)
 
     def done(self, result: "Result", fresh: bool) -> None:
-        self._progress.ends()
+        self._progress.ends(result.name)
         earlier = "" if fresh else " (done before)"
         self._say(
             f"{result.name}: held-out loss {n.loss(result.nats_per_token)} nats/token, "

@@ -74,7 +74,7 @@ class Recipe(Table):
     embedding_multiplier: Positive | None = Field(None, description="default: 1, under muP 10")
     output_multiplier: Positive = Field(1.0, description="of the logits, under muP before the division by the width")
     base_width: int = Field(256, ge=1, le=2**17, description="muP: the width at which rates and deviations hold")
-    microbatch_tokens: int = Field(16_384, ge=1, description="most tokens that pass through the model at once")
+    microbatch_tokens: int = Field(2_048, ge=1, description="most tokens that a lane passes through the model at once")
 
     @model_validator(mode="after")
     def _one_warmup(self) -> Self:

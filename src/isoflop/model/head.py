@@ -1,32 +1,30 @@
 """The output head fused with its loss: logits exist for one chunk of tokens at a time, in either direction."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Logits of a chunk: about 4 MB in fp32, which stays in cache.
+# A chunk of logits has this many elements, or FEWEST_ROWS rows if that is more: fewer make poor products.
 CHUNK_ELEMENTS = 2**20
+FEWEST_ROWS = 512
 
-ChunkLoss = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
 
-
-def summed_loss(x: Tensor, embedding: Tensor, targets: Tensor, scale: float, chunk_loss: ChunkLoss) -> Tensor:
+def summed_loss(x: Tensor, embedding: Tensor, targets: Tensor, scale: float) -> Tensor:
     """Cross-entropy in nats of the logits `scale` x embedding^T, summed over tokens, fp32 scalar.
 
     x: (tokens, d_model) in compute precision; embedding: fp32 (vocabulary, d_model), the tied head; targets: int64
     (tokens,). Both gradients are made chunk by chunk in the forward pass, while a chunk's logits are at hand
     (the idea of Wijmans et al. 2024, "Cut your losses"), so tokens x vocabulary never exists.
     """
-    loss: Tensor = _SummedLoss.apply(x, embedding, targets, scale, chunk_loss)
+    loss: Tensor = _SummedLoss.apply(x, embedding, targets, scale)
     return loss
 
 
 def token_losses(x: Tensor, embedding: Tensor, targets: Tensor, scale: float) -> Tensor:
     """Cross-entropy in nats of each token, fp32 (tokens,), chunk by chunk and without gradients."""
     head = embedding.to(x.dtype)
-    size = max(1, CHUNK_ELEMENTS // head.shape[0])
+    size = chunk_rows(head.shape[0])
     losses = [
         torch.nn.functional.cross_entropy((part @ head.t()).float() * scale, wanted, reduction="none")
         for part, wanted in zip(torch.split(x, size), torch.split(targets, size), strict=True)
@@ -34,7 +32,34 @@ def token_losses(x: Tensor, embedding: Tensor, targets: Tensor, scale: float) ->
     return torch.cat(losses)
 
 
-def chunk_loss(x: Tensor, head: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def chunk_rows(vocab_size: int) -> int:
+    """Rows (tokens) whose logits exist at once."""
+    return max(FEWEST_ROWS, CHUNK_ELEMENTS // vocab_size)
+
+
+class _SummedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, embedding: Tensor, targets: Tensor, logit_scale: float) -> Tensor:
+        head = embedding.to(x.dtype)
+        x_gradient = torch.empty_like(x)
+        head_gradient = torch.zeros_like(embedding)
+        loss = torch.zeros((), dtype=torch.float32, device=x.device)
+        size = chunk_rows(head.shape[0])
+        for start in range(0, x.shape[0], size):
+            part = slice(start, start + size)
+            part_loss, x_gradient[part], part_gradient = _chunk_loss(x[part], head, targets[part], logit_scale)
+            loss += part_loss
+            head_gradient += part_gradient
+        ctx.save_for_backward(x_gradient, head_gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x_gradient, head_gradient = ctx.saved_tensors
+        return x_gradient * scale.to(x_gradient.dtype), head_gradient * scale, None, None
+
+
+def _chunk_loss(x: Tensor, head: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Summed loss of a chunk, its gradient by x, and its gradient by the head (fp32)."""
     logits = (x @ head.t()).float() * scale  # (chunk, vocabulary)
     log_sum = logits.logsumexp(-1, keepdim=True)
@@ -42,33 +67,3 @@ def chunk_loss(x: Tensor, head: Tensor, targets: Tensor, scale: float) -> tuple[
     vocabulary = torch.arange(head.shape[0], device=x.device)
     gradient = (((logits - log_sum).exp() - (vocabulary == targets[:, None]).float()) * scale).to(x.dtype)
     return loss, gradient @ head, (gradient.t() @ x).float()
-
-
-def chunk_tokens(tokens: int, vocab_size: int) -> int:
-    """Tokens of a chunk: a divisor of `tokens`, so that one compiled shape serves all."""
-    most = max(1, CHUNK_ELEMENTS // vocab_size)
-    return max(size for size in range(1, min(most, tokens) + 1) if tokens % size == 0)
-
-
-class _SummedLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, embedding: Tensor, targets: Tensor, logit_scale: float, one_chunk: ChunkLoss
-    ) -> Tensor:
-        head = embedding.to(x.dtype)
-        x_gradient = torch.empty_like(x)
-        head_gradient = torch.zeros_like(embedding)
-        loss = torch.zeros((), dtype=torch.float32, device=x.device)
-        size = chunk_tokens(x.shape[0], head.shape[0])
-        for start in range(0, x.shape[0], size):
-            part = slice(start, start + size)
-            part_loss, x_gradient[part], part_gradient = one_chunk(x[part], head, targets[part], logit_scale)
-            loss += part_loss
-            head_gradient += part_gradient
-        ctx.save_for_backward(x_gradient, head_gradient)
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        x_gradient, head_gradient = ctx.saved_tensors
-        return x_gradient * scale.to(x_gradient.dtype), head_gradient * scale, None, None, None

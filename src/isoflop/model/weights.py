@@ -5,6 +5,7 @@ Names and layouts are those of Hugging Face's GPT-2, so a release writes what tr
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 
@@ -62,17 +63,20 @@ def tensor_sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
 
 
 class Weights(Mapping[str, Tensor]):
-    """A flat fp32 buffer (numel,) and its views. The same layout serves weights, gradients and moments.
+    """A flat buffer (numel,) and its views: fp32 for weights.
 
-    Embeddings lie in [: n_embedding], the layers' matrices in [n_embedding : n_matrix], vectors after them.
+    The same layout serves their image, gradients and moments. `offsets` says where in the buffer a tensor begins; the
+    first `n_embedding` elements are those of the embeddings, the first `n_matrix` those of all matrices.
     """
 
     def __init__(self, shape: Shape, flat: Tensor) -> None:
         self.shape = shape
         self.flat = flat
         sizes = tensor_sizes(shape)
-        self.n_embedding = (shape.vocab_size + shape.context_length) * shape.d_model
+        self.n_embedding = shape.params_embedding
         self.n_matrix = sum(math.prod(size) for size in sizes.values() if len(size) == 2)
+        ends = itertools.accumulate(math.prod(size) for size in sizes.values())
+        self.offsets = dict(zip(sizes, (0, *ends), strict=False))
         pieces = torch.split(flat, [math.prod(size) for size in sizes.values()])
         self._views = {name: piece.view(size) for (name, size), piece in zip(sizes.items(), pieces, strict=True)}
 

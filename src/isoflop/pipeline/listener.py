@@ -11,14 +11,11 @@ if TYPE_CHECKING:
     from isoflop.train import Step
 
 
-class Listener(Protocol):
-    """Called in the order in which things happen; what it does with them is its own affair."""
+class TrainingListener(Protocol):
+    """Hears of one model's training; of several models by turns where they train side by side."""
 
     def note(self, line: str) -> None:
         """Something worth knowing, in one line."""
-
-    def planned(self, plan: "Plan") -> None:
-        """The plan stands; nothing has been trained yet."""
 
     def starts(self, model: "ModelPlan") -> None:
         """A model starts or goes on."""
@@ -28,6 +25,13 @@ class Listener(Protocol):
 
     def done(self, result: "Result", fresh: bool) -> None:
         """A model has its result: just now, or (not fresh) from an earlier run."""
+
+
+class Listener(TrainingListener, Protocol):
+    """Called in the order in which things happen; what it does with them is its own affair."""
+
+    def planned(self, plan: "Plan") -> None:
+        """The plan stands; nothing has been trained yet."""
 
     def fitted(self, law: "Law") -> None:
         """The law stands on the ladder's results."""

@@ -1,27 +1,27 @@
 """Trains a family: the ladder, smallest first; then the forecast; then the model that was held out."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
-from math import isfinite
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 from isoflop.config import Family
-from isoflop.errors import InputError, WorkError
+from isoflop.errors import InputError
 from isoflop.pipeline.data import prepare_data
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.forecast import foretell
 from isoflop.pipeline.listener import Listener
 from isoflop.pipeline.lock import locked
+from isoflop.pipeline.member import train_member
 from isoflop.pipeline.plan import make_plan, store_plan, tell_epochs
-from isoflop.pipeline.result import Result, fingerprint_of, read_result, refuse_changes, write_result
+from isoflop.pipeline.result import Result, read_result, refuse_changes
+from isoflop.pipeline.side_by_side import train_side_by_side
 
 if TYPE_CHECKING:
     from isoflop.data import Manifest
-    from isoflop.evaluate import HeldOutLoss
     from isoflop.recipe import ModelPlan, Plan
-    from isoflop.train import Trained
+
+# A step this short (some tenths of a second on two cores) is better taken by one lane than cut for several: members of
+# the family are then trained side by side.
+SMALL_STEP_FLOPS = 5e10
 
 
 def train_family(family: Family, folder: RunFolder, listener: Listener, only: str | None = None) -> list[Result]:
@@ -56,85 +56,24 @@ def train_models(
 
     def results_of(models: Sequence["ModelPlan"]) -> list[Result]:
         wanted = [model for model in models if only in (None, model.name)]
-        return [_result_of(family, plan, model, data, folder, listener) for model in wanted]
+        results = {model.name: read_result(folder, model.name) for model in wanted}
+        for result in results.values():
+            if result is not None:
+                listener.done(result, fresh=False)
+        missing = [model for model in wanted if results[model.name] is None]
+        small = [model for model in missing if model.flops / model.steps < SMALL_STEP_FLOPS]
+        if len(small) > 1 and plan.machine.cores > 1:
+            for result in train_side_by_side(family, plan, small, data, folder, listener):
+                results[result.name] = result
+        for model in missing:
+            if results[model.name] is None:
+                from isoflop.model import Lanes
+
+                with Lanes(plan.machine.cores) as lanes:
+                    results[model.name] = train_member(family, plan, model, data, folder, listener, lanes)
+        return [result for result in results.values() if result is not None]
 
     ladder = results_of(plan.ladder)
     if only is None or only in [model.name for model in plan.held_out]:
         foretell(plan, folder, listener)
     return ladder + results_of(plan.held_out)
-
-
-def _result_of(
-    family: Family, plan: "Plan", model: "ModelPlan", data: "Manifest", folder: RunFolder, listener: Listener
-) -> Result:
-    result = read_result(folder, model.name)
-    if result is not None:
-        listener.done(result, fresh=False)
-        return result
-    from isoflop.evaluate import held_out_loss
-    from isoflop.systems import EnergyMeter
-    from isoflop.train import train
-
-    listener.starts(model)
-    meter, began = EnergyMeter(family.cost.watts_per_system), perf_counter()
-    trained = train(
-        model,
-        folder.data,
-        folder.model(model.name),
-        threads=plan.machine.threads,
-        peak_flops_per_second=plan.machine.matrix_flops_per_second(model.precision),
-        checkpoint_seconds=family.checkpoint_seconds,
-        read_joules=lambda: meter.read(perf_counter() - began).joules,
-        on_step=lambda step: listener.step(model, step),
-        on_event=listener.note,
-    )
-    loss = held_out_loss(trained.weights, folder.data, model.precision)
-    if not isfinite(loss.nats_per_token):
-        raise WorkError(
-            f"{folder.model(model.name)}: the held-out loss is {loss.nats_per_token}: training diverged; "
-            "lower recipe.peak_lr and use another --runs folder"
-        )
-    origin = meter.read(perf_counter() - began).origin
-    result = _result(family, plan, model, data, trained, loss, origin)
-    write_result(folder, result)
-    listener.done(result, fresh=True)
-    return result
-
-
-def _result(
-    family: Family,
-    plan: "Plan",
-    model: "ModelPlan",
-    data: "Manifest",
-    trained: "Trained",
-    loss: "HeldOutLoss",
-    joules_origin: str,
-) -> Result:
-    from isoflop.model import weights_sha256
-
-    per_hour = family.cost.price_per_system_hour
-    return Result(
-        name=model.name,
-        size=model.size,
-        seed=model.seed,
-        params=model.shape.params,
-        params_non_embedding=model.shape.params_non_embedding,
-        tokens=trained.tokens,
-        steps=trained.steps,
-        flops=model.flops,
-        nats_per_token=loss.nats_per_token,
-        bits_per_byte=loss.bits_per_byte,
-        held_out_tokens=loss.tokens,
-        held_out_bytes=loss.bytes,
-        seconds=trained.seconds,
-        joules=trained.joules,
-        joules_origin=joules_origin,
-        price=None if per_hour is None else per_hour * plan.systems * trained.seconds / 3600,
-        weights_sha256=weights_sha256(trained.weights),
-        threads=trained.threads,
-        processor=plan.machine.processor,
-        torch=plan.machine.torch,
-        isoflop=version("isoflop"),
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
-        fingerprint=fingerprint_of(model, data),
-    )

@@ -181,24 +181,27 @@ def _loss(
 ) -> float | None:
     """Held-out nats per token of the smallest model trained with `values`; None where it diverged."""
     from isoflop.evaluate import held_out_loss
+    from isoflop.model import Lanes
     from isoflop.train import train
 
     tried = family.model_copy(update={"recipe": family.recipe.model_copy(update=values)})
     model = plan_family(tried, machine).models[0]
     listener.starts(model)
     try:
-        trained = train(
-            model,
-            folder.data,
-            trial_folder,
-            threads=machine.threads,
-            peak_flops_per_second=machine.matrix_flops_per_second(model.precision),
-            checkpoint_seconds=family.checkpoint_seconds,
-            read_joules=lambda: None,
-            on_step=lambda step: listener.step(model, step),
-            on_event=listener.note,
-        )
-        loss = held_out_loss(trained.weights, folder.data, model.precision).nats_per_token
+        with Lanes(machine.cores) as lanes:
+            trained = train(
+                model,
+                folder.data,
+                trial_folder,
+                lanes=lanes,
+                system_share=1.0,
+                peak_flops_per_second=machine.matrix_flops_per_second(model.precision),
+                checkpoint_seconds=family.checkpoint_seconds,
+                read_joules=lambda: None,
+                on_step=lambda step: listener.step(model, step),
+                on_event=listener.note,
+            )
+            loss = held_out_loss(trained.weights, folder.data, model.precision, lanes).nats_per_token
     except DivergenceError:
         loss = math.nan
     shutil.rmtree(trial_folder / "checkpoints", ignore_errors=True)

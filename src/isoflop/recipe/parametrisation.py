@@ -30,6 +30,10 @@ class Parametrisation:
     init_truncation: float | None = None
     hidden_lr_multiplier: float = 1.0
 
+    def attention_scale(self, shape: Shape) -> float:
+        """What queries times keys are multiplied by."""
+        return float(shape.d_head**-self.attention_exponent)
+
     def residual_std(self, n_layers: int) -> float:
         """Deviation of the matrices that write to the residual stream."""
         return self.residual_init_std or self.hidden_init_std / math.sqrt(2 * n_layers)

@@ -60,7 +60,7 @@ class ModelPlan:
         return self.batch_schedule[-1].sequences
 
     def fingerprint(self) -> dict[str, Any]:
-        """Everything that decides the bits of the trained weights, beside data and number of threads."""
+        """Everything that decides the bits of the trained weights, beside the data."""
         document = asdict(self)
         costs = ("flops", "flops_6nd", "flops_paper", "weights_bytes", "optimizer_bytes", "activation_bytes")
         for key in ("name", "size", "held_out", "seconds", "joules", "price", *costs):
@@ -207,7 +207,8 @@ def _plan_model(
     runs = steps_of(schedule, wanted, shape.context_length)
     tokens = sum(run.steps * run.sequences for run in runs) * shape.context_length
     microbatch = _microbatch_sequences(recipe.microbatch_tokens, shape.context_length, schedule)
-    memory = training_memory(shape, microbatch, family.precision)
+    at_once = min(machine.cores, schedule[0].sequences // microbatch)
+    memory = training_memory(shape, microbatch, at_once, family.precision)
     flops = flops_per_token(shape) * tokens
     seconds = flops / (expected_share(shape) * machine.matrix_flops_per_second(family.precision) * family.systems)
     watts, hourly = family.cost.watts_per_system, family.cost.price_per_system_hour
@@ -245,13 +246,13 @@ def _plan_model(
 
 
 def expected_share(shape: Shape) -> float:
-    """The share of the measured matrix rate that training reaches: 0.68 d / (d + 110).
+    """The share of the measured matrix rate that training reaches: 0.85 d / (d + 50).
 
-    Drawn through what `isoflop run families/pocket.toml` showed on two Zen 5 cores (12 % of the bf16 rate at width 32,
-    17 % at 48, 24 % at 64, 28 % at 80; 2026-11-24): narrow models are held up by everything that is not a matrix
-    product. Beyond width 96 an extrapolation. Compiling is not in it: some ten seconds a size.
+    Drawn through what was measured on two Zen 4 cores (31 % of the bf16 rate at width 32, 36 % at 48, 47 % at 64, 48 %
+    at 80, 80 % at 768 with a vocabulary of 50,257; 2026-11-25): narrow models are held up by everything that is not a
+    matrix product.
     """
-    return 0.68 * shape.d_model / (shape.d_model + 110)
+    return 0.85 * shape.d_model / (shape.d_model + 50)
 
 
 def _wanted_tokens(recipe: Recipe, size: ModelSize, shape: Shape) -> int:
@@ -288,7 +289,7 @@ def _batch_schedule(recipe: Recipe, tokens: int, context_length: int) -> tuple[B
 def _microbatch_sequences(most_tokens: int, context_length: int, schedule: Sequence[BatchStage]) -> int:
     """Sequences that pass through the model at once: at most `most_tokens`, and a divisor of every stage's batch.
 
-    A divisor, so that all microbatches have one shape and compiled code serves them all.
+    A divisor, so that all microbatches have one shape and lanes share them evenly.
     """
     common = math.gcd(*(stage.sequences for stage in schedule))
     most = max(1, most_tokens // context_length)

@@ -18,11 +18,11 @@ class EnergyMeter:
     """Adds up the RAPL package counters from its creation on; `read` at least once a minute, as they wrap around.
 
     A counter that cannot be read, now or later, turns the result into an estimate, or into nothing: never into a
-    number that is too small.
+    number that is too small. Work that has only a `share` of the machine's cores is given that share of its energy.
     """
 
-    def __init__(self, watts: float | None, powercap: Path = POWERCAP) -> None:
-        self._watts = watts
+    def __init__(self, watts: float | None, share: float = 1.0, powercap: Path = POWERCAP) -> None:
+        self._watts, self._share = watts, share
         self._packages = sorted(powercap.glob("intel-rapl:[0-9]*")) if powercap.is_dir() else []
         self._packages = [package for package in self._packages if package.name.count(":") == 1]
         self._last = self._counters()
@@ -33,11 +33,11 @@ class EnergyMeter:
         now = self._counters()
         if now is None or self._last is None:
             self._last = None
-            return estimated(self._watts, seconds)
+            return self._estimated(seconds)
         for (counter, wrap), (before, _) in zip(now, self._last, strict=True):
             self._joules += (counter - before if counter >= before else counter - before + wrap) / 1e6
         self._last = now
-        return Energy(self._joules, "measured: RAPL, all packages")
+        return Energy(self._joules * self._share, "measured: RAPL, all packages" + self._of_cores())
 
     def _counters(self) -> list[tuple[int, int]] | None:
         """Microjoules and where they wrap, a package each."""
@@ -50,9 +50,11 @@ class EnergyMeter:
             return None
         return found or None
 
+    def _estimated(self, seconds: float) -> Energy:
+        """Watts times seconds, or nothing where the family file states no watts."""
+        if self._watts is None:
+            return Energy(None, "unknown: no energy counter")
+        return Energy(self._watts * self._share * seconds, "estimated: watts_per_system x time" + self._of_cores())
 
-def estimated(watts: float | None, seconds: float) -> Energy:
-    """Watts times seconds, or nothing where the family file states no watts."""
-    if watts is None:
-        return Energy(None, "unknown: no energy counter")
-    return Energy(watts * seconds, "estimated: watts_per_system x time")
+    def _of_cores(self) -> str:
+        return "" if self._share == 1 else ", by the share of the cores"

@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from isoflop.cache import cache_folder
 from isoflop.durable import write_json
 from isoflop.errors import WorkError
 from isoflop.recipe import Machine
@@ -31,7 +32,7 @@ def measure_machine() -> Machine:
 
     The measurement is kept a file a (processor, cores, PyTorch) in the cache folder and is not made again there.
     """
-    kept = _cache_folder() / f"machine-{_key()}.json"
+    kept = cache_folder() / f"machine-{_key()}.json"
     try:
         return Machine.from_json(json.loads(kept.read_bytes()))
     except (OSError, ValueError, TypeError):
@@ -93,11 +94,6 @@ def _seconds(a: "Tensor") -> float:
 def _key() -> str:
     text = f"{_processor()}|{available_cores()}|{version('torch')}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "isoflop"
 
 
 def _processor() -> str:

@@ -2,7 +2,7 @@
 
 import ctypes
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def keep_freed_memory() -> None:
@@ -13,4 +13,6 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 2**30)
+        # A thread's own arena holds at most 64 MB: beyond it, every buffer would be mapped anew.
+        mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

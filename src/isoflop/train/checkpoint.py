@@ -17,7 +17,7 @@ from isoflop.durable import write_folder, write_text
 from isoflop.errors import InputError
 from isoflop.recipe import ModelPlan
 
-FORMAT = 2
+FORMAT = 3
 KEEP = 2
 STATE, MANIFEST, LATEST = "state.safetensors", "manifest.json", "LATEST"
 
@@ -29,9 +29,10 @@ class Position:
     steps: int
     tokens: int
     seconds: float
+    system_seconds: float
     joules: float | None
     threads: int
-    compiled: bool
+    fused: bool
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ import torch
 
 from isoflop.data import TokenStream, sample_ids
 from isoflop.durable import sha256_of_file
-from isoflop.errors import DivergenceError, Interrupted
+from isoflop.errors import DivergenceError, InputError, Interrupted
 from isoflop.interrupts import deferred
-from isoflop.model import GPT, Weights, as_standard, initialise
+from isoflop.model import Kernels, Lanes, Weights, as_standard, initialise, load_kernels, make_model
+from isoflop.model.lanes import THREADS
 from isoflop.recipe import ModelPlan, flops_per_token, learning_rate, steps_of
 from isoflop.recipe.schedule import StepPlan, step_at
 from isoflop.train.allocator import keep_freed_memory
 from isoflop.train.checkpoint import Position, State, load_newest, save_generation
-from isoflop.train.compiler import has_compiler, quiet_compiler
+from isoflop.train.gradients import FixedSums
 from isoflop.train.metrics import Metrics
 from isoflop.train.optimizer import AdamW
 
@@ -48,15 +49,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run. `weights` are a standard GPT-2's; `seconds` and `joules` add up over all its sessions."""
+    """A finished run. `weights` are a standard GPT-2's; seconds and joules add up over all its sessions.
+
+    `system_seconds` counts a second on half of a system's cores as half.
+    """
 
     weights: Weights
     tokens: int
     steps: int
     seconds: float
+    system_seconds: float
     joules: float | None
     threads: int
-    compiled: bool
 
 
 def train(
@@ -64,7 +68,8 @@ def train(
     data: Path,
     folder: Path,
     *,
-    threads: int,
+    lanes: Lanes,
+    system_share: float,
     peak_flops_per_second: float,
     checkpoint_seconds: float,
     read_joules: Callable[[], float | None],
@@ -73,27 +78,29 @@ def train(
 ) -> Trained:
     """Trains to the end of the plan, or goes on from the newest good checkpoint in `folder`.
 
-    Weights are a function of plan, data and `threads`, which the first session decides for all. `read_joules` counts
-    up from any start, or says None; it is asked every few seconds. `on_event` hears what a user should know, a line
-    each.
+    Weights are a function of plan and data, on machines that compute alike; the number of lanes does not change them.
+    `system_share` is the share of the machine that the lanes are. `read_joules` counts up from any start, or says None;
+    it is asked every few seconds. `on_event` hears what a user should know, a line each.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the last finished step is saved.
         DivergenceError: the loss is not finite.
         WorkError: a checkpoint cannot be written.
-        InputError: the checkpoints belong to other settings.
+        InputError: the checkpoints belong to other settings, or need a C compiler that is not there.
     """
     checkpoints = folder / "checkpoints"
     data_sha256 = sha256_of_file(data / "manifest.json")
     state = load_newest(checkpoints, plan, data_sha256, on_event)
+    kernels = load_kernels()
     if state is None:
-        compiled = has_compiler()
-        if not compiled:
-            on_event("no C++ compiler found: training runs uncompiled, slower (install g++ for full speed)")
-        position = Position(0, 0, 0.0, 0.0, threads, compiled)
+        if kernels is None:
+            on_event("no C compiler found: training runs without its kernels, slower (install gcc for full speed)")
+        position = Position(0, 0, 0.0, 0.0, 0.0, THREADS, kernels is not None)
     else:
         position = state.position
-    session = _Session(plan, data, position, state, peak_flops_per_second)
+    if position.fused and kernels is None:
+        raise InputError(f"{folder}: began with kernels that a C compiler built, and there is none now; install gcc")
+    session = _Session(plan, data, lanes, kernels if position.fused else None, state, peak_flops_per_second)
     if position.steps == plan.steps:
         return session.trained(position)
 
@@ -112,9 +119,10 @@ def train(
             steps=step.step,
             tokens=step.tokens,
             seconds=position.seconds + perf_counter() - started,
+            system_seconds=position.system_seconds + (perf_counter() - started) * system_share,
             joules=position.joules + joules - joules_before if known else None,  # type: ignore[operator]
             threads=position.threads,
-            compiled=position.compiled,
+            fused=position.fused,
         )
 
     try:
@@ -143,14 +151,14 @@ _METRIC_KEYS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second"
 class _Session:
     """Everything that one process holds of a run."""
 
-    def __init__(self, plan: ModelPlan, data: Path, position: Position, state: State | None, peak: float) -> None:
+    def __init__(
+        self, plan: ModelPlan, data: Path, lanes: Lanes, kernels: Kernels | None, state: State | None, peak: float
+    ) -> None:
         keep_freed_memory()
-        quiet_compiler()
-        torch.set_num_threads(position.threads)
-        self._plan, self._start, self._peak = plan, position, peak
+        self._plan, self._lanes, self._peak = plan, lanes, peak
+        self._start = 0 if state is None else state.position.steps
         self._stream = TokenStream(data, "train")
         self._weights = initialise(plan.shape, plan.seed, plan.parametrisation)
-        self._gradient = Weights.zeros(plan.shape)
         self._optimizer = AdamW(
             plan.shape,
             beta1=plan.beta1,
@@ -158,12 +166,16 @@ class _Session:
             eps=plan.eps,
             weight_decay=plan.weight_decay,
             clip_norm=plan.clip_norm,
+            lanes=lanes,
+            kernels=kernels,
             hidden_lr_multiplier=plan.parametrisation.hidden_lr_multiplier,
         )
         if state is not None:
             for name, tensor in self.tensors().items():
                 tensor.copy_(state.tensors[name])
-        self._model = GPT(plan.shape, plan.precision, position.compiled, plan.parametrisation)
+        self._gradients = FixedSums(plan.shape, kernels)
+        self._model = make_model(plan.shape, plan.precision, kernels, plan.parametrisation)
+        self._image = self._model.image(self._weights)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What a checkpoint holds, the live tensors themselves."""
@@ -180,28 +192,27 @@ class _Session:
             tokens=position.tokens,
             steps=position.steps,
             seconds=position.seconds,
+            system_seconds=position.system_seconds,
             joules=position.joules,
             threads=position.threads,
-            compiled=position.compiled,
         )
 
     def steps(self) -> Iterator[Step]:
         """Trains on from the start position, a step each time the next one is asked for."""
         plan = self._plan
         runs = steps_of(plan.batch_schedule, plan.tokens, plan.shape.context_length)
-        for name, view in self._weights.items():
-            view.requires_grad_().grad = self._gradient[name]
         recent: deque[float] = deque(maxlen=RECENT_STEPS)
-        for i in range(self._start.steps, plan.steps):
+        for i in range(self._start, plan.steps):
             began = perf_counter()
             this = step_at(runs, i)
             tokens = (this.first_sequence + this.sequences) * plan.shape.context_length
-            loss = self._gradients(this)
-            norm = self._optimizer.clip(self._gradient.flat)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
+            loss = self._loss(this)
+            norm = self._optimizer.norm(self._gradients.sums)
+            if not (math.isfinite(loss) and self._gradients.within_bounds()):
                 raise DivergenceError(
-                    f"{plan.name}: loss {loss:g}, gradient norm {norm:g} at step {i + 1}: training has diverged before "
-                    "this update; the last checkpoint is good; lower recipe.peak_lr and train in another --runs folder"
+                    f"{plan.name}: loss {loss:g} or its gradient is not finite at step {i + 1}: training has diverged "
+                    "before this update; the last checkpoint is good; lower recipe.peak_lr and train in another --runs "
+                    "folder"
                 )
             lr = learning_rate(
                 tokens,
@@ -211,7 +222,7 @@ class _Session:
                 final_lr_fraction=plan.final_lr_fraction,
                 decay=plan.decay,
             )
-            self._optimizer.update(self._weights, self._gradient.flat, lr, i + 1)
+            self._optimizer.update(self._weights, self._image, self._gradients.sums, norm, lr, i + 1)
             seconds = perf_counter() - began
             recent.append(seconds)
             speed = this.sequences * plan.shape.context_length / seconds
@@ -229,18 +240,18 @@ class _Session:
                 seconds_left=statistics.median(recent) * (plan.steps - i - 1),
             )
 
-    def _gradients(self, this: StepPlan) -> float:
-        """Accumulates the gradient of the step's mean loss; returns that loss in nats per token."""
+    def _loss(self, this: StepPlan) -> float:
+        """Adds up the gradient of the step's mean loss; returns that loss in nats per token."""
         plan = self._plan
-        self._gradient.flat.zero_()
         samples = self._stream.n_samples(plan.shape.context_length)
         ids = sample_ids(this.first_sequence, this.sequences, samples, plan.seed)
         step_tokens = this.sequences * plan.shape.context_length
-        total = 0.0
-        for first in range(0, this.sequences, plan.microbatch_sequences):
+        self._gradients.begin(step_tokens)
+
+        def nats(first: int) -> float:
             batch = self._stream.batch(ids[first : first + plan.microbatch_sequences], plan.shape.context_length)
-            loss = self._model.summed_loss(self._weights, torch.from_numpy(batch))
-            # The sum over tokens by the step's count, however the step is cut.
-            (loss / step_tokens).backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
-        return total / step_tokens
+            samples = torch.from_numpy(batch)
+            return self._model.gradients(self._weights, self._image, samples, self._gradients)
+
+        # The sum over tokens by the step's count, however the step is cut and whichever lane is first.
+        return math.fsum(self._lanes.map(nats, range(0, this.sequences, plan.microbatch_sequences))) / step_tokens

@@ -1,0 +1,106 @@
+"""One model of a family: trained on some lanes, measured on the held-out text, its result written."""
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from math import isfinite
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from isoflop.config import Family
+from isoflop.errors import WorkError
+from isoflop.pipeline.folder import RunFolder
+from isoflop.pipeline.listener import TrainingListener
+from isoflop.pipeline.result import Result, fingerprint_of, write_result
+
+if TYPE_CHECKING:
+    from isoflop.data import Manifest
+    from isoflop.evaluate import HeldOutLoss
+    from isoflop.model import Lanes
+    from isoflop.recipe import ModelPlan, Plan
+    from isoflop.train import Trained
+
+
+def train_member(
+    family: Family,
+    plan: "Plan",
+    model: "ModelPlan",
+    data: "Manifest",
+    folder: RunFolder,
+    listener: TrainingListener,
+    lanes: "Lanes",
+) -> Result:
+    """Trains `model` to its end, or goes on with it, and writes what came of it.
+
+    Raises:
+        Interrupted: a signal came; the last finished step is saved.
+        InputError: the checkpoints belong to other settings.
+        WorkError: a fault while working; everything done so far is kept.
+    """
+    from isoflop.evaluate import held_out_loss
+    from isoflop.systems import EnergyMeter
+    from isoflop.train import train
+
+    listener.starts(model)
+    share = min(1.0, lanes.count / plan.machine.cores)
+    meter, began = EnergyMeter(family.cost.watts_per_system, share), perf_counter()
+    trained = train(
+        model,
+        folder.data,
+        folder.model(model.name),
+        lanes=lanes,
+        system_share=share,
+        peak_flops_per_second=share * plan.machine.matrix_flops_per_second(model.precision),
+        checkpoint_seconds=family.checkpoint_seconds,
+        read_joules=lambda: meter.read(perf_counter() - began).joules,
+        on_step=lambda step: listener.step(model, step),
+        on_event=listener.note,
+    )
+    loss = held_out_loss(trained.weights, folder.data, model.precision, lanes)
+    if not isfinite(loss.nats_per_token):
+        raise WorkError(
+            f"{folder.model(model.name)}: the held-out loss is {loss.nats_per_token}: training diverged; "
+            "lower recipe.peak_lr and use another --runs folder"
+        )
+    result = _result(family, plan, model, data, trained, loss, meter.read(perf_counter() - began).origin)
+    write_result(folder, result)
+    listener.done(result, fresh=True)
+    return result
+
+
+def _result(
+    family: Family,
+    plan: "Plan",
+    model: "ModelPlan",
+    data: "Manifest",
+    trained: "Trained",
+    loss: "HeldOutLoss",
+    joules_origin: str,
+) -> Result:
+    from isoflop.model import weights_sha256
+
+    per_hour = family.cost.price_per_system_hour
+    return Result(
+        name=model.name,
+        size=model.size,
+        seed=model.seed,
+        params=model.shape.params,
+        params_non_embedding=model.shape.params_non_embedding,
+        tokens=trained.tokens,
+        steps=trained.steps,
+        flops=model.flops,
+        nats_per_token=loss.nats_per_token,
+        bits_per_byte=loss.bits_per_byte,
+        held_out_tokens=loss.tokens,
+        held_out_bytes=loss.bytes,
+        seconds=trained.seconds,
+        joules=trained.joules,
+        joules_origin=joules_origin,
+        price=None if per_hour is None else per_hour * plan.systems * trained.system_seconds / 3600,
+        weights_sha256=weights_sha256(trained.weights),
+        threads=trained.threads,
+        processor=plan.machine.processor,
+        torch=plan.machine.torch,
+        isoflop=version("isoflop"),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        fingerprint=fingerprint_of(model, data),
+    )
