@@ -130,8 +130,9 @@ def test_without_mup_or_half_of_it_they_do_not(text: Tensor, kinds: list[Paramet
     assert float(found.max()) > 1.5
 
 
-# Transfer: the exponents of the rates tried, a grid of factors of two.
-RATES = {"mup": range(-8, -3), "standard": range(-11, -4)}
+# Transfer: eight-fold widths, and the exponents of the rates tried at each, a grid of factors of two around the best.
+MUP_RATES = dict.fromkeys((16, 32, 64, 128), range(-7, -3))
+STANDARD_RATES = {32: range(-9, -6), 256: range(-11, -8)}
 STEPS = 100
 
 
@@ -143,16 +144,16 @@ def letters(text: Tensor) -> Tensor:
     return torch.tensor([one for before, one in zip([0, *spelled], spelled, strict=False) if one or before])
 
 
-def best_rate(letters: Tensor, parametrisation: str, width: int) -> float:
+def best_rate(letters: Tensor, parametrisation: str, width: int, rates: range) -> float:
     """The exponent of the best rate, between those tried: the lowest point of a parabola through the three lowest."""
     shape = Shape(n_layers=2, d_model=width, n_heads=2, vocab_size=27, context_length=CONTEXT)
     recipe = Recipe(base_width=16, embedding_multiplier=1.0)
     made = parametrisation_of(parametrisation, recipe, shape)  # type: ignore[arg-type]
-    losses = [final_loss(Run(letters, shape, made, sequences=16, seed=0), 2.0**k) for k in RATES[parametrisation]]
+    losses = [final_loss(Run(letters, shape, made, sequences=16, seed=0), 2.0**k) for k in rates]
     i = min(range(1, len(losses) - 1), key=lambda i: losses[i])
     assert min(losses) == losses[i], f"{parametrisation}, width {width}: the best rate is at the edge of {losses}"
     left, middle, right = losses[i - 1 : i + 2]
-    return RATES[parametrisation][i] + (left - right) / (2 * (left - 2 * middle + right))
+    return rates[i] + (left - right) / (2 * (left - 2 * middle + right))
 
 
 def final_loss(run: Run, peak_lr: float) -> float:
@@ -163,8 +164,8 @@ def final_loss(run: Run, peak_lr: float) -> float:
 
 
 def test_the_best_rate_moves_by_at_most_a_factor_of_two_under_mup_and_by_more_without(letters: Tensor) -> None:
-    mup = [best_rate(letters, "mup", width) for width in (16, 32, 64, 128)]
-    standard = [best_rate(letters, "standard", width) for width in (16, 128)]
+    mup = [best_rate(letters, "mup", width, rates) for width, rates in MUP_RATES.items()]
+    standard = [best_rate(letters, "standard", width, rates) for width, rates in STANDARD_RATES.items()]
     print("best exponents: mup", mup, "standard", standard)
     assert max(mup) - min(mup) <= 1
     assert standard[0] - standard[1] > 1
