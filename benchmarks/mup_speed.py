@@ -1,6 +1,6 @@
 """What muP costs: tokens/s of whole training steps under muP and standard, alternating in one process.
 
-    uv run python benchmarks/mup_speed.py               # two minutes
+    uv run python benchmarks/mup_speed.py               # half a minute, on one lane
 
 Writes benchmarks/results/mup_speed.json.
 """
@@ -13,36 +13,37 @@ import torch
 
 from isoflop.config.family import Recipe
 from isoflop.durable import write_json
-from isoflop.model import Lanes, load_kernels
+from isoflop.model import Lanes, initialise, load_kernels, make_model
 from isoflop.recipe import Shape
 from isoflop.recipe.parametrisation import parametrisation_of
 from isoflop.systems import measure_machine
 from isoflop.train.allocator import keep_freed_memory
-from isoflop.train.learner import Learner
+from isoflop.train.gradients import FixedSums
+from isoflop.train.optimizer import AdamW
 
 RESULTS = Path(__file__).parent / "results" / "mup_speed.json"
-# Width, sequences a step: the pocket family's largest, and a wider one.
-CASES = ((80, 16), (256, 8))
-ROUNDS = 41
+# Width, sequences a step: the pocket family's smallest and largest, and a wider one.
+CASES = ((32, 8), (80, 8), (256, 8))
+ROUNDS = 101
 
 
 def main() -> None:
     machine = measure_machine()
-    torch.set_num_threads(1)  # so that what else the machine does disturbs little: two threads wait for each other
+    lanes = Lanes(1)
     keep_freed_memory()
     document = {"processor": machine.processor, "cores": machine.cores, "torch": machine.torch}
-    document |= {"threads": 1, "rounds": ROUNDS}
+    document |= {"lanes": 1, "rounds": ROUNDS}
     rows = []
     for width, sequences in CASES:
-        rows.append(_measured(width, sequences))
+        rows.append(_measured(width, sequences, lanes))
         print("width {width}: standard {standard:,.0f} tokens/s, muP {mup:,.0f}, ratio {ratio:.4f}".format(**rows[-1]))
     write_json(RESULTS, {**document, "rows": rows})
 
 
-def _measured(width: int, sequences: int) -> dict[str, float]:
+def _measured(width: int, sequences: int, lanes: Lanes) -> dict[str, float]:
     """Medians over the rounds; a round is one step of each, and which goes first changes with every round."""
     shape = Shape(n_layers=3, d_model=width, n_heads=2, vocab_size=1024, context_length=256)
-    steps = {kind: _Step(kind, shape, sequences) for kind in ("standard", "mup")}
+    steps = {kind: _Step(kind, shape, sequences, lanes) for kind in ("standard", "mup")}
     seconds: dict[str, list[float]] = {kind: [] for kind in steps}
     for kind in steps:
         for _ in range(3):
@@ -59,20 +60,35 @@ def _measured(width: int, sequences: int) -> dict[str, float]:
 
 
 class _Step:
-    """One training step: loss, gradients, clipping, update."""
+    """One training step on one lane, as train() makes it: gradients, their norm, update."""
 
-    def __init__(self, kind: str, shape: Shape, sequences: int) -> None:
+    def __init__(self, kind: str, shape: Shape, sequences: int, lanes: Lanes) -> None:
         parametrisation = parametrisation_of(kind, Recipe(base_width=32), shape)
-        self._learner = Learner(
-            shape, seed=0, precision="bf16", lanes=Lanes(1), kernels=load_kernels(), parametrisation=parametrisation
+        kernels = load_kernels()
+        self._weights = initialise(shape, 0, parametrisation)
+        self._model = make_model(shape, "bf16", kernels, parametrisation)
+        self._image = self._model.image(self._weights)
+        self._sums = FixedSums(shape, kernels)
+        self._optimizer = AdamW(
+            shape,
+            beta1=0.9,
+            beta2=0.95,
+            eps=1e-8,
+            weight_decay=0.1,
+            clip_norm=1.0,
+            lanes=lanes,
+            kernels=kernels,
+            hidden_lr_multiplier=parametrisation.hidden_lr_multiplier,
         )
         self._samples = torch.randint(0, 1024, (sequences, 257), generator=torch.Generator().manual_seed(0))
         self._count = 0
 
     def __call__(self) -> None:
         self._count += 1
-        self._learner.gradients([lambda: self._samples], self._samples[:, 1:].numel())
-        self._learner.update(self._learner.norm(), 1e-4, self._count)
+        self._sums.begin(self._samples[:, 1:].numel())
+        self._model.gradients(self._weights, self._image, self._samples, self._sums)
+        norm = self._optimizer.norm(self._sums.sums)
+        self._optimizer.update(self._weights, self._image, self._sums.sums, norm, 1e-4, self._count)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def main() -> None:
 
 def measure(data: Path) -> None:
     machine = measure_machine()
+    lanes = Lanes(machine.cores)
     family = load_family(ROOT / "families" / "pocket.toml")
     document = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": []}
     document |= {"processor": machine.processor, "cores": machine.cores, "torch": machine.torch, "tokens": TOKENS}
@@ -61,8 +62,7 @@ def measure(data: Path) -> None:
                 if (kind, width, rate) in done:
                     continue
                 model = plan_family(_family(family, kind, width, rate), machine).models[0]
-                with Lanes(machine.cores) as lanes:
-                    loss, seconds = _loss(model, data, lanes)
+                loss, seconds = _loss(model, data, lanes)
                 document["runs"].append(
                     {"parametrisation": kind, "width": width, "rate": rate, "loss": loss, "seconds": seconds}
                 )

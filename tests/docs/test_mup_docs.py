@@ -42,3 +42,10 @@ def test_the_page_shows_the_tuning_and_the_family_has_its_values() -> None:
     assert f"| {row} |" in PAGE
     family = (ROOT / "families" / "pocket-mup.toml").read_text(encoding="utf-8")
     assert all(f"{key} = {value:g}" in family for key, value in best["values"].items())
+
+
+def test_mup_costs_at_most_two_per_cent_and_the_page_says_what() -> None:
+    for row in json.loads((RESULTS / "mup_speed.json").read_text())["rows"]:
+        assert row["ratio"] >= 0.98
+        shown = (f"{row['width']}", f"{row['standard']:,.0f}", f"{row['mup']:,.0f}", f"{row['ratio']:.3f}")
+        assert f"| {' | '.join(shown)} |" in PAGE

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isoflop.config.family import Recipe
-from isoflop.model import GPT, Weights, as_standard, initialise
+from isoflop.model import GPT, Lanes, Weights, as_standard, initialise, load_kernels, make_model
 from isoflop.recipe import Parametrisation, Shape
 from isoflop.recipe.parametrisation import parametrisation_of
+from isoflop.train.gradients import FixedSums
 from isoflop.train.optimizer import AdamW
 
 SHAPE = Shape(n_layers=2, d_model=48, n_heads=3, vocab_size=300, context_length=32)
@@ -51,31 +52,45 @@ def slow_logits(w: Weights, ids: Tensor) -> Tensor:
     return x @ w["transformer.wte.weight"].t() * 0.7 / m
 
 
-def test_logits_and_gradients_equal_the_slow_model() -> None:
-    samples = some_samples()
-    gradients = []
-    for fused in (True, False):
-        flat = random_weights(MUP).flat.requires_grad_()
-        weights = Weights(SHAPE, flat)
-        model = GPT(SHAPE, "fp32", parametrisation=MUP)
-        if fused:
-            torch.testing.assert_close(
-                model.logits(weights, samples[:, :-1]), slow_logits(weights, samples[:, :-1]), rtol=1e-4, atol=1e-4
-            )
-            loss = model.summed_loss(weights, samples)
-            torch.testing.assert_close(model.nats(weights, samples).sum(), loss, rtol=1e-5, atol=0)
-        else:
-            logits = slow_logits(weights, samples[:, :-1])
-            loss = F.cross_entropy(logits.flatten(0, 1), samples[:, 1:].flatten(), reduction="sum")
-        (loss * 0.01).backward()  # type: ignore[no-untyped-call]
-        assert flat.grad is not None
-        gradients.append(flat.grad)
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-4)
+class Kept:
+    """Gradients as plain sums."""
+
+    def __init__(self) -> None:
+        self.sum = Weights(SHAPE, torch.zeros(SHAPE.params))
+
+    def add(self, name: str, gradient: Tensor) -> None:
+        start = self.sum.offsets[name]
+        self.sum.flat[start : start + gradient.numel()] += gradient.reshape(-1)
+
+    def add_rows(self, name: str, ids: Tensor, gradient: Tensor) -> None:
+        self.sum[name].index_add_(0, ids, gradient)
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["kernels", "plain"])
+def test_logits_losses_and_gradients_equal_the_slow_model(fused: bool) -> None:
+    samples, weights = some_samples(), random_weights(MUP)
+    kernels = load_kernels() if fused else None
+    assert fused == (kernels is not None), "the tests need a C compiler"
+    model, kept = make_model(SHAPE, "fp32", kernels, MUP), Kept()
+    nats = model.gradients(weights, weights, samples, kept)
+
+    flat = weights.flat.clone().requires_grad_()
+    logits = slow_logits(Weights(SHAPE, flat), samples[:, :-1])
+    loss = F.cross_entropy(logits.flatten(0, 1), samples[:, 1:].flatten(), reduction="sum")
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert nats == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert float(model.nats(weights, weights, samples).sum()) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert flat.grad is not None
+    for name, wanted in Weights(SHAPE, flat.grad).items():
+        scale = float(wanted.abs().max())
+        torch.testing.assert_close(kept.sum[name], wanted, rtol=1e-3, atol=3e-5 * scale)
+    ours = GPT(SHAPE, "fp32", MUP).logits(weights, samples[:, :-1])
+    torch.testing.assert_close(ours, logits.detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_folded_into_a_standard_gpt2_it_computes_the_same() -> None:
     weights, ids = random_weights(MUP), some_samples()[:, :-1]
-    expected = GPT(SHAPE, "fp32", parametrisation=MUP).logits(weights, ids)
+    expected = GPT(SHAPE, "fp32", MUP).logits(weights, ids)
     folded = as_standard(weights, MUP)
     torch.testing.assert_close(GPT(SHAPE, "fp32").logits(folded, ids), expected, rtol=1e-5, atol=1e-5)
     assert folded.flat.data_ptr() != weights.flat.data_ptr()
@@ -100,7 +115,8 @@ def test_deviations_and_truncation_are_those_of_the_parametrisation() -> None:
         assert torch.equal(cut[name][inside], tensor[inside])
 
 
-def test_updates_equal_torch_adamw_with_a_rate_for_each_kind_of_tensor() -> None:
+@pytest.mark.parametrize("fused", [True, False], ids=["kernels", "plain"])
+def test_updates_equal_torch_adamw_with_a_rate_for_each_kind_of_tensor(fused: bool) -> None:
     ours = initialise(SHAPE, 0, MUP)
     theirs = {name: view.clone().requires_grad_() for name, view in ours.items()}
 
@@ -116,21 +132,27 @@ def test_updates_equal_torch_adamw_with_a_rate_for_each_kind_of_tensor() -> None
         betas=(0.9, 0.95),
         eps=1e-8,
     )
+    kernels = load_kernels() if fused else None
     optimizer = AdamW(
         SHAPE,
         beta1=0.9,
         beta2=0.95,
         eps=1e-8,
         weight_decay=0.1,
-        clip_norm=1.0,
+        clip_norm=1e9,
+        lanes=Lanes(1),
+        kernels=kernels,
         hidden_lr_multiplier=MUP.hidden_lr_multiplier,
     )
+    sums = FixedSums(SHAPE, kernels)
     generator = torch.Generator().manual_seed(1)
     for step in (1, 2, 3):
-        gradient = Weights(SHAPE, torch.randn(SHAPE.params, generator=generator) * 1e-3)
+        gradient = Weights(SHAPE, torch.randn(SHAPE.params, generator=generator))
         for name, tensor in theirs.items():
             tensor.grad = gradient[name].clone()
         reference.step()
-        optimizer.update(ours, gradient.flat, 1e-2, step)
+        sums.begin(1)
+        sums.add("transformer.wte.weight", gradient.flat)  # the first tensor: the whole buffer
+        optimizer.update(ours, ours, sums.sums, optimizer.norm(sums.sums), 1e-2, step)
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor.detach(), rtol=1e-4, atol=1e-6)

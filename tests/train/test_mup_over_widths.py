@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -13,22 +13,14 @@ import zstandard
 from torch import Tensor
 
 from isoflop.config.family import Recipe
-from isoflop.model import GPT, Lanes, load_kernels
+from isoflop.model import GPT, Lanes, initialise, load_kernels, make_model
 from isoflop.recipe import Parametrisation, Shape, learning_rate
 from isoflop.recipe.parametrisation import parametrisation_of
-from isoflop.train.learner import Learner
+from isoflop.train.gradients import FixedSums
+from isoflop.train.optimizer import AdamW
 
 CORPUS = Path(__file__).parents[2] / "corpora" / "pocket.jsonl.zst"
 CONTEXT = 32
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Narrow models are faster on one, and on a busy machine many times so."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +36,22 @@ class Run:
     """A model in training: fp32, two layers, a token a byte, real text in an order of the seed."""
 
     def __init__(self, text: Tensor, shape: Shape, parametrisation: Parametrisation, sequences: int, seed: int) -> None:
-        lanes, kernels = Lanes(1), load_kernels()
-        self._learner = Learner(
-            shape, seed=seed, precision="fp32", lanes=lanes, kernels=kernels, parametrisation=parametrisation
+        kernels = load_kernels()
+        self.weights = initialise(shape, seed, parametrisation)
+        self.model = GPT(shape, "fp32", parametrisation)
+        self._trained = make_model(shape, "fp32", kernels, parametrisation)
+        self._sums = FixedSums(shape, kernels)
+        self._optimizer = AdamW(
+            shape,
+            beta1=0.9,
+            beta2=0.95,
+            eps=1e-8,
+            weight_decay=0.1,
+            clip_norm=1.0,
+            lanes=Lanes(1),
+            kernels=kernels,
+            hidden_lr_multiplier=parametrisation.hidden_lr_multiplier,
         )
-        self.weights, self.model = self._learner.weights, GPT(shape, "fp32", parametrisation)
         self._text, self._sequences = text, sequences
         self._generator = torch.Generator().manual_seed(seed)
         self._steps = 0
@@ -62,9 +65,11 @@ class Run:
         """One update at rate `lr`; the mean loss before it."""
         self._steps += 1
         samples = self.batch()
-        loss = self._learner.gradients([lambda: samples], samples[:, 1:].numel())
-        self._learner.update(self._learner.norm(), lr, self._steps)
-        return loss
+        self._sums.begin(samples[:, 1:].numel())
+        nats = self._trained.gradients(self.weights, self.weights, samples, self._sums)
+        norm = self._optimizer.norm(self._sums.sums)
+        self._optimizer.update(self.weights, self.weights, self._sums.sums, norm, lr, self._steps)
+        return nats / samples[:, 1:].numel()
 
 
 # Coordinate check: sixteen-fold widths.
@@ -125,8 +130,9 @@ def test_without_mup_or_half_of_it_they_do_not(text: Tensor, kinds: list[Paramet
     assert float(found.max()) > 1.5
 
 
-# Transfer: the exponents of the rates tried, a grid of factors of two.
-RATES = {"mup": range(-8, -3), "standard": range(-11, -4)}
+# Transfer: eight-fold widths, and the exponents of the rates tried at each, a grid of factors of two around the best.
+MUP_RATES = dict.fromkeys((16, 32, 64, 128), range(-7, -3))
+STANDARD_RATES = {32: range(-9, -6), 256: range(-11, -8)}
 STEPS = 100
 
 
@@ -138,16 +144,16 @@ def letters(text: Tensor) -> Tensor:
     return torch.tensor([one for before, one in zip([0, *spelled], spelled, strict=False) if one or before])
 
 
-def best_rate(letters: Tensor, parametrisation: str, width: int) -> float:
+def best_rate(letters: Tensor, parametrisation: str, width: int, rates: range) -> float:
     """The exponent of the best rate, between those tried: the lowest point of a parabola through the three lowest."""
     shape = Shape(n_layers=2, d_model=width, n_heads=2, vocab_size=27, context_length=CONTEXT)
     recipe = Recipe(base_width=16, embedding_multiplier=1.0)
     made = parametrisation_of(parametrisation, recipe, shape)  # type: ignore[arg-type]
-    losses = [final_loss(Run(letters, shape, made, sequences=16, seed=0), 2.0**k) for k in RATES[parametrisation]]
+    losses = [final_loss(Run(letters, shape, made, sequences=16, seed=0), 2.0**k) for k in rates]
     i = min(range(1, len(losses) - 1), key=lambda i: losses[i])
     assert min(losses) == losses[i], f"{parametrisation}, width {width}: the best rate is at the edge of {losses}"
     left, middle, right = losses[i - 1 : i + 2]
-    return RATES[parametrisation][i] + (left - right) / (2 * (left - 2 * middle + right))
+    return rates[i] + (left - right) / (2 * (left - 2 * middle + right))
 
 
 def final_loss(run: Run, peak_lr: float) -> float:
@@ -158,8 +164,8 @@ def final_loss(run: Run, peak_lr: float) -> float:
 
 
 def test_the_best_rate_moves_by_at_most_a_factor_of_two_under_mup_and_by_more_without(letters: Tensor) -> None:
-    mup = [best_rate(letters, "mup", width) for width in (16, 32, 64, 128)]
-    standard = [best_rate(letters, "standard", width) for width in (16, 128)]
+    mup = [best_rate(letters, "mup", width, rates) for width, rates in MUP_RATES.items()]
+    standard = [best_rate(letters, "standard", width, rates) for width, rates in STANDARD_RATES.items()]
     print("best exponents: mup", mup, "standard", standard)
     assert max(mup) - min(mup) <= 1
     assert standard[0] - standard[1] > 1
