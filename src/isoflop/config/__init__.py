@@ -1,6 +1,16 @@
 """The family file: typed, validated and frozen, with errors that name file, key and fix."""
 
-from isoflop.config.family import BpeTokenizer, Cost, DataSource, Family, Gpt2Tokenizer, ModelSize, Recipe, Sizes
+from isoflop.config.family import (
+    BpeTokenizer,
+    Cost,
+    DataSource,
+    Family,
+    FileTokenizer,
+    Gpt2Tokenizer,
+    ModelSize,
+    Recipe,
+    Sizes,
+)
 from isoflop.config.load import load_family
 
 __all__ = [
@@ -8,6 +18,7 @@ __all__ = [
     "Cost",
     "DataSource",
     "Family",
+    "FileTokenizer",
     "Gpt2Tokenizer",
     "ModelSize",
     "Recipe",

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Address = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://.+")]
+Suffix = Annotated[str, Field(pattern=r"^\.[A-Za-z0-9._+-]{1,20}$")]
 
 
 class Table(BaseModel):
@@ -33,15 +35,46 @@ class BpeTokenizer(Table):
     vocab_size: int = Field(ge=257, le=2**32 - 1, description="256 bytes, merges, and the end-of-text token")
 
 
+class FileTokenizer(Table):
+    """A byte-level BPE from a tokenizer.json that the `tokenizers` library reads: the one that Megatron data need."""
+
+    kind: Literal["file"]
+    path: Path = Field(description="the tokenizer.json, relative to this file")
+    vocab_size: int = Field(ge=257, le=2**32 - 1, description="tokens of the model: those of the file, or padded above")
+
+
+Tokenizer = Annotated[Gpt2Tokenizer | BpeTokenizer | FileTokenizer, Field(discriminator="kind")]
+
+
 class DataSource(Table):
     """Where the text comes from and how it becomes tokens."""
 
-    source: Path = Field(description="a file or folder of text, jsonl, jsonl.zst or parquet; relative to this file")
+    source: Address | Path = Field(description="a file or folder, relative to this file, or an fsspec address (s3://...)")
     licence: str = Field("not stated", description="licence of the texts, copied into manifest and model cards")
     text_key: str = Field("text", description="the field of a jsonl object or parquet column that holds the text")
-    tokenizer: Annotated[Gpt2Tokenizer | BpeTokenizer, Field(discriminator="kind")]
+    text_suffixes: list[Suffix] = Field([".txt"], description="files so named are one document each, as they are")
+    tokenizer: Tokenizer
     context_length: int = Field(ge=8, le=2**20, description="tokens a model sees at once")
     held_out_fraction: Fraction = Field(0.02, description="share of the documents that no model trains on")
+    test_fraction: float = Field(0.0, ge=0, lt=1, allow_inf_nan=False, description="share kept apart for a last test")
+    faults_allowed: float = Field(0.001, ge=0, le=1, allow_inf_nan=False, description="share of unreadable documents")
+    end_of_text: bool = Field(True, description="whether an end-of-text token follows each document")
+    shuffle_documents: bool = Field(False, description="whether documents are packed in random order")
+    duplicates: Literal["keep", "exact", "near"] = Field("keep", description="which copies of documents are left out")
+    similarity: Fraction = Field(0.8, description="with duplicates = 'near': Jaccard similarity from which on")
+    decontaminate: Path | None = Field(None, description="a folder of task files whose text must not be trained on")
+    mixture: dict[str, Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]] = Field(
+        {}, description="how often each domain's documents are trained on, where not once"
+    )
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> Self:
+        if self.held_out_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"held_out_fraction = {self.held_out_fraction} and test_fraction = {self.test_fraction} leave nothing "
+                "to train on; lower one"
+            )
+        return self
 
 
 class BatchStage(Table):

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from isoflop.config.family import Family
+from isoflop.config.family import DataSource, Family, FileTokenizer
 from isoflop.errors import InputError
 
 
@@ -40,17 +40,38 @@ def load_family(path: Path) -> Family:
         # A mistyped key is also a missing one: the typo is what the user wants to hear about.
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         raise InputError(f"{path}: {_explain(first, document)}") from None
-    source = (path.parent / family.data.source).resolve()
-    return family.model_copy(update={"data": family.data.model_copy(update={"source": source})})
+    return family.model_copy(update={"data": _absolute(family.data, path.parent)})
+
+
+def _absolute(data: DataSource, folder: Path) -> DataSource:
+    """The same with its paths seen from `folder`; addresses stay."""
+    update: dict[str, object] = {}
+    if isinstance(data.source, Path):
+        update["source"] = (folder / data.source).resolve()
+    if data.decontaminate is not None:
+        update["decontaminate"] = (folder / data.decontaminate).resolve()
+    if isinstance(data.tokenizer, FileTokenizer):
+        update["tokenizer"] = data.tokenizer.model_copy(update={"path": (folder / data.tokenizer.path).resolve()})
+    return data.model_copy(update=update)
 
 
 def _with_paths(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with paths where the file can only say strings; an address (s3://...) stays a string."""
     data = document.get("data")
-    if isinstance(data, dict):
-        source = data.get("source")
-        if isinstance(source, str) and source and "\0" not in source:
-            return {**document, "data": {**data, "source": Path(source)}}
-    return document
+    if not isinstance(data, dict):
+        return document
+    data = dict(data)
+    for table, key in ((data, "source"), (data, "decontaminate"), (dict(_table(data.get("tokenizer"))), "path")):
+        given = table.get(key)
+        if isinstance(given, str) and given and "\0" not in given and "://" not in given:
+            table[key] = Path(given)
+            if key == "path":
+                data["tokenizer"] = table
+    return {**document, "data": data}
+
+
+def _table(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _explain(error: ErrorDetails, document: dict[str, Any]) -> str:
@@ -69,11 +90,15 @@ def _explain(error: ErrorDetails, document: dict[str, Any]) -> str:
         case "value_error":
             text = str(error["ctx"]["error"])
             return f"{key}: {text}" if key else text
+        case _ if loc == ["data", "source"]:
+            return f"{key} = {given}: give the path of a file or folder, or an address such as s3://bucket/folder"
+        case "string_pattern_mismatch" if "text_suffixes" in loc:
+            return f"{key} = {given}: give the end of file names, as in '.txt'"
         case "string_pattern_mismatch":
             rule = "letters, digits, '.', '_' and '-' only, at most 64, starting with a letter or digit"
             return f"{key} = {given}: use {rule}"
         case "union_tag_invalid" | "union_tag_not_found":
-            return f"{key}: kind is missing or unknown; use kind = 'gpt2' or kind = 'bpe'"
+            return f"{key}: kind is missing or unknown; use kind = 'gpt2', 'bpe' or 'file'"
         case "is_instance_of":
             return f"{key} = {given}: give the path of a file or folder"
         case "model_type":
@@ -89,7 +114,7 @@ def _is_key(part: int | str, loc: tuple[int | str, ...]) -> bool:
     # Pydantic adds the tag of a union to the path; the user's file has no such key.
     return not (
         isinstance(part, str)
-        and ((part in ("gpt2", "bpe") and "tokenizer" in loc) or "[" in part or part == "constrained-str")
+        and ((part in ("gpt2", "bpe", "file") and "tokenizer" in loc) or "[" in part or part == "constrained-str")
     )
 
 

@@ -3,7 +3,7 @@
 from isoflop.data.manifest import Counts, Manifest, Shard, Split, SplitName, load_manifest
 from isoflop.data.order import sample_ids
 from isoflop.data.prepare import prepare
-from isoflop.data.readers import Document, read_documents
+from isoflop.data.documents import Document, read_documents
 from isoflop.data.shards import TokenStream, verify
 from isoflop.data.tokenizer import END_OF_TEXT, end_of_text, load_tokenizer, make_tokenizer, tokenizer_sha256
 

@@ -8,12 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isoflop.errors import WorkError
 
-FORMAT_VERSION: Literal[1] = 1
+FORMAT_VERSION: Literal[2] = 2
 TOKENIZER_FILE = "tokenizer.json"
 
 Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-SplitName = Literal["train", "held_out"]
+SplitName = Literal["train", "held_out", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "held_out", "test")
 DType = Literal["uint16", "uint32"]
 
 
@@ -24,11 +25,15 @@ class Record(BaseModel):
 
 
 class SourceFile(Record):
-    """A file that was read; `file` is its path relative to the corpus, `bytes` its size as it lies there."""
+    """A file that was read; `file` is its path relative to the corpus, `bytes` its size as it lies there.
+
+    `version` is what a remote store said of it (an ETag or the like); null for a local file.
+    """
 
     file: str
     bytes: Count
     sha256: Sha256
+    version: str | None
 
 
 class Counts(Record):
@@ -40,10 +45,18 @@ class Counts(Record):
 
 
 class Shard(Counts):
-    """A file of whole documents' tokens, one after the other; `file` lies beside the manifest."""
+    """Whole documents' tokens, one after the other, and the list of these documents.
 
-    file: str = Field(pattern=r"^(train|held_out)-[0-9]{5,}\.bin$")
+    Both files lie beside the manifest. `domains` are the names that the list's numbers stand for. A shard of
+    Megatron data has its tokens in the corpus itself: `file` is a file of the sources, `first_byte` where in it.
+    """
+
+    file: str
     sha256: Sha256
+    first_byte: Count = 0
+    list_file: str = Field(pattern=r"^(train|held_out|test)-[0-9]{5,}\.documents\.npy$")
+    list_sha256: Sha256
+    domains: tuple[str, ...]
 
 
 class Split(Counts):
@@ -54,38 +67,84 @@ class Split(Counts):
 
 
 class Splits(Record):
-    """The two sides."""
+    """What is trained on, what losses are measured on, and what is kept for a last test (often nothing)."""
 
     train: Split
     held_out: Split
+    test: Split
 
 
 class TokenizerRecord(Record):
     """The tokenizer in tokenizer.json; `sha256` is of that file's bytes."""
 
-    kind: Literal["gpt2", "bpe"]
+    kind: Literal["gpt2", "bpe", "file"]
     vocab_size: int = Field(ge=257, le=2**32)
     end_of_text: Count
     sha256: Sha256
 
 
+class FaultRecord(Record):
+    """A document that could not be read, or a file whose rest could not: where it begins, and why.
+
+    `offset` counts bytes of the (decompressed) file, or rows of a parquet or arrow file.
+    """
+
+    file: str
+    offset: Count
+    reason: str
+    rest_of_file: bool
+
+
+class Overlap(Record):
+    """What training text and a downstream task have in common: n-grams of the task, those found, documents removed."""
+
+    ngrams: Count
+    found: Count
+    documents: Count
+
+
+class Preparation(Record):
+    """The switches of [data] that decide which documents are trained on, and in which order they are packed."""
+
+    text_key: str
+    text_suffixes: tuple[str, ...]
+    held_out_fraction: float
+    test_fraction: float
+    faults_allowed: float
+    end_of_text: bool
+    shuffle_documents: bool
+    duplicates: Literal["keep", "exact", "near"]
+    similarity: float
+    mixture: dict[str, float]
+    decontaminate: dict[str, Sha256]
+    chunk_bytes: int
+
+
 class Manifest(Record):
     """Everything about a prepared corpus. Shards are flat little-endian `dtype`; no context length is in them."""
 
-    format_version: Literal[1]
+    format_version: Literal[2]
     sources: tuple[SourceFile, ...]
     licence: str
     notice: str | None
-    text_key: str
-    held_out_fraction: float
+    preparation: Preparation
+    documents_read: Count
     empty_documents: Count
+    duplicates_removed: Count
+    faults: tuple[FaultRecord, ...]
+    overlaps: dict[str, Overlap]
     tokenizer: TokenizerRecord
     dtype: DType
     splits: Splits
 
     def split(self, name: SplitName) -> Split:
         """The split of that name."""
-        return self.splits.train if name == "train" else self.splits.held_out
+        splits: dict[SplitName, Split] = {
+            "train": self.splits.train,
+            "held_out": self.splits.held_out,
+            "test": self.splits.test,
+        }
+        return splits[name]
 
 
 def manifest_path(folder: Path) -> Path:

@@ -1,7 +1,9 @@
 """Tokens on disk: a split as one long row of numbers, cut into files of bounded size."""
 
 import functools
-import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,7 @@ from isoflop.data.manifest import (
     SplitName,
     load_manifest,
 )
-from isoflop.data.readers import Document
-from isoflop.durable import sha256_of_file, write_bytes
+from isoflop.durable import sha256_of_file
 from isoflop.errors import WorkError
 
 Tokens = npt.NDArray[np.int64]
@@ -99,50 +100,6 @@ class TokenStream:
         return np.asarray(np.memmap(self._folder / record.file, dtype=self._dtype, mode="r"))
 
 
-class ShardWriter:
-    """Collects the documents of one split and writes a shard whenever it holds `shard_tokens` tokens."""
-
-    def __init__(self, folder: Path, split: SplitName, dtype: DType, shard_tokens: int) -> None:
-        self._folder = folder
-        self._split = split
-        self._dtype = dtype_of(dtype)
-        self._shard_tokens = shard_tokens
-        self._shards: list[Shard] = []
-        self._waiting: list[bytes] = []
-        self._counts = Counts(documents=0, tokens=0, bytes=0)
-        self._domains: dict[str, Counts] = {}
-
-    def add(self, document: Document, tokens: npt.NDArray[np.uint32]) -> None:
-        """Puts a document at the end of the split.
-
-        Raises:
-            WorkError: the disk is full or cannot be written.
-        """
-        self._waiting.append(tokens.astype(self._dtype).tobytes())
-        counts = Counts(documents=1, tokens=len(tokens), bytes=len(document.text.encode()))
-        self._counts = _sum(self._counts, counts)
-        self._domains[document.domain] = _sum(self._domains.get(document.domain), counts)
-        if self._counts.tokens >= self._shard_tokens:
-            self._write()
-
-    def finish(self) -> Split:
-        """Writes what is left and tells what the split holds."""
-        if self._waiting:
-            self._write()
-        total = functools.reduce(_sum, self._shards, Counts(documents=0, tokens=0, bytes=0))
-        return Split(**dict(total), shards=tuple(self._shards), domains=dict(sorted(self._domains.items())))
-
-    def _write(self) -> None:
-        name = f"{self._split}-{len(self._shards):05d}.bin"
-        digest = hashlib.sha256()
-        for piece in self._waiting:
-            digest.update(piece)
-        write_bytes(self._folder / name, self._waiting)
-        self._shards.append(Shard(**dict(self._counts), file=name, sha256=digest.hexdigest()))
-        self._waiting = []
-        self._counts = Counts(documents=0, tokens=0, bytes=0)
-
-
 def verify(folder: Path) -> Manifest:
     """Reads all data in `folder` again and returns its manifest if every byte is as it says.
 
@@ -152,8 +109,10 @@ def verify(folder: Path) -> Manifest:
     manifest = load_manifest(folder)
     check_sizes(folder, manifest)
     expected = {shard.file: shard.sha256 for shard in _shards(manifest)}
-    for name, sha256 in {TOKENIZER_FILE: manifest.tokenizer.sha256, **expected}.items():
-        _refuse_changed(folder, name, sha256)
+    expected |= {shard.list_file: shard.list_sha256 for shard in _shards(manifest)}
+    expected[TOKENIZER_FILE] = manifest.tokenizer.sha256
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda name: _refuse_changed(folder, name, expected[name]), expected))
     return manifest
 
 
@@ -189,16 +148,17 @@ def dtype_of(name: DType) -> np.dtype[np.unsignedinteger]:
 
 
 def _shards(manifest: Manifest) -> tuple[Shard, ...]:
-    return manifest.splits.train.shards + manifest.splits.held_out.shards
+    splits = manifest.splits
+    return splits.train.shards + splits.held_out.shards + splits.test.shards
 
 
 def _remedy(folder: Path) -> str:
     return f"bring it back from a copy, or delete {folder} and prepare the data again"
 
 
-def _sum(left: Counts | None, right: Counts) -> Counts:
-    if left is None:
-        return right
-    return Counts(
-        documents=left.documents + right.documents, tokens=left.tokens + right.tokens, bytes=left.bytes + right.bytes
-    )
+def summed(parts: Iterable[Counts]) -> Counts:
+    """The counts of all parts together."""
+    documents = tokens = n_bytes = 0
+    for part in parts:
+        documents, tokens, n_bytes = documents + part.documents, tokens + part.tokens, n_bytes + part.bytes
+    return Counts(documents=documents, tokens=tokens, bytes=n_bytes)

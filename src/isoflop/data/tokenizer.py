@@ -1,6 +1,7 @@
-"""Byte-level BPE: GPT-2's own, or one trained on the corpus. Merges alone decide either.
+"""Byte-level BPE: GPT-2's own, one trained on the corpus, or one from a file.
 
-Token numbers follow GPT-2: 256 byte symbols, one token a merge in order, `<|endoftext|>` last.
+Merges alone decide the first two. Their token numbers follow GPT-2: 256 byte symbols, one token a merge in order,
+`<|endoftext|>` last.
 """
 
 import hashlib
@@ -9,9 +10,11 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from isoflop.config import BpeTokenizer, Gpt2Tokenizer
+from isoflop.config import BpeTokenizer, FileTokenizer, Gpt2Tokenizer
 from isoflop.data.split import content_hash
 from isoflop.errors import FamilyError, WorkError
 
@@ -22,17 +25,22 @@ GPT2_MERGES = Path(__file__).with_name("gpt2") / "vocab.bpe"
 # 8 MB of the pocket corpus train 1,024 tokens in 0.9 s on two cores; all 31 MB take 3 s and encode 0.4 % shorter.
 _SAMPLE_BYTES = 2**23
 
+# The bytes that stand for themselves in GPT-2's vocabulary: printable ASCII and Latin-1, no spaces, no soft hyphen.
+_PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+
 _Merges = list[tuple[str, str]]
 
 
-def make_tokenizer(config: Gpt2Tokenizer | BpeTokenizer, texts: Iterable[str]) -> Tokenizer:
+def make_tokenizer(config: Gpt2Tokenizer | BpeTokenizer | FileTokenizer, texts: Iterable[str]) -> Tokenizer:
     """The tokenizer that `config` asks for; only a trained one reads `texts`.
 
     Training uses the texts of smallest content hash, 8 MiB of them: the same ones in whatever order they come.
 
     Raises:
-        FamilyError: the texts hold too few different pairs for the vocabulary asked for.
+        FamilyError: the texts hold too few different pairs for the vocabulary asked for, or the file cannot be used.
     """
+    if isinstance(config, FileTokenizer):
+        return _from_file(config)
     merges = _gpt2_merges() if isinstance(config, Gpt2Tokenizer) else _trained_merges(config.vocab_size, _sample(texts))
     tokenizer = _from_merges(merges)
     vocab_size = tokenizer.get_vocab_size()
@@ -59,8 +67,20 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def end_of_text(tokenizer: Tokenizer) -> int:
-    """The number of the end-of-text token, the last of the vocabulary."""
-    return int(tokenizer.get_vocab_size()) - 1
+    """The number of the end-of-text token: the last of the vocabulary, but for tokenizers from a file."""
+    return int(tokenizer.token_to_id(END_OF_TEXT))
+
+
+def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
+    """How many bytes of text each token of a byte-level BPE stands for, 0 for end-of-text: (largest number + 1,)."""
+    added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    lengths = np.zeros(max(vocabulary.values()) + 1, dtype=np.int64)
+    for symbols, number in vocabulary.items():
+        # A symbol of the byte-level alphabet is a byte; an added token is text as it is.
+        lengths[number] = len(added[number].encode()) if number in added else len(symbols)
+    lengths[end_of_text(tokenizer)] = 0
+    return lengths
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> str:
@@ -71,6 +91,32 @@ def tokenizer_json(tokenizer: Tokenizer) -> str:
 def tokenizer_sha256(tokenizer: Tokenizer) -> str:
     """The tokenizer's hash: SHA-256 of `tokenizer_json`."""
     return hashlib.sha256(tokenizer_json(tokenizer).encode()).hexdigest()
+
+
+def gpt2_ranks() -> dict[bytes, int]:
+    """GPT-2's tokens but for end-of-text, with their numbers, as tiktoken asks for them."""
+    byte_of = dict(zip(_byte_symbols(), _symbol_bytes(), strict=True))
+    tokens = [*_byte_symbols(), *(left + right for left, right in _gpt2_merges())]
+    return {bytes(byte_of[symbol] for symbol in token): number for number, token in enumerate(tokens)}
+
+
+def _from_file(config: FileTokenizer) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(config.path.read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises bare Exception
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0][:200]
+        raise FamilyError(
+            f"data.tokenizer.path: cannot load {config.path} ({reason}); give the tokenizer.json of the tokens"
+        ) from None
+    if tokenizer.token_to_id(END_OF_TEXT) is None:
+        raise FamilyError(f"data.tokenizer.path: {config.path} has no token {END_OF_TEXT}; add it as a special token")
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if largest >= config.vocab_size:
+        raise FamilyError(
+            f"data.tokenizer.vocab_size = {config.vocab_size}: {config.path} has token {largest}; "
+            f"use {largest + 1} or more"
+        )
+    return tokenizer
 
 
 def _gpt2_merges() -> _Merges:
@@ -124,9 +170,12 @@ def _byte_symbols() -> list[str]:
     Printable bytes stand for themselves and come first, the others follow as the characters from U+0100 on
     (Radford et al. 2019, byte_to_unicode).
     """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    n_others = 256 - len(printable)
-    return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(n_others)]
+    return [chr(byte) for byte in _PRINTABLE] + [chr(256 + number) for number in range(256 - len(_PRINTABLE))]
+
+
+def _symbol_bytes() -> list[int]:
+    """The bytes that `_byte_symbols` stand for, in the same order."""
+    return [*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)]
 
 
 def _pair(symbols: list[str]) -> tuple[str, str]:

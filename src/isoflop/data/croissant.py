@@ -1,0 +1,1 @@
+def write_croissant(folder, manifest, data): pass
