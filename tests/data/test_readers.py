@@ -1,8 +1,10 @@
 """Readers: every format gives the same documents, and every fault is named by file and place."""
 
+import gzip
 import json
 import os
 import socket
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,20 +12,30 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from isoflop.config import DataSource
 from isoflop.data import Document, read_documents
-from isoflop.data.readers import MAX_DOCUMENT_BYTES
+from isoflop.data.corpus import corpus_files
+from isoflop.data.readers import records
+from isoflop.data.records import MAX_DOCUMENT_BYTES, Position, after
 from isoflop.errors import InputError
 
 LINE = b'{"text": "ok", "meta": {"pile_set_name": "Verse"}}\n'
 
 
-def read(path: Path, text_key: str = "text") -> list[Document]:
-    return list(read_documents(path, text_key))
+def source(path: Path | str, text_key: str = "text", **settings: object) -> DataSource:
+    """A family's data at `path`; no fault is allowed unless `settings` say so."""
+    tokenizer = {"kind": "gpt2"}
+    said = {"text_key": text_key, "faults_allowed": 0.0, "tokenizer": tokenizer, "context_length": 8, **settings}
+    return DataSource.model_validate({"source": path, **said})
 
 
-def refused(path: Path, text_key: str = "text") -> str:
+def read(path: Path | str, text_key: str = "text", **settings: object) -> list[Document]:
+    return list(read_documents(source(path, text_key, **settings)))
+
+
+def refused(path: Path, text_key: str = "text", **settings: object) -> str:
     with pytest.raises(InputError) as caught:
-        read(path, text_key)
+        read(path, text_key, **settings)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -42,7 +54,13 @@ def test_every_format_gives_the_same_documents(tmp_path: Path, pocket_lines: lis
     plain = put(tmp_path / "a.jsonl", lines)
     packed = put(tmp_path / "a.jsonl.zst", zstandard.ZstdCompressor().compress(lines))
     pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet", row_group_size=100)
-    for path in (plain, packed, tmp_path / "a.parquet"):
+    zipped = put(tmp_path / "a.jsonl.gz", gzip.compress(lines[:99_999]) + gzip.compress(lines[99_999:]))
+    table = pa.Table.from_pylist(records)
+    for name, new in (("stream.arrow", pa.ipc.new_stream), ("file.arrow", pa.ipc.new_file)):
+        with new(tmp_path / name, table.schema) as writer:
+            writer.write_table(table, max_chunksize=100)
+    arrows = (tmp_path / "stream.arrow", tmp_path / "file.arrow")
+    for path in (plain, packed, zipped, *arrows, tmp_path / "a.parquet"):
         assert [(document.text, document.domain) for document in read(path)] == expected
         assert {document.source for document in read(path)} == {path.name}
 
@@ -57,7 +75,7 @@ def test_a_folder_is_read_whole_in_the_order_of_names(tmp_path: Path) -> None:
     assert read(tmp_path) == [
         Document("first", "a.txt", ""),
         Document("ok", "b/1.jsonl", "Verse"),
-        Document("second", "b/2.txt", ""),
+        Document("second", "b/2.txt", "b"),
         Document("last", "c.TXT", ""),
     ]
 
@@ -112,9 +130,72 @@ def test_a_bad_line_is_named(tmp_path: Path, name: str, line: bytes, says: str) 
     assert refused(path).startswith(f"{path}: {says}")
 
 
+def test_where_a_document_begins_is_where_it_lies_in_the_file(tmp_path: Path, pocket_lines: list[str]) -> None:
+    lines = "".join(pocket_lines).encode()
+    packed = put(tmp_path / "a.jsonl.zst", zstandard.ZstdCompressor().compress(lines))
+    for document in read(packed):
+        line = lines[document.offset :].split(b"\n", 1)[0]
+        assert json.loads(line)["text"] == document.text
+
+
+def test_reading_goes_on_at_any_record_in_every_format(tmp_path: Path, pocket_lines: list[str]) -> None:
+    rows = [json.loads(line) for line in pocket_lines[:40]]
+    lines = "".join(pocket_lines[:40]).encode()
+    put(tmp_path / "a.jsonl", lines + b"broken\n")
+    put(tmp_path / "b.jsonl.zst", zstandard.ZstdCompressor().compress(lines))
+    put(tmp_path / "c.jsonl.gz", gzip.compress(lines)[:-9])
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet", row_group_size=15)
+    put(tmp_path / "e.jsonl", b"")
+    put(tmp_path / "f.txt", b"text")
+    data = source(tmp_path)
+    files = corpus_files(data)
+    whole = list(records(files, data, Position()))
+    assert [type(item).__name__ for item in whole].count("Fault") == 2
+    for number in range(0, len(whole), 7):
+        assert list(records(files, data, after(whole[number]))) == whole[number + 1 :]
+
+
+def test_what_is_allowed_is_left_out_and_what_is_more_is_refused(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", LINE * 98 + b"broken\n" + LINE * 99 + b'{"text": 3}\n' + LINE)
+    assert len(read(path, faults_allowed=0.01)) == 198
+    message = refused(path, faults_allowed=0.0099)
+    assert message.startswith(f"{path}: line 99: not valid JSON")
+    assert "and 1 more faults (1.00% of the documents; data.faults_allowed = 0.0099" in message
+
+
+def test_a_file_that_breaks_off_counts_for_as_many_documents_as_it_gave(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", LINE * 900)
+    put(tmp_path / "b.jsonl.gz", gzip.compress(LINE * 100)[:-8])
+    assert len(read(tmp_path, faults_allowed=0.1)) == 1000
+    assert "the gzip data stop in the middle" in refused(tmp_path, faults_allowed=0.09)
+
+
+def test_a_wrong_text_key_is_told_at_once(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", LINE * 5000)
+    got = read_documents(source(path, "body", faults_allowed=0.9))
+    with pytest.raises(InputError, match=r"line 1: no field 'body'; set data.text_key .* and 999 more faults"):
+        next(got)
+
+
+def test_a_line_beyond_the_cap_is_one_fault_and_reading_goes_on_in_bounded_memory(tmp_path: Path) -> None:
+    with open(tmp_path / "a.jsonl", "wb") as file:
+        file.write(LINE)
+        for _ in range(200):
+            file.write(b"x" * 2**20)
+        file.write(b"\n" + LINE * 2)
+    path = tmp_path / "a.jsonl"
+    tracemalloc.start()
+    got = list(records(corpus_files(source(path)), source(path), Position()))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [type(item).__name__ for item in got] == ["Record", "Fault", "Record", "Record"]
+    assert got[1].reason.startswith(f"line 2 is longer than {MAX_DOCUMENT_BYTES} bytes")
+    assert peak < 3 * MAX_DOCUMENT_BYTES
+
+
 def test_text_that_is_not_utf8_is_named_with_its_place(tmp_path: Path) -> None:
     path = put(tmp_path / "a.txt", b"abc\xff")
-    assert refused(path) == f"{path}: not UTF-8 at byte 4 (0xff); save the text as UTF-8 or remove it"
+    assert refused(path).startswith(f"{path}: not UTF-8 at byte 4 (0xff); save the text as UTF-8 or remove it (100")
     assert "not UTF-8 at byte 1" in refused(put(tmp_path / "b.txt", "abc".encode("utf-16")))
 
 
@@ -134,6 +215,25 @@ def test_zstd_cut_short_is_no_end_of_file(tmp_path: Path, pocket_lines: list[str
         assert f"a.jsonl.zst: the zstd data stop in the middle, at byte {size};" in refused(path)
     path = put(tmp_path / "a.jsonl.zst", frame + frame[:200])
     assert "stop in the middle" in refused(path)
+
+
+def test_gzip_cut_short_damaged_or_padded(tmp_path: Path, pocket_lines: list[str]) -> None:
+    packed = gzip.compress("".join(pocket_lines).encode())
+    for size in (0, 5, 100, len(packed) // 2, len(packed) - 1):
+        path = put(tmp_path / "a.jsonl.gz", packed[:size])
+        assert "a.jsonl.gz: the gzip data stop in the middle, at byte" in refused(path)
+    broken = bytearray(packed)
+    broken[len(broken) // 2] ^= 0x10
+    assert "a.jsonl.gz: damaged gzip data near byte" in refused(put(tmp_path / "a.jsonl.gz", bytes(broken)))
+    broken = bytearray(packed)
+    broken[-6] ^= 1  # the CRC
+    assert "damaged gzip data" in refused(put(tmp_path / "a.jsonl.gz", bytes(broken)))
+    assert len(read(put(tmp_path / "a.jsonl.gz", packed + b"\0" * 5000))) == 150
+
+
+def test_a_gzip_bomb_is_stopped_before_it_goes_off(tmp_path: Path) -> None:
+    bomb = gzip.compress((b" " * 999 + b"\n") * 150_000)
+    assert "a.jsonl.gz: expands over 500-fold" in refused(put(tmp_path / "a.jsonl.gz", bomb))
 
 
 def test_damaged_zstd_is_named_with_its_place(tmp_path: Path, pocket_lines: list[str]) -> None:
@@ -175,7 +275,7 @@ def test_parquet_domains_are_read_where_they_are(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     rows = [{"text": "a", "meta": {"pile_set_name": "Verse", "id": 1}}, {"text": "b", "meta": None}]
     pq.write_table(pa.Table.from_pylist(rows), path)
-    assert read(path) == [Document("a", "a.parquet", "Verse"), Document("b", "a.parquet", "")]
+    assert read(path) == [Document("a", "a.parquet", "Verse", 0), Document("b", "a.parquet", "", 1)]
 
 
 def test_what_cannot_be_opened_or_read_is_named(tmp_path: Path) -> None:
@@ -206,15 +306,16 @@ def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
     assert "no document has any text" in refused(put(tmp_path / "a.txt", b""))
     assert "no document has any text" in refused(put(tmp_path / "b.jsonl", b'{"text": ""}\n\n'))
     assert "no document has any text" in refused(tmp_path)
+    assert "c.jsonl: the file is empty" in refused(put(tmp_path / "c.jsonl", b""))
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     path = put(tmp_path / "a.csv", b"text\nx\n")
     put(tmp_path / "b.txt", b"text")
     for source in (path, tmp_path):
-        assert refused(source).endswith(
-            "a.csv: cannot tell its format by its name; give files with .txt, .jsonl, .jsonl.zst or .parquet"
-        )
+        known = ".txt, .jsonl, .jsonl.zst, .jsonl.gz, .parquet, .arrow or .bin"
+        assert refused(source).endswith(f"a.csv: cannot tell its format by its name; give files with {known}")
+    assert read(path, text_suffixes=[".csv", ".txt"])[0].text == "text\nx\n"
 
 
 def test_a_file_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

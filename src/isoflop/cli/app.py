@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from isoflop.cli.groups import WithDefault
 from isoflop.cli.streams import print_json
 from isoflop.errors import FamilyError, InputError
 
@@ -26,6 +27,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the program an error arose.")]
 Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Train this model only.")]
 Systems = Annotated[int | None, typer.Option("--systems", min=1, metavar="N", help="Workers to train on.")]
+OfModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Whose step; without it, the largest.")]
+Step = Annotated[int, typer.Option("--step", min=1, metavar="S", help="Which step, counted from 1.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=0, metavar="N", help="Processes; default: one a core.")]
+Part = Annotated[
+    str | None,
+    typer.Option("--part", metavar="I/N", help="Do the I-th of N parts only, from 0 on: for jobs on several machines."),
+]
 Targets = Annotated[
     list[str] | None,
     typer.Option("--target", metavar="PARAMS,TOKENS", help="A run to foretell; give as many as you like."),
@@ -65,23 +73,57 @@ def plan(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False,
     _print(json, shown.to_json, lambda: tables.print_plan(shown))
 
 
-@app.command()
-def data(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False, debug: Debug = False) -> None:
-    """Read the corpus, tokenise it, write shards; check every byte of those that are there."""
+data = typer.Typer(cls=WithDefault, help="Read the corpus, tokenise it, write shards; tell what a step read.")
+app.add_typer(data, name="data")
+
+
+@data.command()
+def prepare(
+    family_file: FamilyFile,
+    workers: Workers = None,
+    part: Part = None,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read the corpus, tokenise it, write shards; check every byte of those that are there.
+
+    This is what isoflop data FAMILY.toml does; the word prepare may be left out.
+    """
     from isoflop.cli import tables
     from isoflop.cli.terminal import Terminal
-    from isoflop.data import verify
-    from isoflop.pipeline.data import prepare_data
+    from isoflop.pipeline.data import parse_part, prepare_data, prepare_part_of
     from isoflop.pipeline.lock import locked
 
+    if part is not None:
+        with _family(family_file, runs) as (family, folder), Terminal(quiet=json) as terminal:
+            prepare_part_of(family, folder, terminal, *parse_part(part), workers)
+        return
     with (
         _family(family_file, runs) as (family, folder),
         Terminal(quiet=json) as terminal,
         locked(folder),
     ):
-        prepare_data(family, folder, terminal)
-        manifest = verify(folder.data)
+        manifest = prepare_data(family, folder, terminal, workers)
     _print(json, lambda: manifest.model_dump(mode="json"), lambda: tables.print_data(manifest))
+
+
+@data.command()
+def show(
+    family_file: FamilyFile,
+    step: Step,
+    model: OfModel = None,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The documents that a training step read: source file, offset, domain."""
+    from isoflop.cli import tables
+    from isoflop.pipeline.trace import trace_step
+
+    with _family(family_file, runs) as (family, folder):
+        traced = trace_step(family, folder, step, model)
+    _print(json, traced.to_json, lambda: tables.print_trace(traced))
 
 
 @app.command()

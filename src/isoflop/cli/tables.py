@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from isoflop.law import Law, Prediction
     from isoflop.pipeline.law import HeldOut
     from isoflop.pipeline.result import Result
+    from isoflop.pipeline.trace import Trace
     from isoflop.recipe import ModelPlan, Plan
 
 
@@ -80,6 +81,39 @@ def print_data(data: "Manifest") -> None:
     )
     tokenizer = data.tokenizer
     print(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens, SHA-256 {tokenizer.sha256[:12]}")
+    if data.empty_documents:
+        print(f"empty documents left out: {data.empty_documents:,}")
+    if data.duplicates_removed:
+        print(f"duplicates left out: {data.duplicates_removed:,}")
+    for task, overlap in data.overlaps.items():
+        found = f"{overlap.found:,} of {overlap.ngrams:,} n-grams found"
+        print(f"text of task {task}: {found}, {overlap.documents:,} documents left out")
+    if data.faults:
+        first = data.faults[0]
+        print(f"faults left out: {len(data.faults):,}; the first: {first.file}: {first.reason} (all in manifest.json)")
+
+
+def print_trace(traced: "Trace") -> None:
+    """The documents of a step's batch, sample by sample."""
+    print(
+        f"{traced.model}, step {traced.step} of {traced.steps}: {traced.sequences} sequences of "
+        f"{traced.context_length} tokens, {len(traced.passages)} passages"
+    )
+    _print_table(
+        ["sample", "from", "tokens", "of", "domain", "source", "offset"],
+        [
+            [
+                f"{passage.sample}",
+                f"{passage.document_token:,}",
+                f"{passage.tokens:,}",
+                f"{passage.document_tokens:,}",
+                passage.domain or "-",
+                passage.source,
+                f"{passage.offset}",
+            ]
+            for passage in traced.passages
+        ],
+    )
 
 
 def print_results(results: Sequence["Result"]) -> None:

@@ -49,7 +49,9 @@ Tokenizer = Annotated[Gpt2Tokenizer | BpeTokenizer | FileTokenizer, Field(discri
 class DataSource(Table):
     """Where the text comes from and how it becomes tokens."""
 
-    source: Address | Path = Field(description="a file or folder, relative to this file, or an fsspec address (s3://...)")
+    source: Address | Path = Field(
+        description="a file or folder, relative to this file, or an fsspec address (s3://...)"
+    )
     licence: str = Field("not stated", description="licence of the texts, copied into manifest and model cards")
     text_key: str = Field("text", description="the field of a jsonl object or parquet column that holds the text")
     text_suffixes: list[Suffix] = Field([".txt"], description="files so named are one document each, as they are")

@@ -8,6 +8,7 @@ after the last line, and ends with the same bytes.
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
 from collections import Counter
@@ -61,7 +62,7 @@ def portions(files: Sequence[CorpusFile], least_bytes: int) -> list[tuple[int, i
         if size >= least_bytes or number == len(files):
             cuts.append(number)
             size = 0
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(itertools.pairwise(cuts))
 
 
 class Journal:
@@ -170,12 +171,12 @@ class ChunkWriter:
                 shards[split] = self._shard(split, pieces, listed, names)
                 by_domain[split] = _by_domain(listed, names)
         return ChunkRecord(
-            next=tuple(after),
+            next=(after.file, after.offset, after.number),
             done=done,
             shards=shards,
             by_domain=by_domain,
             documents=dict(self._documents),
-            faults=tuple(tuple(fault) for fault in self._faults),
+            faults=tuple((f.file, f.offset, f.number, f.end, f.reason, f.rest_of_file) for f in self._faults),
             empty=self._empty,
             duplicates=self._duplicates,
             overlaps={
@@ -227,7 +228,9 @@ def read_all(parts: Path, n_portions: int, settings: str) -> list[list[ChunkReco
     for number in range(n_portions):
         path = parts / f"{number:05d}" / _JOURNAL
         head, *lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
-        found.append([ChunkRecord.model_validate_json(line) for line in lines[:-1]] if head == settings.encode() else [])
+        found.append(
+            [ChunkRecord.model_validate_json(line) for line in lines[:-1]] if head == settings.encode() else []
+        )
     return found
 
 

@@ -13,12 +13,10 @@ import zstandard
 # A zstd block of 4 bytes can stand for 128 KiB, so 2 KiB of input expand to 64 MiB at most before they are looked at.
 _PIECE_BYTES = 2048
 _GZIP_OUTPUT_BYTES = 2**20
-# Text shrinks 3 to 10 times, a corpus of repetitions perhaps 100 times. What goes beyond 1000 is not text.
-_MOST_EXPANSION = 1000
 _FREE_BYTES = 2**26
 
 
-class Damaged(Exception):
+class DamageError(Exception):
     """The rest of a file cannot be read; the message says why and where, without the file's name."""
 
 
@@ -26,10 +24,12 @@ class _Decompressed(io.RawIOBase):
     """The decompressed bytes of all frames of `file`; wrap it in `io.BufferedReader` to read lines.
 
     Raises (while reading):
-        Damaged: a frame is damaged or cut short, or expands like a bomb.
+        DamageError: a frame is damaged or cut short, or expands like a bomb.
     """
 
     format = ""
+    # Text shrinks 3 to 10 times, a corpus of repetitions perhaps 100 times. What goes beyond this is not text.
+    most_expansion = 1000
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -48,7 +48,7 @@ class _Decompressed(io.RawIOBase):
             piece = self._unread or self._file.read(_PIECE_BYTES)
             if not piece:
                 if self._in_frame or self._taken_bytes == 0:
-                    raise Damaged(
+                    raise DamageError(
                         f"the {self.format} data stop in the middle, at byte {self._taken_bytes}; "
                         "fetch or compress the file again"
                     )
@@ -63,9 +63,9 @@ class _Decompressed(io.RawIOBase):
         made, self._unread, self._in_frame = self._decoded(piece)
         self._taken_bytes += len(piece) - len(self._unread)
         self._made_bytes += len(made)
-        if self._made_bytes > _MOST_EXPANSION * self._taken_bytes + _FREE_BYTES:
-            raise Damaged(
-                f"expands over {_MOST_EXPANSION}-fold by byte {self._taken_bytes}, which no text does; "
+        if self._made_bytes > self.most_expansion * self._taken_bytes + _FREE_BYTES:
+            raise DamageError(
+                f"expands over {self.most_expansion}-fold by byte {self._taken_bytes}, which no text does; "
                 "check where the file comes from, or give it decompressed"
             )
         return made
@@ -74,8 +74,8 @@ class _Decompressed(io.RawIOBase):
         """What `piece` decompresses to, the part of it not yet used, and whether a frame goes on after it."""
         raise NotImplementedError
 
-    def _damaged(self, reason: str) -> Damaged:
-        return Damaged(
+    def _damaged(self, reason: str) -> DamageError:
+        return DamageError(
             f"damaged {self.format} data near byte {self._taken_bytes} ({reason}); fetch or compress the file again"
         )
 
@@ -106,6 +106,7 @@ class GzipStream(_Decompressed):
     """A gzip file of one member or many; zlib checks length and CRC of each."""
 
     format = "gzip"
+    most_expansion = 500  # the format itself ends at 1032
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)

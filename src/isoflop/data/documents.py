@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from isoflop.config import DataSource
 from isoflop.data.corpus import CorpusFile, corpus_files, lone_surrogate
 from isoflop.data.readers import folder_of, records, some
-from isoflop.data.records import Fault, FaultLimit, Position, Record
+from isoflop.data.records import FILE_IS_DONE, Fault, FaultLimit, Position, Record
 from isoflop.errors import InputError
 
 
@@ -26,11 +26,8 @@ class Document:
 
 def parse(record: Record, file: CorpusFile, text_key: str) -> Document | Fault:
     """The document of a record."""
-    is_json = record.domain is None
-    if is_json:
-        where = f"line {record.number}: "
-    else:
-        where = "" if record.end < 0 else f"row {record.number}: "
+    unit = "line" if record.domain is None else "row"
+    where = "" if record.end == FILE_IS_DONE else f"{unit} {record.number}: "
     try:
         content = record.content.decode()
     except UnicodeDecodeError as error:

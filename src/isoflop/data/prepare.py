@@ -33,6 +33,7 @@ from isoflop.data.manifest import (
     SPLITS,
     TOKENIZER_FILE,
     Counts,
+    DType,
     FaultRecord,
     Manifest,
     Overlap,
@@ -46,6 +47,7 @@ from isoflop.data.manifest import (
     load_manifest,
     manifest_path,
 )
+from isoflop.data.megatron import is_megatron, read_indices, split_tokens
 from isoflop.data.readers import records
 from isoflop.data.records import Fault, FaultLimit, Position
 from isoflop.data.refusals import refuse_differences, refuse_too_few
@@ -63,7 +65,9 @@ PORTION_BYTES = 2**28
 _BYTES_WORTH_WORKERS = 2**22
 
 _PARTS = "parts"
-_OUR_FILES = re.compile(r"(train|held_out|test)-[0-9]{5,}\.(bin|documents\.npy)|tokenizer\.json|croissant\.json|.*\.part")
+_OUR_FILES = re.compile(
+    r"(train|held_out|test)-[0-9]{5,}\.(bin|documents\.npy)|tokenizer\.json|croissant\.json|.*\.part"
+)
 
 Progress = Callable[[str], None]
 
@@ -99,6 +103,8 @@ def prepare(
         return _what_is_there(data, folder, progress, chunk_bytes)
     try:
         corpus = _look(data, chunk_bytes)
+        if is_megatron(corpus.files):
+            return _read_in_place(data, folder, progress, corpus)
         tokenise(data, folder, progress, corpus, workers=workers)
         return _finish(data, folder, progress, corpus)
     except InputError:
@@ -122,7 +128,9 @@ def prepare_part(
     if manifest_path(folder).exists():
         _what_is_there(data, folder, progress, CHUNK_BYTES)
         return
-    tokenise(data, folder, progress, _look(data, CHUNK_BYTES), workers=workers, part=part, n_parts=n_parts)
+    corpus = _look(data, CHUNK_BYTES)
+    if not is_megatron(corpus.files):
+        tokenise(data, folder, progress, corpus, workers=workers, part=part, n_parts=n_parts)
 
 
 def tokenise(
@@ -155,7 +163,7 @@ def tokenise(
         data,
         corpus.files,
         Encoder(data.tokenizer.kind, tokenizer_json(tokenizer)),
-        "uint16" if data.tokenizer.vocab_size <= 2**16 else "uint32",
+        _dtype(data),
         load_tasks(data.decontaminate) if data.decontaminate else None,
     )
     drops = find_duplicates(work, parts / f"duplicates-{key[:16]}.npz", workers, progress)
@@ -213,12 +221,39 @@ def _finish(data: DataSource, folder: Path, progress: Progress, corpus: Corpus) 
     _limit(data, corpus, chunks).decide()
     if not any(chunk.shards for chunk in chunks):
         raise no_text(data)
-    tokenizer = _tokenizer(data, corpus, parts, key, progress)
     by_split = {split: [chunk.shards[split] for chunk in chunks if split in chunk.shards] for split in SPLITS}
     refuse_too_few(data, summed(by_split["train"]), summed(by_split["held_out"]))
     placed = put_in_place(folder, parts, found)
     splits = Splits(**{split: _split(split, placed[split], chunks) for split in SPLITS})
-    manifest = Manifest(
+    tokenizer = _tokenizer(data, corpus, parts, key, progress)
+    manifest = _described(data, corpus, tokenizer, splits, _dtype(data), chunks)
+    _write(folder, manifest, tokenizer, progress)
+    shutil.rmtree(parts, ignore_errors=True)
+    return manifest
+
+
+def _read_in_place(data: DataSource, folder: Path, progress: Progress, corpus: Corpus) -> Manifest:
+    """Describes a corpus that is tokens already; none of it is copied."""
+    indexed = read_indices(data, corpus.files)
+    tokenizer = make_tokenizer(data.tokenizer, ())
+    progress("data: reading the tokens where they lie")
+    splits = Splits(**split_tokens(data, folder, tokenizer, indexed))
+    refuse_too_few(data, splits.train, splits.held_out)
+    manifest = _described(data, corpus, tokenizer, splits, indexed[0].dtype, [])
+    manifest = manifest.model_copy(update={"documents_read": sum(len(one.documents) for one in indexed)})
+    _write(folder, manifest, tokenizer, progress)
+    return manifest
+
+
+def _described(
+    data: DataSource,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    splits: Splits,
+    dtype: DType,
+    chunks: list[ChunkRecord],
+) -> Manifest:
+    return Manifest(
         format_version=FORMAT_VERSION,
         sources=corpus.sources,
         licence=data.licence,
@@ -235,15 +270,17 @@ def _finish(data: DataSource, folder: Path, progress: Progress, corpus: Corpus) 
             end_of_text=end_of_text(tokenizer),
             sha256=tokenizer_sha256(tokenizer),
         ),
-        dtype="uint16" if data.tokenizer.vocab_size <= 2**16 else "uint32",
+        dtype=dtype,
         splits=splits,
     )
+
+
+def _write(folder: Path, manifest: Manifest, tokenizer: Tokenizer, progress: Progress) -> None:
+    splits = manifest.splits
     write_text(folder / TOKENIZER_FILE, tokenizer_json(tokenizer))
-    write_croissant(folder, manifest, data)
+    write_croissant(folder, manifest)
     progress(f"data: tokenised: {splits.train.tokens:,} tokens to train on, {splits.held_out.tokens:,} held out")
     write_json(manifest_path(folder), manifest.model_dump(mode="json"))
-    shutil.rmtree(parts, ignore_errors=True)
-    return manifest
 
 
 def _what_is_there(data: DataSource, folder: Path, progress: Progress, chunk_bytes: int) -> Manifest:
@@ -278,6 +315,10 @@ def _look(data: DataSource, chunk_bytes: int, known: tuple[SourceFile, ...] = ()
         chunk_bytes=chunk_bytes,
     )
     return Corpus(files, source_records(files, known), notice_of(data.source), preparation)
+
+
+def _dtype(data: DataSource) -> DType:
+    return "uint16" if data.tokenizer.vocab_size <= 2**16 else "uint32"
 
 
 def _key(corpus: Corpus) -> str:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Protocol
 
 from isoflop.config import DataSource
 from isoflop.data.corpus import CorpusFile, reading, suffix_of
-from isoflop.data.decompression import Damaged, GzipStream, ZstdStream
+from isoflop.data.decompression import DamageError, GzipStream, ZstdStream
 from isoflop.data.records import FILE_IS_DONE, MAX_DOCUMENT_BYTES, Fault, Position, Record
 from isoflop.errors import InputError
 
@@ -25,7 +25,7 @@ Cut = tuple[int, int, int, bytes | str, str | None]
 
 
 class Reader(Protocol):
-    """Cuts a file into documents from `start` on. A `Damaged` that it raises ends the file there."""
+    """Cuts a file into documents from `start` on. A `DamageError` that it raises ends the file there."""
 
     def __call__(self, stream: BinaryIO, file: CorpusFile, start: Position, text_key: str, /) -> Iterator[Cut]: ...
 
@@ -48,13 +48,13 @@ def _records_of(file: CorpusFile, number: int, data: DataSource, start: Position
     offset, count = start.offset, start.number
     with reading(file.address), file.open() as stream:
         try:
-            for offset_of, count, end, content, domain in reader(stream, file, start, data.text_key):  # noqa: B007
+            for offset_of, count, end, content, domain in reader(stream, file, start, data.text_key):
                 offset = end
                 if isinstance(content, str):
                     yield Fault(number, offset_of, count, end, content)
                 else:
                     yield Record(number, offset_of, count, end, content, domain)
-        except Damaged as damage:
+        except DamageError as damage:
             yield Fault(number, max(0, offset), count, FILE_IS_DONE, str(damage), rest_of_file=True)
 
 
@@ -105,7 +105,7 @@ def _lines(stream: BinaryIO, start: Position) -> Iterator[Cut]:
         if line.strip():
             yield begin, number, offset, line, None
     if offset == 0:
-        raise Damaged("the file is empty; fetch it again or remove it")
+        raise DamageError("the file is empty; fetch it again or remove it")
 
 
 def _read_parquet(stream: BinaryIO, file: CorpusFile, start: Position, text_key: str) -> Iterator[Cut]:
@@ -204,9 +204,9 @@ def _text_bytes(group: Any, text_key: str) -> int:
     return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == text_key)
 
 
-def _damaged(form: str, error: Exception) -> Damaged:
+def _damaged(form: str, error: Exception) -> DamageError:
     reason = str(error).splitlines()[0][:200]
-    return Damaged(f"cannot be read as {form} ({reason}); fetch or write the file again")
+    return DamageError(f"cannot be read as {form} ({reason}); fetch or write the file again")
 
 
 def folder_of(name: str) -> str:

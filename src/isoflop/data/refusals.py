@@ -28,7 +28,9 @@ def refuse_differences(
         "data.tokenizer.kind": (manifest.tokenizer.kind, data.tokenizer.kind),
         "data.tokenizer.vocab_size": (manifest.tokenizer.vocab_size, data.tokenizer.vocab_size),
     }
-    differences = [f"{key} was {before!r} and is {after!r}" for key, (before, after) in pairs.items() if before != after]
+    differences = [
+        f"{key} was {before!r} and is {after!r}" for key, (before, after) in pairs.items() if before != after
+    ]
     if manifest.notice != notice:
         differences.append("the text of NOTICE has changed")
     differences += _changed_files(manifest.sources, sources)

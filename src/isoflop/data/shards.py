@@ -1,8 +1,9 @@
 """Tokens on disk: a split as one long row of numbers, cut into files of bounded size."""
 
 import functools
+import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from isoflop.data.manifest import (
     DType,
     Manifest,
     Shard,
-    Split,
     SplitName,
     load_manifest,
 )
@@ -24,6 +24,7 @@ from isoflop.errors import WorkError
 
 Tokens = npt.NDArray[np.int64]
 
+_PIECE_BYTES = 2**22
 _MAPPED_SHARDS = 256  # each holds a file descriptor, of which a process may have 1,024
 
 
@@ -95,9 +96,10 @@ class TokenStream:
     def _map(self, shard: int) -> npt.NDArray[np.unsignedinteger]:
         record = self._shards[shard]
         if shard not in self._checked:
-            _refuse_changed(self._folder, record.file, record.sha256)
+            _refuse_changed_shard(self._folder, record, self._dtype.itemsize)
             self._checked.add(shard)
-        return np.asarray(np.memmap(self._folder / record.file, dtype=self._dtype, mode="r"))
+        path = self._folder / record.file  # of Megatron data the file has a path of its own, which stays what it is
+        return np.asarray(np.memmap(path, self._dtype, "r", offset=record.first_byte, shape=(record.tokens,)))
 
 
 def verify(folder: Path) -> Manifest:
@@ -108,17 +110,44 @@ def verify(folder: Path) -> Manifest:
     """
     manifest = load_manifest(folder)
     check_sizes(folder, manifest)
-    expected = {shard.file: shard.sha256 for shard in _shards(manifest)}
-    expected |= {shard.list_file: shard.list_sha256 for shard in _shards(manifest)}
-    expected[TOKENIZER_FILE] = manifest.tokenizer.sha256
+    width = dtype_of(manifest.dtype).itemsize
+    lists = {shard.list_file: shard.list_sha256 for shard in _shards(manifest)}
+    lists[TOKENIZER_FILE] = manifest.tokenizer.sha256
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda name: _refuse_changed(folder, name, expected[name]), expected))
+        list(pool.map(lambda shard: _refuse_changed_shard(folder, shard, width), _shards(manifest)))
+        list(pool.map(lambda name: refuse_changed(folder, name, lists[name]), lists))
     return manifest
 
 
-def _refuse_changed(folder: Path, name: str, sha256: str) -> None:
+def refuse_changed(folder: Path, name: str, sha256: str) -> None:
+    """Checks the SHA-256 of the file of that name in `folder`.
+
+    Raises:
+        WorkError: it is missing or has changed.
+    """
+    _refuse_other(folder, name, sha256, lambda: sha256_of_file(folder / name))
+
+
+def _refuse_changed_shard(folder: Path, shard: Shard, width: int) -> None:
+    """The same for a shard, which may be a part of a larger file."""
+    _refuse_other(
+        folder, shard.file, shard.sha256, lambda: _sha256(folder / shard.file, shard.first_byte, shard.tokens * width)
+    )
+
+
+def _sha256(path: Path, first: int, n_bytes: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        file.seek(first)
+        while n_bytes and (piece := file.read(min(n_bytes, _PIECE_BYTES))):
+            digest.update(piece)
+            n_bytes -= len(piece)
+    return digest.hexdigest()
+
+
+def _refuse_other(folder: Path, name: str, sha256: str, hashed: Callable[[], str]) -> None:
     try:
-        found = sha256_of_file(folder / name)
+        found = hashed()
     except OSError as error:
         raise WorkError(f"{folder / name}: cannot read ({error.strerror}); {_remedy(folder)}") from None
     if found != sha256:
@@ -135,11 +164,13 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
         WorkError: one is not.
     """
     for shard in _shards(manifest):
-        path, expected = folder / shard.file, shard.tokens * dtype_of(manifest.dtype).itemsize
+        path = folder / shard.file
+        expected = shard.first_byte + shard.tokens * dtype_of(manifest.dtype).itemsize
         if not path.is_file():
             raise WorkError(f"{path}: missing; {_remedy(folder)}")
-        if path.stat().st_size != expected:
-            raise WorkError(f"{path}: has {path.stat().st_size} bytes instead of {expected}; {_remedy(folder)}")
+        size = path.stat().st_size
+        if size < expected or (size > expected and not Path(shard.file).is_absolute()):
+            raise WorkError(f"{path}: has {size} bytes instead of {expected}; {_remedy(folder)}")
 
 
 def dtype_of(name: DType) -> np.dtype[np.unsignedinteger]:

@@ -68,7 +68,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def end_of_text(tokenizer: Tokenizer) -> int:
     """The number of the end-of-text token: the last of the vocabulary, but for tokenizers from a file."""
-    return int(tokenizer.token_to_id(END_OF_TEXT))
+    number = tokenizer.token_to_id(END_OF_TEXT)
+    assert number is not None
+    return number
 
 
 def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:

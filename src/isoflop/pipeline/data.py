@@ -1,6 +1,6 @@
 """The family's data: a look at the corpus before anything is written, then tokens."""
 
-from pathlib import Path
+import re
 from typing import TYPE_CHECKING
 
 from isoflop.config import DataSource, Family
@@ -11,20 +11,47 @@ from isoflop.pipeline.listener import Listener
 if TYPE_CHECKING:
     from isoflop.data import Manifest
 
-_UNCOMPRESSED = (".txt", ".jsonl")
 
-
-def prepare_data(family: Family, folder: RunFolder, listener: Listener) -> "Manifest":
-    """The manifest of the family's tokens, made if they are missing. A failure leaves nothing behind.
+def prepare_data(family: Family, folder: RunFolder, listener: Listener, workers: int | None = None) -> "Manifest":
+    """The manifest of the family's tokens, made if they are missing; every byte that is there is checked.
 
     Raises:
         InputError: the corpus cannot be read or is too small, or the folder holds data made of something else.
-        WorkError: the disk is full, or what the folder holds is damaged.
+        WorkError: the disk is full, or a byte of what the folder holds has changed.
     """
-    from isoflop.data import prepare
+    from isoflop.data import prepare, verify
 
     check_corpus(family.data)
-    return prepare(family.data, folder.data, listener.note)
+    prepare(family.data, folder.data, listener.note, workers=workers)
+    return verify(folder.data)
+
+
+def prepare_part_of(
+    family: Family, folder: RunFolder, listener: Listener, part: int, n_parts: int, workers: int | None = None
+) -> None:
+    """One part of several of the work that `prepare_data` then puts together. Parts may be done at once.
+
+    Raises:
+        InputError: as `prepare_data`; or the family asks for what needs the corpus as a whole.
+        WorkError: the disk is full, or another process works on the part.
+    """
+    from isoflop.data import prepare_part
+
+    check_corpus(family.data)
+    prepare_part(family.data, folder.data, listener.note, part, n_parts, workers=workers)
+    listener.note(f"data: part {part} of {n_parts} is done; when all are, run isoflop data without --part")
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """(part, parts) of "I/N".
+
+    Raises:
+        InputError: it is not of that form, or I is not below N.
+    """
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise InputError(f"--part {text}: give I/N with I from 0 to N - 1, as in 0/8")
+    return int(found[1]), int(found[2])
 
 
 def check_corpus(data: DataSource) -> None:
@@ -33,13 +60,13 @@ def check_corpus(data: DataSource) -> None:
     Raises:
         InputError: nothing is there, a format is unknown, or the context is longer than all its text.
     """
-    from isoflop.data.readers import corpus_files
+    from isoflop.data.corpus import corpus_files
 
-    files = [file.path for file in corpus_files(data.source)]
-    if not all(path.name.lower().endswith(_UNCOMPRESSED) for path in files):
+    files = corpus_files(data)
+    if not all(file.name.lower().endswith((".jsonl", *data.text_suffixes)) for file in files):
         return
     # A byte-level tokenizer makes at most one token a byte, and one more ends a document.
-    most = sum(_size(path) for path in files) + len(files)
+    most = sum(file.bytes for file in files) + len(files)
     if most == len(files):
         raise InputError(f"{data.source}: no document has any text; give a corpus with text in it")
     if most <= data.context_length:
@@ -47,10 +74,3 @@ def check_corpus(data: DataSource) -> None:
             f"data.context_length = {data.context_length}: longer than all text in {data.source}, "
             f"at most {most} tokens; use less, or give more text"
         )
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise InputError(f"{path}: cannot read ({error.strerror}); check the file and its permissions") from None
