@@ -6,15 +6,17 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from isoflop.config import BpeTokenizer, DataSource, Gpt2Tokenizer
-from isoflop.data import TokenStream, load_tokenizer, prepare, tokenizer_sha256, verify
+from isoflop.data import TokenStream, load_tokenizer, prepare, prepare_part, tokenizer_sha256, verify
 from isoflop.data.manifest import Split
 from isoflop.data.split import is_held_out
 from isoflop.durable import sha256_of_file
@@ -50,7 +52,7 @@ def test_every_document_comes_back_on_its_side(tmp_path: Path, corpus: DataSourc
 
 def test_the_manifest_tells_where_all_came_from(tmp_path: Path, corpus: DataSource, pocket_lines: list[str]) -> None:
     folder = tmp_path / "data"
-    manifest = prepare(corpus, folder, quiet, shard_tokens=20_000)
+    manifest = prepare(corpus, folder, quiet, chunk_bytes=40_000)
     records = [json.loads(line) for line in pocket_lines]
     [source] = manifest.sources
     assert (source.file, source.bytes) == ("slice.jsonl", corpus.source.stat().st_size)
@@ -73,17 +75,16 @@ def test_the_manifest_tells_where_all_came_from(tmp_path: Path, corpus: DataSour
             assert sum(part.bytes for part in parts) == split.bytes
         for shard in split.shards:
             assert shard.sha256 == sha256_of_file(folder / shard.file)
+            assert shard.list_sha256 == sha256_of_file(folder / shard.list_file)
             assert (folder / shard.file).stat().st_size == 2 * shard.tokens
-            assert shard.tokens < 20_000 + max(len(record["text"].encode()) for record in mine)
-    on_disk = {"manifest.json", "tokenizer.json"}
-    assert set(bytes_in(folder)) == on_disk | {
-        s.file for s in manifest.splits.train.shards + manifest.splits.held_out.shards
-    }
+    shards = manifest.splits.train.shards + manifest.splits.held_out.shards
+    on_disk = {"manifest.json", "tokenizer.json", "croissant.json"}
+    assert set(bytes_in(folder)) == on_disk | {name for s in shards for name in (s.file, s.list_file)}
 
 
 def test_two_preparations_are_byte_identical(tmp_path: Path, corpus: DataSource) -> None:
-    prepare(corpus, tmp_path / "one", quiet, shard_tokens=20_000)
-    prepare(corpus, tmp_path / "other", quiet, shard_tokens=20_000)
+    prepare(corpus, tmp_path / "one", quiet, chunk_bytes=40_000)
+    prepare(corpus, tmp_path / "other", quiet, chunk_bytes=40_000)
     assert bytes_in(tmp_path / "one") == bytes_in(tmp_path / "other")
 
 
@@ -180,41 +181,138 @@ def test_empty_documents_are_counted_not_tokenised(tmp_path: Path, corpus: DataS
     assert after.splits == before.splits
 
 
-def test_killed_and_run_again_gives_the_same_bytes(tmp_path: Path, corpus: DataSource) -> None:
-    prepare(corpus, tmp_path / "clean", quiet, shard_tokens=9000)
-    folder = tmp_path / "killed"
-    script = f"""
+KILLED = """
 import os, signal
 from pathlib import Path
 from isoflop.config import DataSource
-from isoflop.data import prepare
-data = DataSource.model_validate_json({corpus.model_dump_json()!r})
-def kill_at_the_end(line):
-    if "tokenised" in line:
-        os.kill(os.getpid(), signal.SIGKILL)
-prepare(data, Path({str(folder)!r}), kill_at_the_end, shard_tokens=1000)
-"""
-    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
-    left = bytes_in(folder)
-    assert "manifest.json" not in left
-    assert "train-00009.bin" in left
-    (folder / "train-00100.bin.part").write_bytes(b"half a shard")
-    prepare(corpus, folder, quiet, shard_tokens=9000)
-    assert bytes_in(folder) == bytes_in(tmp_path / "clean")
-
-
-def test_interrupted_leaves_nothing_and_touches_nothing_foreign(tmp_path: Path, corpus: DataSource) -> None:
-    def interrupt(line: str) -> None:
+from isoflop.data import chunks, prepare
+if __name__ == "__main__":
+    data = DataSource.model_validate_json({data!r})
+    wanted = {wanted}
+    add = chunks.Journal.add
+    def add_and_die(journal, chunk):
+        add(journal, chunk)
+        if len(journal.chunks) == wanted:
+            os.kill(os.getpid(), signal.SIGKILL)
+    chunks.Journal.add = add_and_die
+    def kill_at_the_end(line):
         if "tokenised" in line:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGKILL)
+    prepare(data, Path({folder!r}), kill_at_the_end, chunk_bytes=20_000, workers={workers})
+"""
 
+
+@pytest.mark.parametrize(("wanted", "workers"), [(1, 0), (3, 2), (10**6, 0)])
+def test_killed_and_run_again_gives_the_same_bytes_and_repeats_no_finished_chunk(
+    tmp_path: Path, corpus: DataSource, wanted: int, workers: int
+) -> None:
+    """After the first chunk, after the third with worker processes, and when all is done but the manifest."""
+    prepare(corpus, tmp_path / "clean", quiet, chunk_bytes=20_000)
+    folder = tmp_path / "killed"
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.format(data=corpus.model_dump_json(), wanted=wanted, folder=str(folder), workers=workers))
+    assert subprocess.run([sys.executable, str(script)]).returncode == -signal.SIGKILL
+    assert not (folder / "manifest.json").exists()
+    at_work = folder / "parts" / "00000" / "journal.jsonl"
+    made = min(wanted, len(at_work.read_text().splitlines()) - 1)
+    with open(at_work, "a") as file:
+        file.write('{"next": [0, 7')  # a torn line
+    (folder / "parts" / "00000" / "train-00100.bin.part").write_bytes(b"half a shard")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.bin")}
+    heard: list[str] = []
+    prepare(corpus, folder, heard.append, chunk_bytes=20_000)
+    assert bytes_in(folder) == bytes_in(tmp_path / "clean")
+    moved = [path.stat().st_mtime_ns for path in folder.glob("*.bin")]
+    assert set(before.values()) <= set(moved)
+    if wanted < 10**6:
+        assert any(line.startswith(f"data: going on after {made} finished chunks") for line in heard)
+
+
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, corpus: DataSource) -> None:
+    data = corpus.model_copy(update={"tokenizer": Gpt2Tokenizer(kind="gpt2"), "shuffle_documents": True})
+    with open(corpus.source, "a") as file:
+        file.write("broken\n")
+    data = data.model_copy(update={"faults_allowed": 0.01})
+    prepare(data, tmp_path / "alone", quiet, chunk_bytes=50_000, workers=0)
+    folders = []
+    for workers in (1, 3):
+        prepare(data, tmp_path / f"{workers}", quiet, chunk_bytes=50_000, workers=workers)
+        folders.append(tmp_path / f"{workers}")
+    for folder in folders:
+        assert bytes_in(folder) == bytes_in(tmp_path / "alone")
+
+
+def test_parts_done_apart_and_put_together_are_the_whole(
+    tmp_path: Path, corpus: DataSource, pocket_lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an array of jobs on several machines does it, here one after the other, the last part first."""
+    monkeypatch.setattr("isoflop.data.chunks.PORTION_BYTES", 50_000)
+    folder = tmp_path / "several"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"{number}.jsonl").write_text("".join(pocket_lines[number * 30 : number * 30 + 30]))
+    data = corpus.model_copy(update={"source": folder})
+    prepare(data, tmp_path / "whole", quiet)
+    for part in (1, 0):
+        prepare_part(data, tmp_path / "parts", quiet, part, 2)
+    assert not (tmp_path / "parts" / "manifest.json").exists()
+    heard: list[str] = []
+    prepare(data, tmp_path / "parts", heard.append)
+    assert len(heard) == 1  # nothing was left to tokenise
+    assert bytes_in(tmp_path / "parts") == bytes_in(tmp_path / "whole")
+
+
+def test_interrupted_before_the_first_chunk_leaves_nothing_and_touches_nothing_foreign(
+    tmp_path: Path, corpus: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("isoflop.data.chunks.ChunkWriter.add", interrupt)
+    data = corpus.model_copy(update={"tokenizer": Gpt2Tokenizer(kind="gpt2")})
     for folder, foreign in [(tmp_path / "new", []), (tmp_path / "old", ["notes.md"])]:
         for name in foreign:
             folder.mkdir()
             (folder / name).write_text("mine")
         with pytest.raises(KeyboardInterrupt):
-            prepare(corpus, folder, interrupt, shard_tokens=1000)
+            prepare(data, folder, quiet)
         assert ([path.name for path in folder.iterdir()] if folder.exists() else []) == foreign
+
+
+def test_a_worker_that_is_killed_is_told_in_one_line_and_work_goes_on_later(tmp_path: Path, corpus: DataSource) -> None:
+
+    def kill_one() -> None:
+        while not active_children():
+            time.sleep(0.01)
+        active_children()[0].kill()
+
+    data = corpus.model_copy(update={"tokenizer": Gpt2Tokenizer(kind="gpt2")})
+    threading.Thread(target=kill_one, daemon=True).start()
+    with pytest.raises(WorkError, match=r"one of 2 worker processes was killed, most likely for want of memory"):
+        prepare(data, tmp_path / "data", quiet, workers=2)
+    prepare(data, tmp_path / "data", quiet)
+    verify(tmp_path / "data")
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, sys, time\nfrom isoflop.data.workers import in_order\n"
+        "def pid(shared, item):\n    return os.getpid()\n"
+        "if __name__ == '__main__':\n"
+        "    got = in_order(pid, None, iter(range(10**9)), 2)\n"
+        "    print(*{next(got)[1] for _ in range(200)}, flush=True)\n    time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    assert workers
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline, "a worker lives on"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -282,11 +380,11 @@ def test_a_full_disk_stops_with_a_clear_message_and_leaves_no_half(tmp_path: Pat
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
     try:
-        with pytest.raises(WorkError, match=r"data/train-00000\.bin: cannot write \(File too large\)"):
+        with pytest.raises(WorkError, match=r"00000/train-00000\.bin: cannot write \(File too large\)"):
             prepare(corpus, folder, quiet)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not folder.exists()
+    assert not list(folder.rglob("*.bin*"))
     verify_after = prepare(corpus, folder, quiet)
     assert verify(folder) == verify_after
 
@@ -323,7 +421,7 @@ def test_a_bad_line_late_in_the_corpus_leaves_nothing_behind(tmp_path: Path, cor
     with open(corpus.source, "a") as file:
         file.write('{"text": "cut\n')
     with pytest.raises(InputError, match=r"slice\.jsonl: line 151: not valid JSON"):
-        prepare(data, tmp_path / "data", quiet, shard_tokens=1000)
+        prepare(data, tmp_path / "data", quiet, chunk_bytes=5000)
     assert not (tmp_path / "data").exists()
 
 

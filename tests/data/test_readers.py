@@ -232,7 +232,7 @@ def test_gzip_cut_short_damaged_or_padded(tmp_path: Path, pocket_lines: list[str
 
 
 def test_a_gzip_bomb_is_stopped_before_it_goes_off(tmp_path: Path) -> None:
-    bomb = gzip.compress((b" " * 999 + b"\n") * 150_000)
+    bomb = gzip.compress((b" " * 99_999 + b"\n") * 3000)
     assert "a.jsonl.gz: expands over 500-fold" in refused(put(tmp_path / "a.jsonl.gz", bomb))
 
 

@@ -15,7 +15,7 @@ from isoflop.errors import WorkError
 def folder(tmp_path: Path, corpus: DataSource) -> Path:
     """The slice in many shards."""
     folder = tmp_path / "data"
-    prepare(corpus, folder, lambda line: None, shard_tokens=9000)
+    prepare(corpus, folder, lambda line: None, chunk_bytes=20_000)
     return folder
 
 
@@ -97,12 +97,12 @@ def test_a_manifest_that_cannot_be_used_says_why(folder: Path) -> None:
     outside = {**document, "splits": {**document["splits"]}}
     outside["splits"]["train"] = {
         **document["splits"]["train"],
-        "shards": [{**shards[0], "file": "../train-00000.bin"}],
+        "shards": [{**shards[0], "list_file": "../train-00000.documents.npy"}],
     }
     for content, says in [
         (path.read_text()[:-20], "damaged"),
         ("[]", "damaged"),
-        (json.dumps({**document, "format_version": 2}), "format version 2, but this isoflop reads 1"),
+        (json.dumps({**document, "format_version": 1}), "format version 1, but this isoflop reads 2"),
         (json.dumps({**document, "more": 1}), "damaged"),
         (json.dumps(outside), "damaged"),
     ]:

@@ -5,6 +5,7 @@ import random
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,8 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from isoflop.config import BpeTokenizer, Gpt2Tokenizer
 from isoflop.data import END_OF_TEXT, end_of_text, load_tokenizer, make_tokenizer, tokenizer_sha256
-from isoflop.data.encoding import encode_documents
-from isoflop.data.readers import Document
+from isoflop.data.encoding import Encoder
 from isoflop.data.tokenizer import tokenizer_json
 from isoflop.errors import InputError, WorkError
 
@@ -26,8 +26,9 @@ def texts_of(lines: list[str]) -> list[str]:
 
 
 def encode(tokenizer: Tokenizer, *texts: str) -> list[list[int]]:
-    documents = [Document(text, "here", "") for text in texts]
-    return [tokens.tolist() for _, tokens in encode_documents(tokenizer, documents)]
+    """As preparation does it, whichever library it takes; the end-of-text token last."""
+    encoder = Encoder("gpt2" if tokenizer is GPT2 else "bpe", tokenizer_json(tokenizer))
+    return [[*encoder.encode(text).tolist(), encoder.end_of_text] for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -115,9 +116,22 @@ def test_any_text_comes_back(text: str) -> None:
 def test_long_documents_in_pieces_give_the_tokens_of_the_whole(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("isoflop.data.encoding._PIECE_CHARACTERS", 5)
-        patch.setattr("isoflop.data.encoding._BATCH_CHARACTERS", 20)
         pieces = encode(GPT2, text)
     assert pieces == [[*GPT2.encode(text).ids, 50_256]]
+
+
+@given(st.text(max_size=300))
+@settings(max_examples=200, deadline=None)
+def test_the_fast_gpt2_gives_the_numbers_of_the_merges(text: str) -> None:
+    encoder, tokenizer = Encoder("gpt2", tokenizer_json(GPT2)), Tokenizer.from_str(tokenizer_json(GPT2))
+    tokenizer.encode_special_tokens = True
+    assert encoder.encode(text).tolist() == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_both_libraries_agree_on_the_pocket_corpus(pocket_lines: list[str]) -> None:
+    encoder, slow = Encoder("gpt2", tokenizer_json(GPT2)), Encoder("bpe", tokenizer_json(GPT2))
+    for text in texts_of(pocket_lines):
+        assert np.array_equal(encoder.encode(text), slow.encode(text))
 
 
 def test_a_text_that_spells_the_end_of_text_does_not_end() -> None:

@@ -30,6 +30,9 @@ from isoflop.errors import WorkError
 CHUNK_BYTES = 2**28
 """Of text as it is read: some 64 million tokens of English. The Pile makes some 3,300 shards of them."""
 
+PORTION_BYTES = 2**28
+"""The least that one machine of several takes, as it lies on the disk: smaller files are taken together."""
+
 _JOURNAL = "journal.jsonl"
 
 
@@ -54,12 +57,12 @@ class ChunkRecord(Record):
     overlaps: dict[str, TaskOverlap]
 
 
-def portions(files: Sequence[CorpusFile], least_bytes: int) -> list[tuple[int, int]]:
-    """(first, end) numbers of files in a row that have `least_bytes` together on the disk: what one machine takes."""
+def portions(files: Sequence[CorpusFile]) -> list[tuple[int, int]]:
+    """(first, end) numbers of files in a row that have PORTION_BYTES together on the disk: what one machine takes."""
     cuts, size = [0], 0
     for number, file in enumerate(files, start=1):
         size += file.bytes
-        if size >= least_bytes or number == len(files):
+        if size >= PORTION_BYTES or number == len(files):
             cuts.append(number)
             size = 0
     return list(itertools.pairwise(cuts))

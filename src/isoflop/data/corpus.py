@@ -1,6 +1,7 @@
 """The files of a corpus: on this machine, or at any address that fsspec knows."""
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,8 @@ class CorpusFile:
             return open(self.address, "rb")
         import fsspec
 
-        return cast(BinaryIO, fsspec.open(self.address, "rb").open())
+        # The files of some stores read no line of bounded length themselves.
+        return io.BufferedReader(cast(Any, fsspec.open(self.address, "rb").open()), 2**20)
 
 
 def corpus_files(data: DataSource) -> list[CorpusFile]:

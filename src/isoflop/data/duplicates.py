@@ -97,15 +97,14 @@ def _digests(work: Work, batch: Batch) -> tuple[_Column, ...]:
 
 def _near(work: Work, cut: Iterable[Batch], workers: int) -> _Found:
     try:
-        from datasketch import MinHash, MinHashLSH
+        from datasketch import MinHashLSH
     except ImportError:
         raise InputError('data.duplicates = "near": needs datasketch; install isoflop[dedup]') from None
     index = MinHashLSH(threshold=work.data.similarity, num_perm=_PERMUTATIONS)
     signatures: list[Any] = []  # of those that stay
     files, offsets = [], []
     for _, signed in in_order(_signatures, work, cut, workers):
-        for file, offset, values in signed:
-            signature = MinHash(num_perm=_PERMUTATIONS, hashvalues=values)
+        for file, offset, signature in signed:
             if any(signatures[number].jaccard(signature) >= work.data.similarity for number in index.query(signature)):
                 files.append(file)
                 offsets.append(offset)
@@ -115,13 +114,13 @@ def _near(work: Work, cut: Iterable[Batch], workers: int) -> _Found:
     return np.array(files, dtype=np.uint32), np.array(offsets, dtype=np.uint64)
 
 
-def _signatures(work: Work, batch: Batch) -> list[tuple[int, int, npt.NDArray[np.uint64]]]:
-    """File, offset and MinHash values of every document with text."""
-    from datasketch import MinHash
+def _signatures(work: Work, batch: Batch) -> list[tuple[int, int, Any]]:
+    """File, offset and MinHash of every document with text."""
+    from datasketch import LeanMinHash, MinHash
 
     documents = _documents(work, batch)
     signed = MinHash.bulk((_shingles(text) for _, text in documents), num_perm=_PERMUTATIONS)
-    return [(record.file, record.offset, one.hashvalues) for (record, _), one in zip(documents, signed, strict=True)]
+    return [(record.file, record.offset, LeanMinHash(one)) for (record, _), one in zip(documents, signed, strict=True)]
 
 
 def _shingles(text: str) -> list[bytes]:

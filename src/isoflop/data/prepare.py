@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from isoflop.config import DataSource
-from isoflop.data.batches import Work, batches, encode
+from isoflop.data.batches import Batch, Encoded, Work, batches, encode
 from isoflop.data.chunks import (
     CHUNK_BYTES,
     ChunkRecord,
@@ -57,9 +57,6 @@ from isoflop.data.tokenizer import end_of_text, make_tokenizer, tokenizer_json, 
 from isoflop.data.workers import available_cores, in_order
 from isoflop.durable import sha256_of_file, write_json, write_text
 from isoflop.errors import InputError, WorkError
-
-PORTION_BYTES = 2**28
-"""The least that one machine of several takes, as it lies on the disk: smaller files are taken together."""
 
 # Starting processes takes a second: for less than this on the disk it is quicker without.
 _BYTES_WORTH_WORKERS = 2**22
@@ -146,7 +143,7 @@ def tokenise(
     """Writes the shards that are missing, below `folder`/parts."""
     parts = folder / _PARTS
     key = _key(corpus)
-    wanted = portions(corpus.files, PORTION_BYTES)
+    wanted = portions(corpus.files)
     todo = [
         (number, files)
         for number, files in enumerate(wanted)
@@ -155,9 +152,8 @@ def tokenise(
     if not todo:
         return
     if workers is None:
-        workers = available_cores()
-    if sum(corpus.files[n].bytes for _, (first, end) in todo for n in range(first, end)) < _BYTES_WORTH_WORKERS:
-        workers = 0
+        n_bytes = sum(corpus.files[n].bytes for _, (first, end) in todo for n in range(first, end))
+        workers = available_cores() if n_bytes >= _BYTES_WORTH_WORKERS else 0
     tokenizer = _tokenizer(data, corpus, parts, key, progress)
     work = Work(
         data,
@@ -198,7 +194,7 @@ def _tokenise_portion(
     chunk = writer()
     items = records(work.files, work.data, position, files[1])
     cut = batches(items, corpus.preparation.chunk_bytes)
-    for (batch, n_dropped), encoded in in_order(_encode, work, (drops.without(batch) for batch in cut), workers):
+    for (batch, n_dropped), encoded in in_order(encode_item, work, (drops.without(batch) for batch in cut), workers):
         chunk.add(encoded, n_dropped)
         limit.add(encoded.documents, encoded.faults)
         told.add(encoded.documents.total(), encoded.n_bytes)
@@ -209,14 +205,15 @@ def _tokenise_portion(
     journal.add(chunk.write(position, done=True))
 
 
-def _encode(work: Work, item):  # type: ignore[no-untyped-def]
+def encode_item(work: Work, item: tuple[Batch, int]) -> Encoded:
+    """The work of one process: the tokens of a batch. How many duplicates were taken out of it is the parent's."""
     return encode(work, item[0])
 
 
 def _finish(data: DataSource, folder: Path, progress: Progress, corpus: Corpus) -> Manifest:
     """Puts the shards in their places and writes what tells of them."""
     parts, key = folder / _PARTS, _key(corpus)
-    found = read_all(parts, len(portions(corpus.files, PORTION_BYTES)), key)
+    found = read_all(parts, len(portions(corpus.files)), key)
     chunks = [chunk for portion in found for chunk in portion]
     _limit(data, corpus, chunks).decide()
     if not any(chunk.shards for chunk in chunks):

@@ -1,0 +1,164 @@
+"""Megatron's .bin and .idx: trained on where they lie, with documents, bytes and every fault found."""
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isoflop.config import BpeTokenizer, DataSource, FileTokenizer, Gpt2Tokenizer
+from isoflop.data import DocumentIndex, TokenStream, prepare, verify
+from isoflop.data.encoding import Encoder
+from isoflop.data.tokenizer import make_tokenizer, tokenizer_json
+from isoflop.errors import InputError, WorkError
+
+GPT2 = Encoder("gpt2", tokenizer_json(make_tokenizer(Gpt2Tokenizer(kind="gpt2"), [])))
+
+
+def write(stem: Path, documents: list[list[np.ndarray]], code: int = 8) -> None:
+    """As Megatron-LM's indexed_dataset writes them: a document is one sequence of tokens or several."""
+    dtype = {8: "<u2", 4: "<i4"}[code]
+    sequences = [sequence for document in documents for sequence in document]
+    sizes = np.array([len(sequence) for sequence in sequences], dtype="<i4")
+    places = (np.cumsum(sizes, dtype="<i8") - sizes) * np.dtype(dtype).itemsize
+    bounds = np.cumsum([0, *(len(document) for document in documents)], dtype="<i8")
+    head = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, code, len(sizes), len(bounds))
+    stem.with_suffix(".bin").write_bytes(b"".join(sequence.astype(dtype).tobytes() for sequence in sequences))
+    stem.with_suffix(".idx").write_bytes(head + sizes.tobytes() + places.astype("<i8").tobytes() + bounds.tobytes())
+
+
+def tokens_of(lines: list[str]) -> list[list[np.ndarray]]:
+    texts = [json.loads(line)["text"] for line in lines]
+    return [[np.append(GPT2.encode(text), 50_256)] for text in texts]
+
+
+@pytest.fixture
+def pile(tmp_path: Path, pocket_lines: list[str]) -> DataSource:
+    """The slice of the pocket corpus as Megatron data in GPT-2 tokens."""
+    folder = tmp_path / "pile"
+    folder.mkdir()
+    write(folder / "part_text_document", tokens_of(pocket_lines))
+    tokenizer = Gpt2Tokenizer(kind="gpt2")
+    return DataSource(source=folder, tokenizer=tokenizer, context_length=64, held_out_fraction=0.1)
+
+
+@pytest.mark.parametrize("code", [8, 4])
+def test_tokens_are_read_where_they_lie(pile: DataSource, tmp_path: Path, pocket_lines: list[str], code: int) -> None:
+    documents = tokens_of(pocket_lines)
+    write(pile.source / "part_text_document", documents, code)
+    folder = tmp_path / "data"
+    manifest = prepare(pile, folder, lambda line: None)
+    assert not list(folder.rglob("*.bin"))
+    assert (manifest.splits.train.documents, manifest.splits.held_out.documents) == (135, 15)
+    assert manifest.documents_read == 150
+    row = np.concatenate([sequence for [sequence] in documents[:135]]).astype(np.int64)
+    stream = TokenStream(folder, "train")
+    every = stream.batch(range(stream.n_samples(64)), 64)
+    assert np.array_equal(every[:, :64].reshape(-1), row[: 64 * len(every)])
+    held_out = TokenStream(folder, "held_out")
+    assert held_out.sample(0, 8).tolist() == documents[135][0][:9].tolist()
+
+
+def test_the_bytes_of_the_text_are_known_without_decoding_it(
+    pile: DataSource, tmp_path: Path, pocket_lines: list[str]
+) -> None:
+    manifest = prepare(pile, tmp_path / "data", lambda line: None)
+    sizes = [len(json.loads(line)["text"].encode()) for line in pocket_lines]
+    assert manifest.splits.train.bytes == sum(sizes[:135])
+    assert manifest.splits.held_out.bytes == sum(sizes[135:])
+
+
+def test_documents_of_several_sequences_and_shards_of_any_size(
+    pile: DataSource, tmp_path: Path, pocket_lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isoflop.data.megatron._SHARD_TOKENS", 5000)
+    documents = [np.array_split(sequence, 3) for [sequence] in tokens_of(pocket_lines)]
+    write(pile.source / "part_text_document", documents)
+    manifest = prepare(pile, tmp_path / "data", lambda line: None)
+    shards = manifest.splits.train.shards
+    assert len(shards) > 5
+    assert sum(shard.documents for shard in shards) == 135
+    index, stream = DocumentIndex(tmp_path / "data", "train"), TokenStream(tmp_path / "data", "train")
+    raw = (pile.source / "part_text_document.bin").read_bytes()
+    for number in (0, 7, stream.n_samples(64) - 1):
+        said = [
+            np.frombuffer(raw, "<u2", passage.tokens, passage.offset + 2 * passage.document_token)
+            for passage in index.passages([number], 64)
+        ]
+        assert np.array_equal(np.concatenate(said), stream.sample(number, 64))
+
+
+def test_a_tokenizer_of_its_own_comes_from_a_file(pile: DataSource, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(GPT2.json, encoding="utf-8")
+    padded = pile.model_copy(update={"tokenizer": FileTokenizer(kind="file", path=path, vocab_size=50_304)})
+    manifest = prepare(padded, tmp_path / "data", lambda line: None)
+    assert (manifest.tokenizer.vocab_size, manifest.tokenizer.end_of_text) == (50_304, 50_256)
+    short = pile.model_copy(update={"tokenizer": FileTokenizer(kind="file", path=path, vocab_size=50_000)})
+    with pytest.raises(InputError, match=r"vocab_size = 50000: .* has token 50256; use 50257 or more"):
+        prepare(short, tmp_path / "other", lambda line: None)
+
+
+def test_a_token_beyond_the_vocabulary_is_refused_with_its_place(pile: DataSource, tmp_path: Path) -> None:
+    path = pile.source / "part_text_document.bin"
+    content = bytearray(path.read_bytes())
+    content[2000:2002] = (60_000).to_bytes(2, "little")
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"part_text_document\.bin: token 60000 at byte 2000 is not below"):
+        prepare(pile, tmp_path / "data", lambda line: None)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_changed_byte_is_found(pile: DataSource, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    prepare(pile, folder, lambda line: None)
+    path = pile.source / "part_text_document.bin"
+    content = bytearray(path.read_bytes())
+    content[3000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WorkError, match=r"part_text_document\.bin: changed since it was written"):
+        verify(folder)
+    with pytest.raises(InputError, match=r"source file part_text_document\.bin has changed"):
+        prepare(pile, folder, lambda line: None)
+    path.write_bytes(content[:-2])
+    with pytest.raises(WorkError, match=r"part_text_document\.bin: has"):
+        TokenStream(folder, "train")
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "says"),
+    [
+        (0, b"X", "is no Megatron index"),
+        (9, b"\2", "version 2 with tokens of type 8"),
+        (17, b"\6", "version 1 with tokens of type 6"),
+        (18, b"\1", "not what"),
+        (34, b"\xff\xff", "tells of"),
+        (-8, b"\1", "document boundaries do not fit"),
+    ],
+)
+def test_a_damaged_index_is_refused(pile: DataSource, tmp_path: Path, place: int, change: bytes, says: str) -> None:
+    path = pile.source / "part_text_document.idx"
+    content = bytearray(path.read_bytes())
+    place %= len(content)
+    content[place : place + len(change)] = change
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"part_text_document\.idx: .*{says}"):
+        prepare(pile, tmp_path / "data", lambda line: None)
+
+
+def test_what_only_text_allows_is_refused(pile: DataSource, tmp_path: Path) -> None:
+    for change, says in [
+        ({"tokenizer": BpeTokenizer(kind="bpe", vocab_size=300)}, "data.tokenizer.kind = 'bpe'"),
+        ({"duplicates": "exact"}, "data.duplicates: the data are tokens already"),
+        ({"mixture": {"a": 2.0}}, "data.mixture: the data are tokens already"),
+    ]:
+        with pytest.raises(InputError, match=says):
+            prepare(pile.model_copy(update=change), tmp_path / "data", lambda line: None)
+    os.rename(pile.source / "part_text_document.idx", pile.source / "other.idx")
+    with pytest.raises(InputError, match=r"other\.idx: has no other\.bin beside it"):
+        prepare(pile, tmp_path / "data", lambda line: None)
+    (pile.source / "a.txt").write_text("text")
+    with pytest.raises(InputError, match=r"a\.txt: lies among \.bin and \.idx files"):
+        prepare(pile, tmp_path / "data", lambda line: None)
