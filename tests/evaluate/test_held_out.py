@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from isoflop.config import BpeTokenizer, DataSource
-from isoflop.data import TokenStream, prepare
+from isoflop.data import DocumentIndex, TokenStream, prepare
 from isoflop.evaluate import held_out_loss
 from isoflop.model import GPT, Lanes, initialise
 from isoflop.recipe import Shape
@@ -17,7 +17,8 @@ from isoflop.recipe import Shape
 @pytest.mark.parametrize("context_length", [16, 37])
 def test_the_mean_equals_a_loop_over_tokens(tmp_path: Path, context_length: int) -> None:
     texts = [f"Entry {i}: the harbour at {i * 7 % 24} o'clock, wind from the west, {i} boats." for i in range(50)]
-    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    records = [{"text": text, "meta": {"pile_set_name": f"set {i % 3}"}} for i, text in enumerate(texts)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     tokenizer = BpeTokenizer(kind="bpe", vocab_size=280)
     source = DataSource(
         source=tmp_path / "t.jsonl", tokenizer=tokenizer, context_length=context_length, held_out_fraction=0.2
@@ -32,12 +33,17 @@ def test_the_mean_equals_a_loop_over_tokens(tmp_path: Path, context_length: int)
     tokens = [int(pairs[0, 0]), *map(int, pairs[:, 1])]
     model = GPT(shape, "fp32")
     nats = 0.0
+    by_domain = dict.fromkeys(("set 0", "set 1", "set 2"), 0.0)
+    passages = DocumentIndex(tmp_path / "data", "held_out").passages([0], len(tokens) - 1)
+    domain_of = [passage.domain for passage in passages for _ in range(passage.tokens)]
     with torch.no_grad():
         for i, token in enumerate(tokens):
             # Target i >= 1 lies in window (i - 1) // T and sees that window's tokens before it.
             start = (i - 1) // context_length * context_length
             seen = tokens[start:i] if i else [manifest.tokenizer.end_of_text]
-            nats -= float(model.logits(weights, torch.tensor([seen]))[0, -1].log_softmax(-1)[token])
+            its = -float(model.logits(weights, torch.tensor([seen]))[0, -1].log_softmax(-1)[token])
+            nats += its
+            by_domain[domain_of[i]] += its
 
     counts = manifest.split("held_out")
     loss = held_out_loss(weights, tmp_path / "data", "fp32", Lanes(2))
@@ -45,3 +51,9 @@ def test_the_mean_equals_a_loop_over_tokens(tmp_path: Path, context_length: int)
     assert loss.nats_per_token == pytest.approx(nats / len(tokens), rel=1e-5)
     assert loss.bits_per_byte == pytest.approx(nats / math.log(2) / counts.bytes, rel=1e-5)
     assert counts.bytes > 0
+    assert set(loss.domains) == set(by_domain)
+    for name, its in by_domain.items():
+        said, held = loss.domains[name], counts.domains[name]
+        assert (said.tokens, said.bytes) == (held.tokens, held.bytes)
+        assert said.nats_per_token == pytest.approx(its / held.tokens, rel=1e-5)
+        assert said.bits_per_byte == pytest.approx(its / math.log(2) / held.bytes, rel=1e-5)

@@ -9,20 +9,31 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from isoflop.data import TokenStream, load_manifest
+from isoflop.data import DocumentIndex, Manifest, TokenStream, load_manifest
 from isoflop.model import Lanes, Weights, load_kernels, make_model
 
 MOST_TOKENS_AT_ONCE = 4_096  # on each lane
 
 
 @dataclass(frozen=True)
-class HeldOutLoss:
-    """Nats per token and bits per byte of original text, over all `tokens` held-out tokens."""
+class DomainLoss:
+    """The same over the held-out documents of one domain."""
 
     nats_per_token: float
     bits_per_byte: float
     tokens: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """Nats per token and bits per byte of original text, over all `tokens` held-out tokens, and by domain."""
+
+    nats_per_token: float
+    bits_per_byte: float
+    tokens: int
+    bytes: int
+    domains: dict[str, DomainLoss]
 
 
 def held_out_loss(weights: Weights, data: Path, precision: Literal["bf16", "fp32"], lanes: Lanes) -> HeldOutLoss:
@@ -38,22 +49,46 @@ def held_out_loss(weights: Weights, data: Path, precision: Literal["bf16", "fp32
     model = make_model(weights.shape, precision, load_kernels())
     image = model.image(weights)
 
-    def summed(samples: npt.NDArray[np.int64]) -> float:
-        return float(model.nats(weights, image, torch.from_numpy(samples)).double().sum())
+    by_token = np.empty(counts.tokens)  # 8 bytes a token: the held-out side is small
+
+    def summed(place: int, samples: npt.NDArray[np.int64]) -> float:
+        """The nats of all targets of the samples, which are the split's tokens from `place` on."""
+        nats = model.nats(weights, image, torch.from_numpy(samples)).double()
+        by_token[place : place + nats.numel()] = nats.flatten().numpy()
+        return float(nats.sum())
+
+    def of_windows(first: int) -> float:
+        return summed(1 + first * length, stream.batch(range(first, min(first + at_once, whole)), length))
 
     whole = stream.n_samples(length)
     at_once = max(1, MOST_TOKENS_AT_ONCE // length)
     first_token = stream.sample(0, 1)[:1]
-    sums = [summed(np.array([[manifest.tokenizer.end_of_text, *first_token]]))]
-    windows = range(0, whole, at_once)
-    sums += lanes.map(lambda first: summed(stream.batch(range(first, min(first + at_once, whole)), length)), windows)
+    sums = [summed(0, np.array([[manifest.tokenizer.end_of_text, *first_token]]))]
+    sums += lanes.map(of_windows, range(0, whole, at_once))
     rest = stream.batch(range(whole * length, stream.n_tokens - 1), 1)
     if len(rest):
-        sums.append(summed(np.append(rest[:, 0], rest[-1, 1])[None]))
+        sums.append(summed(1 + whole * length, np.append(rest[:, 0], rest[-1, 1])[None]))
     total = math.fsum(sums)
     return HeldOutLoss(
         nats_per_token=total / counts.tokens,
         bits_per_byte=total / math.log(2) / counts.bytes,
         tokens=counts.tokens,
         bytes=counts.bytes,
+        domains=_by_domain(data, manifest, by_token),
     )
+
+
+def _by_domain(data: Path, manifest: Manifest, by_token: npt.NDArray[np.float64]) -> dict[str, DomainLoss]:
+    """The nats of all held-out tokens, in order, added up by their documents' domains."""
+    names, numbers, sizes = DocumentIndex(data, "held_out").domains()
+    nats = np.bincount(np.repeat(numbers, sizes), weights=by_token, minlength=len(names))
+    losses = {}
+    for name, counts in manifest.split("held_out").domains.items():
+        total = float(nats[names.index(name)])
+        losses[name] = DomainLoss(
+            nats_per_token=total / max(1, counts.tokens),
+            bits_per_byte=total / math.log(2) / max(1, counts.bytes),
+            tokens=counts.tokens,
+            bytes=counts.bytes,
+        )
+    return losses
