@@ -7,16 +7,16 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from isoflop.config import BpeTokenizer, Cost, DataSource, Family, Gpt2Tokenizer, ModelSize, Recipe, Sizes, load_family
+from isoflop.config import BpeTokenizer, Cost, DataSource, Family, FileTokenizer, Gpt2Tokenizer, ModelSize, Recipe, Sizes, load_family
 from isoflop.config import family as family_file
 from isoflop.config.family import BatchStage
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "family-file.md").read_text(encoding="utf-8")
-# What stands in a table under each heading. The two kinds of tokenizer share one, the stages follow the recipe.
+# What stands in a table under each heading. The three kinds of tokenizer share one, the stages follow the recipe.
 SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "Top level": (Family,),
-    "`[data]`": (DataSource, Gpt2Tokenizer, BpeTokenizer),
+    "`[data]`": (DataSource, Gpt2Tokenizer, BpeTokenizer, FileTokenizer),
     "`[[models]]`": (ModelSize,),
     "`[sizes]`": (Sizes,),
     "`[recipe]`": (Recipe, BatchStage),
@@ -43,7 +43,9 @@ def test_the_page_says_the_default_that_holds(heading: str) -> None:
             said = rows_of(heading)[name]
             if field.is_required():
                 assert said.startswith("needed"), name
-            elif isinstance(field.default, bool | int | float):
+            elif isinstance(field.default, bool):
+                assert said == str(field.default).lower(), name
+            elif isinstance(field.default, int | float):
                 assert float(said.replace(",", "")) == field.default, name
             elif isinstance(field.default, str) and field.default:
                 assert said == f'`"{field.default}"`', name
