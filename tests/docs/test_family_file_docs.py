@@ -7,7 +7,18 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from isoflop.config import BpeTokenizer, Cost, DataSource, Family, FileTokenizer, Gpt2Tokenizer, ModelSize, Recipe, Sizes, load_family
+from isoflop.config import (
+    BpeTokenizer,
+    Cost,
+    DataSource,
+    Family,
+    FileTokenizer,
+    Gpt2Tokenizer,
+    ModelSize,
+    Recipe,
+    Sizes,
+    load_family,
+)
 from isoflop.config import family as family_file
 from isoflop.config.family import BatchStage
 
