@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isoflop.cli.groups import WithDefault
+from isoflop.cli.groups import InOrder, WithDefault
 from isoflop.cli.streams import print_json
 from isoflop.errors import FamilyError, InputError
 
@@ -44,6 +44,7 @@ TargetsFile = Annotated[
 
 app = typer.Typer(
     name="isoflop",
+    cls=InOrder,
     help="Plan, train, explain and release families of compute-optimal GPT models.",
     add_completion=False,
     rich_markup_mode=None,
@@ -73,7 +74,7 @@ def plan(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False,
     _print(json, shown.to_json, lambda: tables.print_plan(shown))
 
 
-data = typer.Typer(cls=WithDefault, help="Read the corpus, tokenise it, write shards; tell what a step read.")
+data = typer.Typer(cls=WithDefault, help="Make tokens of the corpus; show what a step read.")
 app.add_typer(data, name="data")
 
 

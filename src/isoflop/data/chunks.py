@@ -72,6 +72,7 @@ class Journal:
     """The chunks of a portion that are on the disk, held by one process at a time."""
 
     def __init__(self, folder: Path, settings: str) -> None:
+        self.folder = folder
         self._path = folder / _JOURNAL
         self._settings = settings
         self.chunks: list[ChunkRecord] = []
@@ -225,16 +226,12 @@ def write_list(folder: Path, shard_file: str, listed: npt.NDArray[np.void]) -> t
     return name, hashlib.sha256(buffer.getbuffer()).hexdigest()
 
 
-def read_all(parts: Path, n_portions: int, settings: str) -> list[list[ChunkRecord]]:
-    """The chunks of every portion, as far as they are there; an unfinished portion has none that is done."""
-    found = []
-    for number in range(n_portions):
-        path = parts / f"{number:05d}" / _JOURNAL
-        head, *lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
-        found.append(
-            [ChunkRecord.model_validate_json(line) for line in lines[:-1]] if head == settings.encode() else []
-        )
-    return found
+def read_portion(parts: Path, number: int, settings: str) -> list[ChunkRecord]:
+    """The chunks of a portion, as far as they are there; the last one of a finished portion is done."""
+    path = parts / f"{number:05d}" / _JOURNAL
+    head, *lines = (path.read_bytes() if path.exists() else b"").split(b"\n")
+    mine = lines[:-1] if head == settings.encode() else []
+    return [ChunkRecord.model_validate_json(line) for line in mine]
 
 
 def put_in_place(folder: Path, parts: Path, found: list[list[ChunkRecord]]) -> dict[SplitName, list[Shard]]:

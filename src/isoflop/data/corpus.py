@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 
 from isoflop.config import DataSource
 from isoflop.data.manifest import SourceFile
-from isoflop.errors import InputError
+from isoflop.errors import InputError, WorkError
 
 SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".parquet", ".arrow", ".bin")
 """What is read beside plain text, by the end of a file's name. A .bin has its .idx beside it."""
@@ -123,22 +123,45 @@ def reading(address: str) -> Iterator[None]:
     Raises:
         InputError: it cannot be read.
     """
+    with _told(address, InputError):
+        yield
+
+
+@contextmanager
+def at_work_on(address: str) -> Iterator[None]:
+    """The same once work is under way: a store that stops to answer is no fault of what the user gave.
+
+    Raises:
+        InputError: a local file cannot be read.
+        WorkError: a remote one cannot; what is finished stays.
+    """
+    with _told(address, WorkError if "://" in address else InputError):
+        yield
+
+
+@contextmanager
+def _told(address: str, kind: type[InputError] | type[WorkError]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise cannot_read(address, error) from None
+        raise kind(_cannot_read(address, error)) from None
+    except (InputError, WorkError):
+        raise
     except Exception as error:
         # The clients of remote stores have classes of their own; on a local file any other error is a fault of ours.
-        if "://" not in address or isinstance(error, InputError):
+        if "://" not in address:
             raise
-        raise cannot_read(address, error) from None
+        raise kind(_cannot_read(address, error)) from None
 
 
-def cannot_read(address: str, error: Exception) -> InputError:
-    """The line for a file that cannot be read."""
+def _cannot_read(address: str, error: Exception) -> str:
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    remedy = "check the file, its permissions and its disk" if "://" not in address else "check address and credentials"
-    return InputError(f"{address}: cannot read ({str(reason).splitlines()[0][:200]}); {remedy}")
+    remedy = (
+        "check the file, its permissions and its disk"
+        if "://" not in address
+        else "check address and credentials, and run again"
+    )
+    return f"{address}: cannot read ({str(reason).splitlines()[0][:200]}); {remedy}"
 
 
 def _read(path: str) -> bytes:
@@ -148,7 +171,7 @@ def _read(path: str) -> bytes:
 
 def _local_files(source: Path) -> Iterator[CorpusFile]:
     def refuse(error: OSError) -> None:
-        raise cannot_read(error.filename, error)
+        raise InputError(_cannot_read(error.filename, error))
 
     if not source.is_dir():
         yield _local_file(source, source.name)

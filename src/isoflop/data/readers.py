@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from isoflop.config import DataSource
-from isoflop.data.corpus import CorpusFile, reading, suffix_of
+from isoflop.data.corpus import CorpusFile, at_work_on, suffix_of
 from isoflop.data.decompression import DamageError, GzipStream, ZstdStream
 from isoflop.data.records import FILE_IS_DONE, MAX_DOCUMENT_BYTES, Fault, Position, Record
 from isoflop.errors import InputError
@@ -36,7 +36,8 @@ def records(
     """What the files hold from `start` on, up to file number `end_file`.
 
     Raises:
-        InputError: a file cannot be opened, or is no text at all by what its head says.
+        InputError: a local file cannot be opened or read, or has no column of text.
+        WorkError: a remote file cannot be opened or read.
     """
     for number in range(start.file, len(files) if end_file is None else end_file):
         begin = start if number == start.file else Position(number)
@@ -46,7 +47,7 @@ def records(
 def _records_of(file: CorpusFile, number: int, data: DataSource, start: Position) -> Iterator[Record | Fault]:
     reader = READERS.get(suffix_of(file.name, data) or "", _read_text)
     offset, count = start.offset, start.number
-    with reading(file.address), file.open() as stream:
+    with at_work_on(file.address), file.open() as stream:
         try:
             for offset_of, count, end, content, domain in reader(stream, file, start, data.text_key):
                 offset = end

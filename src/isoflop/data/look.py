@@ -1,0 +1,63 @@
+"""A corpus before any of it is tokenised: its files and their hashes, and the settings that decide the tokens."""
+
+from dataclasses import dataclass
+
+from isoflop.config import DataSource, FileTokenizer
+from isoflop.data.chunks import settings_key
+from isoflop.data.contamination import task_files
+from isoflop.data.corpus import CorpusFile, corpus_files, notice_of, source_records
+from isoflop.data.manifest import FORMAT_VERSION, Preparation, SourceFile
+from isoflop.durable import sha256_of_file
+from isoflop.errors import FamilyError
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus looked at: its files, their hashes, and the settings; `key` names all that tokens depend on."""
+
+    files: list[CorpusFile]
+    sources: tuple[SourceFile, ...]
+    notice: str | None
+    preparation: Preparation
+    key: str
+
+
+def look(data: DataSource, chunk_bytes: int, known: tuple[SourceFile, ...] = ()) -> Corpus:
+    """The corpus of `data`. Remote files of the versions that `known` tells of are not fetched.
+
+    Raises:
+        InputError: a file cannot be read, or its format is unknown.
+    """
+    files = corpus_files(data)
+    tasks = task_files(data.decontaminate) if data.decontaminate else []
+    preparation = Preparation(
+        text_key=data.text_key,
+        text_suffixes=tuple(data.text_suffixes),
+        held_out_fraction=data.held_out_fraction,
+        test_fraction=data.test_fraction,
+        faults_allowed=data.faults_allowed,
+        end_of_text=data.end_of_text,
+        shuffle_documents=data.shuffle_documents,
+        duplicates=data.duplicates,
+        similarity=data.similarity,
+        mixture=dict(sorted(data.mixture.items())),
+        decontaminate={path.name: sha256_of_file(path) for path in tasks},
+        chunk_bytes=chunk_bytes,
+    )
+    sources = source_records(files, known)
+    settings = [FORMAT_VERSION, preparation.model_dump(exclude={"faults_allowed"}), _tokenizer_key(data)]
+    key = settings_key([settings, [source.model_dump() for source in sources]])
+    return Corpus(files, sources, notice_of(data.source), preparation, key)
+
+
+def _tokenizer_key(data: DataSource) -> list[object]:
+    tokenizer = data.tokenizer
+    key: list[object] = [tokenizer.kind, tokenizer.vocab_size]
+    if isinstance(tokenizer, FileTokenizer):
+        try:
+            key.append(sha256_of_file(tokenizer.path))
+        except OSError as error:
+            raise FamilyError(
+                f"data.tokenizer.path: cannot read {tokenizer.path} ({error.strerror}); give the tokenizer.json"
+            ) from None
+    return key
