@@ -13,8 +13,9 @@ from moto.server import ThreadedMotoServer
 
 from isoflop.config import DataSource, Gpt2Tokenizer
 from isoflop.data import Document, prepare, read_documents
+from isoflop.data.chunks import ChunkRecord, Journal
 from isoflop.data.corpus import corpus_files, source_records
-from isoflop.errors import InputError
+from isoflop.errors import InputError, WorkError
 
 
 def data_at(source: Path | str, **settings: object) -> DataSource:
@@ -80,6 +81,31 @@ def test_an_unchanged_object_is_not_fetched_again(s3: str) -> None:
     known = source_records(files)
     boto3.client("s3").delete_object(Bucket="corpora", Key="once/a.jsonl")
     assert source_records(files, known) == known
+
+
+def test_a_store_that_stops_to_answer_costs_nothing_that_is_finished(
+    s3: str, tmp_path: Path, pocket_lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "".join(pocket_lines).encode()
+    for key in ("failing/a.jsonl", "failing/b.jsonl"):
+        put(key, lines)
+    data, folder = data_at("s3://corpora/failing"), tmp_path / "data"
+    add = Journal.add
+
+    def add_and_lose(journal: Journal, chunk: ChunkRecord) -> None:
+        add(journal, chunk)
+        boto3.client("s3").delete_object(Bucket="corpora", Key="failing/b.jsonl")
+
+    monkeypatch.setattr(Journal, "add", add_and_lose)
+    with pytest.raises(WorkError, match=r"s3://corpora/failing/b\.jsonl: cannot read"):
+        prepare(data, folder, lambda line: None, chunk_bytes=len(lines) // 2)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="no such file or folder"):
+        prepare(data_at("s3://corpora/nowhere"), folder, lambda line: None, chunk_bytes=len(lines) // 2)
+    put("failing/b.jsonl", lines)
+    heard: list[str] = []
+    prepare(data, folder, heard.append, chunk_bytes=len(lines) // 2)
+    assert any(line.startswith("data: going on after") for line in heard)
 
 
 def test_what_a_store_says_is_one_line(s3: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from isoflop.config import BpeTokenizer, DataSource, Gpt2Tokenizer
-from isoflop.data import TokenStream, load_tokenizer, prepare, prepare_part, tokenizer_sha256, verify
+from isoflop.data import TokenStream, chunks, load_tokenizer, prepare, prepare_part, tokenizer_sha256, verify
 from isoflop.data.manifest import Split
 from isoflop.data.split import is_held_out
 from isoflop.durable import sha256_of_file
@@ -226,6 +226,25 @@ def test_killed_and_run_again_gives_the_same_bytes_and_repeats_no_finished_chunk
     assert set(before.values()) <= set(moved)
     if wanted < 10**6:
         assert any(line.startswith(f"data: going on after {made} finished chunks") for line in heard)
+
+
+def test_unfinished_work_of_other_settings_is_not_gone_on_with(
+    tmp_path: Path, corpus: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(journal: chunks.Journal, chunk: chunks.ChunkRecord) -> None:
+        add(journal, chunk)
+        raise KeyboardInterrupt
+
+    other = corpus.model_copy(update={"tokenizer": BpeTokenizer(kind="bpe", vocab_size=300)})
+    prepare(other, tmp_path / "clean", quiet, chunk_bytes=20_000)
+    add = chunks.Journal.add
+    monkeypatch.setattr(chunks.Journal, "add", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(corpus, tmp_path / "data", quiet, chunk_bytes=20_000)
+    monkeypatch.undo()
+    assert list((tmp_path / "data").rglob("*.bin"))
+    prepare(other, tmp_path / "data", quiet, chunk_bytes=20_000)
+    assert bytes_in(tmp_path / "data") == bytes_in(tmp_path / "clean")
 
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, corpus: DataSource) -> None:
