@@ -96,6 +96,10 @@ def test_a_tokenizer_of_its_own_comes_from_a_file(pile: DataSource, tmp_path: Pa
     padded = pile.model_copy(update={"tokenizer": FileTokenizer(kind="file", path=path, vocab_size=50_304)})
     manifest = prepare(padded, tmp_path / "data", lambda line: None)
     assert (manifest.tokenizer.vocab_size, manifest.tokenizer.end_of_text) == (50_304, 50_256)
+    path.write_text(GPT2.json.replace('"fuse_unk":false', '"fuse_unk":true', 1), encoding="utf-8")
+    assert path.read_text() != GPT2.json
+    with pytest.raises(InputError, match=r"tokenizer\.json is another tokenizer"):
+        prepare(padded, tmp_path / "data", lambda line: None)
     short = pile.model_copy(update={"tokenizer": FileTokenizer(kind="file", path=path, vocab_size=50_000)})
     with pytest.raises(InputError, match=r"vocab_size = 50000: .* has token 50256; use 50257 or more"):
         prepare(short, tmp_path / "other", lambda line: None)

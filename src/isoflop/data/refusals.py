@@ -4,6 +4,7 @@ from pathlib import Path
 
 from isoflop.config import DataSource
 from isoflop.data.manifest import Counts, Manifest, Preparation, SourceFile
+from isoflop.data.tokenizer import make_tokenizer, tokenizer_sha256
 from isoflop.errors import FamilyError, InputError
 
 
@@ -31,6 +32,11 @@ def refuse_differences(
     differences = [
         f"{key} was {before!r} and is {after!r}" for key, (before, after) in pairs.items() if before != after
     ]
+    if (
+        data.tokenizer.kind == "file"
+        and tokenizer_sha256(make_tokenizer(data.tokenizer, ())) != manifest.tokenizer.sha256
+    ):
+        differences.append(f"{data.tokenizer.path} is another tokenizer")
     if manifest.notice != notice:
         differences.append("the text of NOTICE has changed")
     differences += _changed_files(manifest.sources, sources)
