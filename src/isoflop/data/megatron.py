@@ -217,7 +217,7 @@ def _measured(piece: _Piece, by_token: npt.NDArray[np.uint16]) -> tuple[str, npt
     filled = np.flatnonzero(piece.documents)
     starts = (np.cumsum(piece.documents) - piece.documents)[filled]
     n_bytes[filled] = np.add.reduceat(by_token[tokens], starts, dtype=np.int64)
-    return hashlib.sha256(memoryview(tokens).cast("B")).hexdigest(), n_bytes
+    return hashlib.sha256(tokens.data).hexdigest(), n_bytes
 
 
 def _listed(piece: _Piece, n_bytes: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
