@@ -51,7 +51,7 @@ class Shard(Counts):
     Megatron data has its tokens in the corpus itself: `file` is a file of the sources, `first_byte` where in it.
     """
 
-    file: str
+    file: str = Field(pattern=r"^((train|held_out|test)-[0-9]{5,}\.bin|([A-Za-z]:)?[/\\].*\.bin)$")
     sha256: Sha256
     first_byte: Count = 0
     list_file: str = Field(pattern=r"^(train|held_out|test)-[0-9]{5,}\.documents\.npy$")
