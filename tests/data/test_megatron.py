@@ -18,7 +18,7 @@ GPT2 = Encoder("gpt2", tokenizer_json(make_tokenizer(Gpt2Tokenizer(kind="gpt2"),
 
 
 def write(stem: Path, documents: list[list[np.ndarray]], code: int = 8) -> None:
-    """As Megatron-LM's indexed_dataset writes them: a document is one sequence of tokens or several."""
+    """Byte for byte what megatron-core 0.16.1's IndexedDatasetBuilder writes; a document is one sequence or several."""
     dtype = {8: "<u2", 4: "<i4"}[code]
     sequences = [sequence for document in documents for sequence in document]
     sizes = np.array([len(sequence) for sequence in sequences], dtype="<i4")

@@ -1,5 +1,7 @@
 """The order of samples: a permutation an epoch, uniform, without state, and never changed by accident."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -119,6 +121,27 @@ GOLDEN = [
     [555, 12, 331, 373],
     [170483510, 131567497, 48466999, 78989264],
 ]
+
+
+def test_no_permutation_is_held_in_memory() -> None:
+    n = 2**40  # as int64 it would take 8 TiB
+    tracemalloc.start()
+    ids = sample_ids(3 * n - 500, 1000, n, seed=8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+    assert len(np.unique(ids[:500])) == len(np.unique(ids[500:])) == 500
+
+
+def test_systems_that_share_a_step_read_what_one_would() -> None:
+    """Each takes its part of the positions; together they are the step, across an epoch's end too."""
+    n_samples = 12_345
+    first, sequences = 2 * n_samples - 37, 96
+    whole = sample_ids(first, sequences, n_samples, seed=5)
+    for systems in (1, 2, 3, 4, 8, 32):
+        part = sequences // systems
+        parts = [sample_ids(first + rank * part, part, n_samples, seed=5) for rank in range(systems)]
+        assert np.array_equal(np.concatenate(parts), whole)
 
 
 def test_impossible_questions_are_refused() -> None:
