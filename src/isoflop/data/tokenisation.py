@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -89,23 +90,34 @@ def _tokenise_portion(
         return
     position = Position(*last.next) if last else Position(files[0])
 
-    def writer() -> ChunkWriter:
-        n_chunks = len(journal.chunks)
-        seed = number * 2**20 + n_chunks if work.data.shuffle_documents else None
-        return ChunkWriter(journal.folder, n_chunks, work.dtype, seed)
+    def writer(chunk_number: int) -> ChunkWriter:
+        seed = number * 2**20 + chunk_number if work.data.shuffle_documents else None
+        return ChunkWriter(journal.folder, chunk_number, work.dtype, seed)
 
-    chunk = writer()
+    def write(chunk: ChunkWriter, after: Position, done: bool) -> None:
+        journal.add(chunk.write(after, done))
+
+    n_chunks = len(journal.chunks)
+    chunk = writer(n_chunks)
     items = records(work.files, work.data, position, files[1])
     cut = batches(items, corpus.preparation.chunk_bytes)
-    for (batch, n_dropped), encoded in in_order(encode_item, work, (drops.without(batch) for batch in cut), workers):
-        chunk.add(encoded, n_dropped)
-        limit.add(encoded.documents, encoded.faults)
-        told.add(encoded.documents.total(), encoded.n_bytes)
-        position = batch.next
-        if batch.closes_chunk:
-            journal.add(chunk.write(position, done=False))
-            chunk = writer()
-    journal.add(chunk.write(position, done=True))
+    # Writing and syncing a chunk takes as long as tokenising some of the next: a thread does it meanwhile.
+    with ThreadPoolExecutor(1) as disk:
+        writing = disk.submit(lambda: None)
+        for (batch, n_dropped), encoded in in_order(
+            encode_item, work, (drops.without(batch) for batch in cut), workers
+        ):
+            chunk.add(encoded, n_dropped)
+            limit.add(encoded.documents, encoded.faults)
+            told.add(encoded.documents.total(), encoded.n_bytes)
+            position = batch.next
+            if batch.closes_chunk:
+                writing.result()
+                writing = disk.submit(write, chunk, position, False)
+                n_chunks += 1
+                chunk = writer(n_chunks)
+        writing.result()
+        write(chunk, position, True)
 
 
 def encode_item(work: Work, item: tuple[Batch, int]) -> Encoded:
