@@ -139,7 +139,7 @@ def test_a_release_of_something_else_is_not_taken_for_this_one(release: Make, fo
     assert not released(folder, replace(card, weights_sha256="0" * 64))
     assert not released(folder, replace(card, foretold=None))
     assert not released(folder, replace(card, description="Another text."))
-    assert not released(folder, replace(card, data=card.data.model_copy(update={"text_key": "body"})))
+    assert not released(folder, replace(card, data=card.data.model_copy(update={"licence": "other"})))
     assert not released(folder, replace(card, plan=replace(card.plan, peak_lr=1e-5)))
 
 

@@ -173,17 +173,35 @@ def manifest_document() -> dict[str, Any]:
 
     def split(name: str, domains: dict[str, dict[str, int]]) -> dict[str, Any]:
         totals = {key: sum(counts[key] for counts in domains.values()) for key in ("documents", "tokens", "bytes")}
-        return {**totals, "shards": [{**totals, "file": f"{name}-00000.bin", "sha256": "ab" * 32}], "domains": domains}
+        files = {"file": f"{name}-00000.bin", "sha256": "ab" * 32}
+        lists = {"list_file": f"{name}-00000.documents.npy", "list_sha256": "12" * 32, "domains": list(domains)}
+        return {**totals, "shards": [{**totals, **files, **lists}] if domains else [], "domains": domains}
 
     return {
-        "format_version": 1,
+        "format_version": 2,
         "sources": [{"file": "pocket.jsonl.zst", "bytes": 9_400_000, "sha256": "cd" * 32}],
         "licence": "public domain and permissive; see NOTICE",
         "notice": "books: Project Gutenberg texts, public domain.\ncode: MIT.\n",
-        "text_key": "text",
-        "held_out_fraction": 0.02,
+        "preparation": {
+            "text_key": "text",
+            "text_suffixes": [".txt"],
+            "held_out_fraction": 0.02,
+            "test_fraction": 0.0,
+            "faults_allowed": 0.001,
+            "end_of_text": True,
+            "shuffle_documents": False,
+            "duplicates": "keep",
+            "similarity": 0.8,
+            "mixture": {},
+            "decontaminate": {},
+            "chunk_bytes": 2**27,
+        },
+        "documents_read": 11_689,
         "empty_documents": 0,
+        "duplicates_removed": 0,
+        "faults": [],
+        "overlaps": {},
         "tokenizer": {"kind": "bpe", "vocab_size": 1024, "end_of_text": 0, "sha256": "ef" * 32},
         "dtype": "uint16",
-        "splits": {"train": split("train", train), "held_out": split("held_out", held)},
+        "splits": {"train": split("train", train), "held_out": split("held_out", held), "test": split("test", {})},
     }

@@ -33,7 +33,7 @@ class SourceFile(Record):
     file: str
     bytes: Count
     sha256: Sha256
-    version: str | None
+    version: str | None = None
 
 
 class Counts(Record):
