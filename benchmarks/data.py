@@ -66,7 +66,7 @@ def measure_libraries(corpus: Path) -> dict[str, Any]:
     texts = _sample(corpus)
     n_bytes = sum(len(text.encode()) for text in texts)
     text = tokenizer_json(make_tokenizer(GPT2, []))
-    encoders = {"tiktoken": Encoder("gpt2", text), "tokenizers": Encoder("bpe", text)}
+    encoders = {"tiktoken": Encoder("gpt2", text), "tokenizers": Encoder("file", text)}
     rates: dict[str, list[float]] = {name: [] for name in encoders}
     tokens = {}
     for _ in range(5):

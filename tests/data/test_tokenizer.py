@@ -15,12 +15,12 @@ from transformers import PreTrainedTokenizerFast
 from isoflop.config import BpeTokenizer, Gpt2Tokenizer
 from isoflop.data import END_OF_TEXT, end_of_text, load_tokenizer, make_tokenizer, tokenizer_sha256
 from isoflop.data.encoding import Encoder
-from isoflop.data.tokenizer import tokenizer_json
+from isoflop.data.tokenizer import _from_merges, tokenizer_json
 from isoflop.errors import InputError, WorkError
 
 GPT2 = make_tokenizer(Gpt2Tokenizer(kind="gpt2"), [])
 FAST = Encoder("gpt2", tokenizer_json(GPT2))
-SLOW = Encoder("bpe", tokenizer_json(GPT2))
+SLOW = Encoder("file", tokenizer_json(GPT2))  # of which nothing is assumed
 
 
 def texts_of(lines: list[str]) -> list[str]:
@@ -128,9 +128,29 @@ def test_the_fast_gpt2_gives_the_numbers_of_the_merges(text: str) -> None:
     assert FAST.encode(text).tolist() == SLOW.encode(text).tolist()
 
 
+@pytest.mark.parametrize("vocab_size", [257, 300, 1024, 4096])
+def test_both_libraries_agree_on_trained_tokens(pocket_lines: list[str], vocab_size: int) -> None:
+    trained = tokenizer_json(make_tokenizer(BpeTokenizer(kind="bpe", vocab_size=vocab_size), texts_of(pocket_lines)))
+    fast, slow = Encoder("bpe", trained), Encoder("file", trained)
+    assert fast._tiktoken is not None
+    assert slow._tiktoken is None
+    for text in texts_of(pocket_lines):
+        assert np.array_equal(fast.encode(text), slow.encode(text))
+
+
 def test_both_libraries_agree_on_the_pocket_corpus(pocket_lines: list[str]) -> None:
     for text in texts_of(pocket_lines):
         assert np.array_equal(FAST.encode(text), SLOW.encode(text))
+
+
+def test_merges_that_tiktoken_would_read_otherwise_are_left_to_tokenizers() -> None:
+    """ "abc" has one merge, of "a" and "bc", but "ab" comes first: its own bytes never become it."""
+    merges = [("a", "b"), ("b", "c"), ("a", "bc")]
+    encoder = Encoder("bpe", tokenizer_json(_from_merges(merges)))
+    assert encoder._tiktoken is None
+    assert encoder.encode("abc").tolist() == [256, GPT2.token_to_id("c")]
+    twice = Encoder("bpe", tokenizer_json(_from_merges([("a", "b"), ("b", "c"), ("ab", "c"), ("a", "bc")])))
+    assert twice._tiktoken is None
 
 
 def test_a_text_that_spells_the_end_of_text_does_not_end() -> None:

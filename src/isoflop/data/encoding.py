@@ -1,9 +1,10 @@
 """Text to token numbers, a document at a time, in bounded memory.
 
-GPT-2's own tokens come from tiktoken, 4 times as fast on one core as the `tokenizers` library (benchmarks/data.py);
-both give the same numbers. Others come from `tokenizers`, whose merges a trained vocabulary is defined by.
+tiktoken is 5 times as fast on one core as the `tokenizers` library (benchmarks/data.py), and encodes wherever both must
+give the same numbers: GPT-2's own tokens, and those of a vocabulary trained here.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from tiktoken import Encoding
 from tokenizers import Tokenizer
 
-from isoflop.data.tokenizer import END_OF_TEXT, end_of_text, gpt2_ranks
+from isoflop.data.tokenizer import END_OF_TEXT, end_of_text, ranks_of
 
 Kind = Literal["gpt2", "bpe", "file"]
 
@@ -28,11 +29,11 @@ _GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\
 
 
 class Encoder:
-    """Encodes with the tokenizer whose tokenizer.json is `json`. It can be sent to another process."""
+    """Encodes with the tokenizer whose tokenizer.json is given. It can be sent to another process."""
 
-    def __init__(self, kind: Kind, json: str) -> None:
+    def __init__(self, kind: Kind, tokenizer_json: str) -> None:
         self.kind: Kind = kind
-        self.json = json
+        self.json = tokenizer_json
 
     def __reduce__(self) -> tuple[type["Encoder"], tuple[Kind, str]]:
         return Encoder, (self.kind, self.json)
@@ -52,7 +53,7 @@ class Encoder:
         return end_of_text(self._tokenizer)
 
     def _encode(self, text: str) -> npt.NDArray[np.uint32]:
-        if self.kind == "gpt2":
+        if self._tiktoken is not None:
             return self._tiktoken.encode_to_numpy(text, disallowed_special=())
         [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         return np.array(encoding.ids, dtype=np.uint32)
@@ -64,10 +65,25 @@ class Encoder:
         return tokenizer
 
     @cached_property
-    def _tiktoken(self) -> Encoding:
-        ranks = gpt2_ranks()
-        special = {END_OF_TEXT: len(ranks)}
-        return Encoding("gpt2", pat_str=_GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=special)
+    def _tiktoken(self) -> Encoding | None:
+        """The same tokens in tiktoken, if it is certain that they are the same."""
+        if self.kind == "file" or not self._is_proper():
+            return None
+        ranks = ranks_of(self._tokenizer)
+        special = {END_OF_TEXT: self.end_of_text}
+        return Encoding(self.kind, pat_str=_GPT2_PATTERN, mergeable_ranks=ranks, special_tokens=special)
+
+    def _is_proper(self) -> bool:
+        """Whether each merge makes a token of its own, and each token's own bytes are merged to it and nothing else.
+
+        `tokenizers` merges the pairs of its list, tiktoken any two neighbours that make a token, both the lowest
+        number first. Neighbours that make a token t came about as t's own bytes do alone, since no merge crossed
+        their ends; so if t's bytes alone are merged to t, its last pair is the one of the list, and both do the same.
+        """
+        n_merges = len(json.loads(self.json)["model"]["merges"])
+        symbols = [token for token in self._tokenizer.get_vocab() if token != END_OF_TEXT]
+        tokenize = self._tokenizer.model.tokenize
+        return len(symbols) == 256 + n_merges and all(len(tokenize(token)) == 1 for token in symbols)
 
 
 def _pieces(text: str) -> Iterator[str]:

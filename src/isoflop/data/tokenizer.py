@@ -95,11 +95,11 @@ def tokenizer_sha256(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(tokenizer_json(tokenizer).encode()).hexdigest()
 
 
-def gpt2_ranks() -> dict[bytes, int]:
-    """GPT-2's tokens but for end-of-text, with their numbers, as tiktoken asks for them."""
+def ranks_of(tokenizer: Tokenizer) -> dict[bytes, int]:
+    """The tokens but for end-of-text as bytes, with their numbers, as tiktoken asks for them."""
     byte_of = dict(zip(_byte_symbols(), _symbol_bytes(), strict=True))
-    tokens = [*_byte_symbols(), *(left + right for left, right in _gpt2_merges())]
-    return {bytes(byte_of[symbol] for symbol in token): number for number, token in enumerate(tokens)}
+    vocabulary = tokenizer.get_vocab().items()
+    return {bytes(byte_of[s] for s in token): number for token, number in vocabulary if token != END_OF_TEXT}
 
 
 def _from_file(config: FileTokenizer) -> Tokenizer:
