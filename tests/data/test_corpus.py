@@ -98,13 +98,13 @@ def test_a_store_that_stops_to_answer_costs_nothing_that_is_finished(
 
     monkeypatch.setattr(Journal, "add", add_and_lose)
     with pytest.raises(WorkError, match=r"s3://corpora/failing/b\.jsonl: cannot read"):
-        prepare(data, folder, lambda line: None, chunk_bytes=len(lines) // 2)
+        prepare(data, folder, lambda line: None, chunk_bytes=len(lines) // 8)
     monkeypatch.undo()
     with pytest.raises(InputError, match="no such file or folder"):
-        prepare(data_at("s3://corpora/nowhere"), folder, lambda line: None, chunk_bytes=len(lines) // 2)
+        prepare(data_at("s3://corpora/nowhere"), folder, lambda line: None, chunk_bytes=len(lines) // 8)
     put("failing/b.jsonl", lines)
     heard: list[str] = []
-    prepare(data, folder, heard.append, chunk_bytes=len(lines) // 2)
+    prepare(data, folder, heard.append, chunk_bytes=len(lines) // 8)
     assert any(line.startswith("data: going on after") for line in heard)
 
 

@@ -1,4 +1,4 @@
-"""Chunks: the tokens of some 256 MiB of text, put on the disk whole, and the journal that says which are there.
+"""Chunks: the tokens of some 128 MiB of text, put on the disk whole, and the journal that says which are there.
 
 Files of a corpus are taken together to portions, which may be worked on by different machines. A portion is a row of
 chunks; each makes at most one shard a split, and a line in the portion's journal. So work that was killed goes on

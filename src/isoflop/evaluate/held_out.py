@@ -51,24 +51,24 @@ def held_out_loss(weights: Weights, data: Path, precision: Literal["bf16", "fp32
 
     by_token = np.empty(counts.tokens)  # 8 bytes a token: the held-out side is small
 
-    def foretell(target: int, samples: npt.NDArray[np.int64]) -> None:
-        """Puts the nats of the samples' targets, of which the first is token `target`, in their place."""
-        nats = model.nats(weights, image, torch.from_numpy(samples)).flatten()
-        by_token[target : target + len(nats)] = nats.numpy()
+    def summed(place: int, samples: npt.NDArray[np.int64]) -> float:
+        """The nats of all targets of the samples, which are the split's tokens from `place` on."""
+        nats = model.nats(weights, image, torch.from_numpy(samples)).double()
+        by_token[place : place + nats.numel()] = nats.flatten().numpy()
+        return float(nats.sum())
+
+    def of_windows(first: int) -> float:
+        return summed(1 + first * length, stream.batch(range(first, min(first + at_once, whole)), length))
 
     whole = stream.n_samples(length)
     at_once = max(1, MOST_TOKENS_AT_ONCE // length)
-
-    def windows(first: int) -> None:
-        foretell(1 + first * length, stream.batch(range(first, min(first + at_once, whole)), length))
-
     first_token = stream.sample(0, 1)[:1]
-    foretell(0, np.array([[manifest.tokenizer.end_of_text, *first_token]]))
-    lanes.map(windows, range(0, whole, at_once))
+    sums = [summed(0, np.array([[manifest.tokenizer.end_of_text, *first_token]]))]
+    sums += lanes.map(of_windows, range(0, whole, at_once))
     rest = stream.batch(range(whole * length, stream.n_tokens - 1), 1)
     if len(rest):
-        foretell(1 + whole * length, np.append(rest[:, 0], rest[-1, 1])[None])
-    total = float(by_token.sum())
+        sums.append(summed(1 + whole * length, np.append(rest[:, 0], rest[-1, 1])[None]))
+    total = math.fsum(sums)
     return HeldOutLoss(
         nats_per_token=total / counts.tokens,
         bits_per_byte=total / math.log(2) / counts.bytes,

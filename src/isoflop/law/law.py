@@ -87,7 +87,8 @@ class Law:
     """What `fit_law` returns.
 
     `identified` says whether the data tell an irreducible loss from none; `noise` is the relative run-to-run standard
-    deviation at the largest compute. Warnings are sentences for people.
+    deviation at the largest compute; `ceiling` the loss without training compute that `fit_law` was given. Warnings are
+    sentences for people.
     """
 
     points: tuple[Point, ...]
