@@ -1,5 +1,6 @@
 """Every mistake in a family file is one line that names the file, the key and what would do."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,17 @@ def test_what_is_no_family_file_is_refused(tmp_path: Path, content: bytes | str 
         load_family(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_source_that_leads_to_itself_is_no_fault_of_the_reader(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    path = tmp_path / "t.toml"
+    path.write_text(re.sub(r'source = "[^"]*"', 'source = "loop"', GOOD))
+    assert load_family(path).data.source == tmp_path / "loop"
+
+
+def test_a_tokenizer_by_name_alone_is_told_as_the_table_it_must_be(tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(re.sub(r"tokenizer = \{[^}]*\}", 'tokenizer = "gpt2"', GOOD))
+    with pytest.raises(InputError, match=r"data\.tokenizer = 'gpt2': give a table, as in \{ kind = 'gpt2' \}"):
+        load_family(path)

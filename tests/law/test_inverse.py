@@ -71,6 +71,12 @@ def test_what_no_run_reaches_is_refused(law: Law) -> None:
         best_for_tokens(law, 1e22)
 
 
+@pytest.mark.parametrize("budget", [1.0, 1e40])
+def test_a_budget_far_from_the_points_is_refused(law: Law, budget: float) -> None:
+    with pytest.raises(InputError, match="further from the points"):
+        best_for_budget(law, budget)
+
+
 def test_the_three_approaches_agree_on_clean_isoflops() -> None:
     optima = {one.approach: one for one in compare(runs_of(isoflop_grid(6)), JOINT_FORMS, False)}
     true = BETA / (ALPHA + BETA)

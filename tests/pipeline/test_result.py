@@ -1,5 +1,6 @@
 """Results are whole, and belong to the settings they were trained with."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -45,6 +46,25 @@ def test_a_damaged_result_is_named(folder: RunFolder) -> None:
         path.write_bytes(damage)
         with pytest.raises(WorkError, match=r"w8/result\.json: damaged"):
             read_result(folder, "w8")
+
+
+@pytest.mark.usefixtures("train_ladder")
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("nats_per_token", "abc"),
+        ("nats_per_token", None),
+        ("nats_per_token", -1.0),
+        ("fingerprint", None),
+        ("name", "w12"),
+    ],
+)
+def test_a_result_that_no_training_leaves_is_damaged(folder: RunFolder, key: str, value: object) -> None:
+    path = folder.result("w8")
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(WorkError, match=rf"w8/result\.json: damaged \(.*{key}") as caught:
+        read_result(folder, "w8")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("train_ladder")

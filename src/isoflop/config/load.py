@@ -1,6 +1,7 @@
 """Reads a family file and turns every mistake in it into one line that names file, key, value and remedy."""
 
 import difflib
+import os
 import tomllib
 import types
 import typing
@@ -34,7 +35,7 @@ def _with_tuned(family: Family, path: Path) -> Family:
     """The family with what tuning found in the place of what its [recipe] leaves out."""
     if family.tuned is None:
         return family
-    tuned_path = (path.parent / family.tuned).resolve()
+    tuned_path = _seen_from(path.parent, family.tuned)
     if not tuned_path.is_file():
         raise InputError(f"{path}: tuned: {tuned_path} is not there; isoflop tune {path} makes it")
     tuned = _read(tuned_path, Tuned)
@@ -75,12 +76,17 @@ def _absolute(data: DataSource, folder: Path) -> DataSource:
     """The same with its paths seen from `folder`; addresses stay."""
     update: dict[str, object] = {}
     if isinstance(data.source, Path):
-        update["source"] = (folder / data.source).resolve()
+        update["source"] = _seen_from(folder, data.source)
     if data.decontaminate is not None:
-        update["decontaminate"] = (folder / data.decontaminate).resolve()
+        update["decontaminate"] = _seen_from(folder, data.decontaminate)
     if isinstance(data.tokenizer, FileTokenizer):
-        update["tokenizer"] = data.tokenizer.model_copy(update={"path": (folder / data.tokenizer.path).resolve()})
+        update["tokenizer"] = data.tokenizer.model_copy(update={"path": _seen_from(folder, data.tokenizer.path)})
     return data.model_copy(update=update)
+
+
+def _seen_from(folder: Path, path: Path) -> Path:
+    # Not `resolve`: it takes a link that leads to itself for a fault of the program.
+    return Path(os.path.abspath(folder / path))
 
 
 def _with_paths(document: dict[str, Any]) -> dict[str, Any]:
@@ -132,7 +138,9 @@ def _explain(error: ErrorDetails, document: dict[str, Any], root: type[BaseModel
             return f"{key}: kind is missing or unknown; use kind = 'gpt2', 'bpe' or 'file'"
         case "is_instance_of":
             return f"{key} = {given}: give the path of a file or folder"
-        case "model_type":
+        case "model_type" | "model_attributes_type" if loc[-1:] == ["tokenizer"]:
+            return f"{key} = {given}: give a table, as in {{ kind = 'gpt2' }} or {{ kind = 'bpe', vocab_size = 4096 }}"
+        case "model_type" | "model_attributes_type":
             return f"{key} = {given}: must be a table with {', '.join(_known_keys(loc, root))}"
         case _ if loc == ["held_out"]:
             return f"{key} = {given}: give the name of a model, or false"

@@ -33,9 +33,12 @@ def best_for_budget(law: Law, flops: float) -> Choice:
     together in them.
 
     Raises:
-        InputError: the number is not finite and above 0.
+        InputError: the number is not finite and above 0, or over a factor of a million from the points' budgets.
     """
     _check("budget", flops)
+    budgets = _budgets(law)
+    if not budgets.min() <= np.log(flops) <= budgets.max():
+        raise InputError(f"budget = {flops:.4g}: further from the points than a law can be followed")
     params, tokens = _path(law, np.log([flops]))
     return _choice(law, float(params[0]), float(tokens[0]), 0.0)
 

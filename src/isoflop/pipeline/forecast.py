@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from isoflop.durable import to_json, write_json
 from isoflop.errors import InputError, WorkError
 from isoflop.pipeline.folder import RunFolder
@@ -93,16 +95,16 @@ def read_forecast(folder: RunFolder) -> Forecast | None:
         WorkError: forecast.json is damaged.
     """
     try:
-        document = json.loads(folder.forecast.read_bytes())
-        document["bits_per_byte"] = Interval(**document["bits_per_byte"])
-        document["points"], document["warnings"] = tuple(document["points"]), tuple(document["warnings"])
-        return Forecast(**document)
+        return TypeAdapter(Forecast).validate_json(folder.forecast.read_bytes(), strict=True)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise WorkError(f"{folder.forecast}: cannot read ({error.strerror}); check its permissions") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise WorkError(f"{folder.forecast}: damaged; bring it back from a copy, or delete it") from None
+    except ValidationError:
+        raise WorkError(
+            f"{folder.forecast}: damaged; bring it back from a copy, or delete it: once the held-out model has started "
+            "there will be none"
+        ) from None
 
 
 def has_started(folder: RunFolder, name: str) -> bool:

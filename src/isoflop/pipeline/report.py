@@ -25,4 +25,6 @@ def _is_current(folder: RunFolder) -> bool:
     shown += folder.path.glob("models/*/result.json")
     shown += folder.path.glob("models/*/metrics.jsonl")
     times = [path.stat().st_mtime_ns for path in shown if path.exists()]
-    return folder.report.exists() and folder.report.stat().st_mtime_ns >= max(times, default=0)
+    if not folder.report.exists() or folder.report.stat().st_mtime_ns < max(times, default=0):
+        return False
+    return folder.report.read_bytes().rstrip().endswith(b"</html>")

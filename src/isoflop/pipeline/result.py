@@ -2,9 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from isoflop.durable import to_json, write_json
 from isoflop.errors import InputError, WorkError
@@ -69,14 +72,21 @@ def read_result(folder: RunFolder, name: str) -> Result | None:
     """
     path = folder.result(name)
     try:
-        document = json.loads(path.read_bytes())
-        return Result(**{field.name: document[field.name] for field in fields(Result)})
+        result = TypeAdapter(Result).validate_json(path.read_bytes(), strict=True)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise WorkError(f"{path}: cannot read ({error.strerror}); check its permissions and its disk") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise _damaged(path, error) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _damaged(path, f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()) from None
+    if result.name != name:
+        raise _damaged(path, f"its name is {result.name!r}")
+    for key in ("params", "tokens", "flops", "nats_per_token", "bits_per_byte"):
+        value = getattr(result, key)
+        if not 0 < value < math.inf:
+            raise _damaged(path, f"{key} is {value}")
+    return result
 
 
 def read_results(folder: RunFolder, plan: "Plan") -> list[Result]:
@@ -124,6 +134,5 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _damaged(path: Path, error: Exception) -> WorkError:
-    reason = f"no {error}" if isinstance(error, KeyError) else "not a result"
+def _damaged(path: Path, reason: str) -> WorkError:
     return WorkError(f"{path}: damaged ({reason}); delete it: the model's checkpoint gives it back")

@@ -75,6 +75,11 @@ def train_models(
                     results[model.name] = train_member(family, plan, model, data, folder, listener, lanes)
         return [result for result in results.values() if result is not None]
 
+    if any(read_result(folder, model.name) is None for model in plan.models):
+        from isoflop.model import load_kernels
+
+        if load_kernels() is None:
+            listener.note("no C compiler found: training runs without its kernels, slower (install gcc for full speed)")
     ladder = results_of(plan.ladder)
     if only is None or only in [model.name for model in plan.held_out]:
         foretell(plan, folder, listener)

@@ -94,13 +94,9 @@ def train(
     data_sha256 = sha256_of_file(data / "manifest.json")
     state = load_newest(checkpoints, plan, data_sha256, on_event)
     kernels = load_kernels()
-    if state is None:
-        if kernels is None:
-            on_event("no C compiler found: training runs without its kernels, slower (install gcc for full speed)")
-        position = Position(0, 0, 0.0, 0.0, 0.0, THREADS, kernels is not None)
-    else:
-        position = state.position
-    if position.fused and kernels is None:
+    unbegun = Position(0, 0, 0.0, 0.0, 0.0, THREADS, kernels is not None)
+    position = unbegun if state is None else state.position
+    if position.fused and kernels is None and position.steps < plan.steps:
         raise InputError(f"{folder}: began with kernels that a C compiler built, and there is none now; install gcc")
     session = _Session(plan, data, lanes, kernels if position.fused else None, state, peak_flops_per_second)
     if position.steps == plan.steps:
