@@ -89,11 +89,20 @@ def _finish(data: DataSource, folder: Path, progress: Progress, corpus: Corpus) 
     refuse_too_few(data, summed(by_split["train"]), summed(by_split["held_out"]))
     placed = put_in_place(folder, parts, found)
     splits = splits_of(placed, chunks)
+    _tell_unknown_domains(data, splits, progress)
     tokenizer = tokenizer_of(data, corpus, parts, progress)
     manifest = described(data, corpus, tokenizer, splits, dtype_for(data), chunks)
     _write(folder, manifest, tokenizer, progress)
     shutil.rmtree(parts, ignore_errors=True)
     return manifest
+
+
+def _tell_unknown_domains(data: DataSource, splits: Splits, progress: Progress) -> None:
+    """A misspelt domain of the mixture changes nothing: who wrote it must hear of it."""
+    known = {domain for name in SPLITS for domain in getattr(splits, name).domains}
+    for domain in sorted(set(data.mixture) - known):
+        shown = ", ".join(sorted(known)[:20])
+        progress(f"data: data.mixture names {domain!r}, which no document kept has; there are {shown}")
 
 
 def _read_in_place(data: DataSource, folder: Path, progress: Progress, corpus: Corpus) -> Manifest:
