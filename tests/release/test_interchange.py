@@ -18,6 +18,7 @@ from isoflop.published import published_recipes
 from isoflop.recipe import Shape
 from isoflop.release.exporting import export_model
 from isoflop.release.importing import import_model
+from isoflop.release.tensor_files import open_pickled
 
 RECIPES = {one.model: one for one in published_recipes("Cerebras-GPT")}
 VOCAB = 211  # the published 50,257 only make the largest widths slow: see the test with all of it
@@ -259,3 +260,17 @@ def test_export_refuses_what_is_there_and_what_does_not_fit(folder: Path, tmp_pa
     with pytest.raises(InputError, match=r"transformer.ln_f.bias: .* too large for torch.float16"):
         export_model(tmp_path / "out", imported.weights, dict.fromkeys(imported.weights, torch.float16), None)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bin_file_of_the_format_before_zip_is_read(tmp_path: Path) -> None:
+    path, tensors = tmp_path / "pytorch_model.bin", {"transformer.wte.weight": torch.arange(6.0).view(2, 3)}
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+    assert open_pickled(path) is not None
+
+
+def test_a_hostile_pickle_is_refused_without_advice_to_load_it_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"transformer.wte.weight": print}, path)
+    with pytest.raises(InputError, match="asks for code to be run, which is refused") as caught:
+        open_pickled(path)
+    assert "weights_only" not in str(caught.value)

@@ -1,6 +1,7 @@
 """Files of named tensors: looked at without reading them, then read one tensor at a time."""
 
 import pickle
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,8 +53,14 @@ def open_pickled(path: Path) -> TensorFile:
         InputError: it is missing, damaged, or holds anything but named tensors.
     """
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        # Only the zip format, PyTorch's own since 1.6, can be mapped.
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError:
+        # PyTorch's own words advise to load it without this guard.
+        raise InputError(
+            f"{path}: not read: it is damaged, or asks for code to be run, which is refused; give safetensors"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise _unreadable(path, error) from None
     if not isinstance(loaded, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
