@@ -10,6 +10,7 @@ from statistics import median
 from time import perf_counter
 
 import torch
+from isoflop.train.gradients import FixedSums
 
 from isoflop.config.family import Recipe
 from isoflop.durable import write_json
@@ -18,7 +19,6 @@ from isoflop.recipe import Shape
 from isoflop.recipe.parametrisation import parametrisation_of
 from isoflop.systems import measure_machine
 from isoflop.train.allocator import keep_freed_memory
-from isoflop.train.gradients import FixedSums
 from isoflop.train.optimizer import AdamW
 
 RESULTS = Path(__file__).parent / "results" / "mup_speed.json"

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from isoflop.train.gradients import FixedSums
 from torch import Tensor
 
 from isoflop.config.family import Recipe
 from isoflop.model import GPT, Lanes, Weights, as_standard, initialise, load_kernels, make_model
 from isoflop.recipe import Parametrisation, Shape
 from isoflop.recipe.parametrisation import parametrisation_of
-from isoflop.train.gradients import FixedSums
 from isoflop.train.optimizer import AdamW
 
 SHAPE = Shape(n_layers=2, d_model=48, n_heads=3, vocab_size=300, context_length=32)

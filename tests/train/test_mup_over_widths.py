@@ -10,13 +10,13 @@ from statistics import fmean
 import pytest
 import torch
 import zstandard
+from isoflop.train.gradients import FixedSums
 from torch import Tensor
 
 from isoflop.config.family import Recipe
 from isoflop.model import GPT, Lanes, initialise, load_kernels, make_model
 from isoflop.recipe import Parametrisation, Shape, learning_rate
 from isoflop.recipe.parametrisation import parametrisation_of
-from isoflop.train.gradients import FixedSums
 from isoflop.train.optimizer import AdamW
 
 CORPUS = Path(__file__).parents[2] / "corpora" / "pocket.jsonl.zst"

@@ -53,6 +53,7 @@ class ModelPlan:
     joules: float | None
     price: float | None
     parametrisation: Parametrisation = STANDARD
+    reproducible: bool = True
 
     @property
     def batch_sequences(self) -> int:
@@ -242,6 +243,7 @@ def _plan_model(
         joules=watts * family.systems * seconds if watts is not None else None,
         price=hourly * family.systems * seconds / 3600 if hourly is not None else None,
         parametrisation=parametrisation_of(family.parametrisation, recipe, shape),
+        reproducible=family.reproducible,
     )
 
 

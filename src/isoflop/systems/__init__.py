@@ -1,4 +1,4 @@
-"""The machine beneath: its matrix rate, its threads, its energy."""
+"""The machine beneath, and the systems that train together: their collectives, the reproducible reduction."""
 
 from isoflop.systems.energy import Energy, EnergyMeter
 from isoflop.systems.machine import available_cores, measure_machine
