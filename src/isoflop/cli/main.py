@@ -27,9 +27,10 @@ def main() -> NoReturn:
         sys.stdout.flush()
     except BaseException as error:
         code, line = _told(error)
-        if tell_launcher(code, _one_line(line), lost=isinstance(error, LostError)):
-            code, line = DONE, ""
-        if line:
+        told = tell_launcher(code, _one_line(line), lost=isinstance(error, LostError))
+        if told is not None:
+            code = told
+        elif line:
             if "--debug" in arguments:
                 traceback.print_exc()
             print(f"isoflop: {_one_line(line)}", file=sys.stderr)

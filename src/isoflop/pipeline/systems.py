@@ -106,7 +106,8 @@ def work(family: Family, folder: RunFolder, listener: Listener, only: str | None
         if group.rank:
             _follow(family, folder, group, lanes)
         else:
-            if fault := group.fault_before():
+            if group.attempt:
+                fault = group.fault_before() or "all systems ended without a word"
                 listener.note(f"{fault}; all {group.size} started again from the last checkpoint ({group.attempt})")
             for note in notes:
                 listener.note(note)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import Store
 
 from isoflop.errors import InputError, LostError, WorkError
@@ -28,7 +28,9 @@ from isoflop.systems.machine import processor_name
 
 # A system that has not been heard of for this long is given up: its processes are started again from the checkpoint.
 SILENCE_SECONDS = 15.0
-BEAT_SECONDS = 1.0
+BEAT_SECONDS = 0.25
+# One whose beat stands still for this long, after a connection broke, is the one that broke it.
+DEAF_SECONDS = 3.0
 JOIN_SECONDS = 300.0
 # One exchange between systems that are all alive takes seconds at most.
 EXCHANGE_SECONDS = 600.0
@@ -40,8 +42,8 @@ Answer = TypeVar("Answer")
 class Group(Systems):
     """This process among those that torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) describe.
 
-    Every second each says to the store what it is about; each watches the next one, and ends itself (and it, on the
-    same machine) if that falls silent: whoever started them starts them again.
+    Four times a second each says to the store what it is about; each watches the next one, and ends itself (and it, on
+    the same machine) if that falls silent: whoever started them starts them again.
 
     Raises:
         InputError: the variables are not there.
@@ -61,14 +63,19 @@ class Group(Systems):
         self.attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         try:
-            dist.init_process_group("gloo", timeout=timedelta(seconds=JOIN_SECONDS))
+            store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
+            # The launcher keeps one store over all attempts: what an earlier one left there must not be read.
+            store = PrefixStore(f"attempt/{self.attempt}", store)
+            dist.init_process_group(
+                "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=EXCHANGE_SECONDS)
+            )
             self._store, self._watched = self._client(), self._client()
         except (RuntimeError, ValueError) as error:
             raise WorkError(
                 f"system {self.rank} of {self.size}: not all came together at {where} within {JOIN_SECONDS:.0f} s; "
                 f"see that every node is up and reaches that address ({str(error).splitlines()[0]})"
             ) from error
-        self._doing = "starting"
+        self.place, self._doing = "", "starting"
         self._orders = 0
         self._ending = threading.Event()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
@@ -95,7 +102,7 @@ class Group(Systems):
 
     def doing(self, what: str) -> None:
         """As `Systems` says."""
-        self._doing = what
+        self._doing = f"{self.place}, {what}" if self.place else what
 
     def tell(self, order: Any) -> None:
         """Says something to all others, who `hear` it in turn; the leader's alone."""
@@ -105,6 +112,7 @@ class Group(Systems):
     def hear(self) -> Any:
         """What the leader told next, however long it takes."""
         self._orders += 1
+        self.place = ""
         self.doing("waiting for the leader")
         key = self._order()
         while not self._together(lambda: self._store.check([key])):
@@ -175,7 +183,7 @@ class Group(Systems):
         except RuntimeError as error:
             with contextlib.suppress(RuntimeError):
                 before = self._beats()
-                time.sleep(3 * BEAT_SECONDS)
+                time.sleep(DEAF_SECONDS)
                 gone = [self._named(rank, beat) for rank, beat in before.items() if self._beats()[rank] == beat]
                 if gone:
                     self._fault(f"{' and '.join(gone)} ended without a word")

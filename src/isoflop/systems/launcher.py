@@ -32,8 +32,8 @@ def launch(arguments: Sequence[str], systems: int, logs: Path) -> tuple[int, str
         Interrupted: a signal came to this process; the systems have saved their last finished step.
         WorkError: they were lost again and again.
     """
-    for name in ("torch.distributed.elastic", "torch.distributed.launcher", "torch.distributed.run"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # we tell what there is to tell
     logs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         outcome = Path(folder) / "outcome.json"

@@ -24,21 +24,23 @@ def ended_already() -> bool:
     return Path(os.environ[OUTCOME]).exists()
 
 
-def tell_launcher(code: int, line: str, lost: bool) -> bool:
-    """Whether the launcher knows how this worker ended; the first one's word counts.
+def tell_launcher(code: int, line: str, lost: bool) -> int | None:
+    """Tells the launcher how this worker ended, and what exit code it is to see; None if there is no launcher.
+
+    The first one's word counts, and exit code 0 says that there is nothing to try again.
 
     One that has lost another knows no more than that: it tells nothing, and is started again if the other did not.
     """
     if OUTCOME not in os.environ:
-        return False
+        return None
     outcome = Path(os.environ[OUTCOME])
     if lost:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not outcome.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
-        return outcome.exists()
+        return 0 if outcome.exists() else code
     part = outcome.with_name(f"{os.getpid()}.part")
     part.write_text(json.dumps({"code": code, "line": line}))
     with contextlib.suppress(FileExistsError):
         os.link(part, outcome)
-    return True
+    return 0

@@ -217,6 +217,7 @@ class _Session:
         recent: deque[float] = deque(maxlen=RECENT_STEPS)
         for i in range(self._start, plan.steps):
             began = perf_counter()
+            self._systems.place = f"{plan.name} step {i + 1}"
             this = step_at(runs, i)
             tokens = (this.first_sequence + this.sequences) * plan.shape.context_length
             loss = self.learner.gradients(self._microbatches(this), this.sequences * plan.shape.context_length)
