@@ -1,4 +1,6 @@
-"""What a second system brings, what the systems' exchange costs, and what equal bits cost: uv run python benchmarks/scaling.py
+"""What a second system brings, what the systems' exchange costs, and what equal bits cost.
+
+uv run python benchmarks/scaling.py
 
 Workers of one core each. In every round each of four kinds makes one step by turns: one system alone; two systems on
 twice the tokens; both again with plain fp32 sums (`reproducible = false`). Medians over the rounds of one process tree;
