@@ -188,11 +188,14 @@ def print_imported(model: "ImportedModel") -> None:
     print(f"{model.folder}: GPT-2 of {shape.n_layers} layers, width {shape.d_model}, {shape.n_heads} heads")
     print(f"vocabulary {shape.vocab_size:,}, context {shape.context_length:,}, stored as {', '.join(model.dtypes)}")
     print(f"parameters {shape.params:,}, without embeddings {shape.params_non_embedding:,}")
-    print(f"SHA-256 of the weights {model.weights_sha256}")
+    print(f"SHA-256 of its weights, read as fp32: {model.weights_sha256}")
     for name in model.same_shape_as:
         print(f"has the shape of {name}")
     if model.written_to is not None:
-        print(f"written to {model.written_to}")
+        print(f"written to {model.written_to}, stored as {', '.join(model.written_dtypes)}")
+        print(f"SHA-256 of the weights written, read as fp32: {model.written_weights_sha256}")
+        if model.written_weights_sha256 != model.weights_sha256:
+            print("the two differ: the type written rounds the weights that were read")
 
 
 def print_results(results: Sequence["Result"]) -> None:
