@@ -82,7 +82,7 @@ def print_settings(plan: "Plan") -> None:
     header = ["model", "init: emb.", "layers", "residual", "cut at", "emb. x", "logits x", "q.k x", "layer lr"]
     print_table(*without_empty(header, [_initialisation(model) for model in sizes]))
     print("init: deviation of embeddings, of layers' matrices, of those that write to the")
-    print("residual stream, before any cut; x: multiplied by; layer lr: peak of the matrices")
+    print("residual stream, before any cut; x: multiplied by; layer lr: of the matrices")
 
 
 def _initialisation(model: "ModelPlan") -> list[str]:
