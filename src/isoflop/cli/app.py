@@ -73,7 +73,7 @@ def options(
 @app.command()
 def plan(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False, debug: Debug = False) -> None:
     """What will be trained, and what it will cost."""
-    from isoflop.cli import tables
+    from isoflop.cli import plan_tables
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.plan import plan_document, show_plan
     from isoflop.pipeline.published import compare
@@ -83,9 +83,10 @@ def plan(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False,
         published = compare(family, shown)
 
     def show() -> None:
-        tables.print_plan(shown)
+        plan_tables.print_plan(shown)
+        plan_tables.print_settings(shown)
         if published is not None:
-            tables.print_published(published)
+            plan_tables.print_published(published)
 
     _print(json, lambda: plan_document(family, shown), show)
 

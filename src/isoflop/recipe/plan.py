@@ -86,6 +86,7 @@ class ModelPlan:
             **shape,
             **derived,
             **parametrisation,
+            "residual_init_std": self.parametrisation.residual_std(self.shape.n_layers),
             **document,
         }
 
