@@ -127,6 +127,17 @@ def print_results(results: Sequence["Result"]) -> None:
             for result in results
         ],
     )
+    domains = list(dict.fromkeys(name for result in results for name in result.domains))
+    if len(domains) > 1:
+        print("\nbits/byte by domain")
+        by_domain = [[result.domains.get(name) for result in results] for name in domains]
+        print_table(
+            ["domain", *(result.name for result in results)],
+            [
+                [name, *("-" if one is None else n.loss(one.bits_per_byte) for one in row)]
+                for name, row in zip(domains, by_domain, strict=True)
+            ],
+        )
 
 
 def print_identification(law: "Law") -> None:

@@ -1,5 +1,6 @@
 """One model of a family: trained on some lanes, measured on the held-out text, its result written."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from math import isfinite
@@ -10,7 +11,7 @@ from isoflop.config import Family
 from isoflop.errors import WorkError
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.listener import TrainingListener
-from isoflop.pipeline.result import Result, fingerprint_of, write_result
+from isoflop.pipeline.result import Domain, Result, fingerprint_of, write_result
 
 if TYPE_CHECKING:
     from isoflop.data import Manifest
@@ -129,11 +130,13 @@ def _result(
         bits_per_byte=loss.bits_per_byte,
         held_out_tokens=loss.tokens,
         held_out_bytes=loss.bytes,
+        domains={name: Domain(**asdict(domain)) for name, domain in loss.domains.items()},
         seconds=trained.seconds,
         joules=trained.joules,
         joules_origin=joules_origin,
         price=None if per_hour is None else per_hour * plan.systems * trained.system_seconds / 3600,
         weights_sha256=weights_sha256(trained.weights),
+        systems=plan.systems,
         threads=trained.threads,
         processor=plan.machine.processor,
         torch=plan.machine.torch,

@@ -12,6 +12,7 @@ from isoflop.config import Family
 from isoflop.errors import InputError, Interrupted, LostError, WorkError
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.listener import Listener
+from isoflop.pipeline.lock import missing_folders, remove_empty
 from isoflop.pipeline.member import finish_member, train_part
 from isoflop.pipeline.plan import make_plan
 from isoflop.pipeline.result import Result, read_results
@@ -37,7 +38,11 @@ def train_on_systems(family: Family, folder: RunFolder, command: Sequence[str]) 
     plan = make_plan(family, folder)
     from isoflop.systems.launcher import launch
 
-    code, line = launch(command, family.systems, folder.path / "logs")
+    logs = folder.path / "logs"
+    made = missing_folders(logs)
+    code, line = launch(command, family.systems, logs)
+    if code == 2:
+        remove_empty(made)
     if code > 128:
         raise Interrupted(code - 128)
     if code:

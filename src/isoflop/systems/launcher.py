@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -68,4 +69,7 @@ def launch(arguments: Sequence[str], systems: int, logs: Path) -> tuple[int, str
         if not outcome.exists():
             return 0, ""
         said = json.loads(outcome.read_text())
+        if said["code"] == 2:  # bad input leaves nothing behind
+            for made in logs.glob(f"{config.run_id}_*"):
+                shutil.rmtree(made, ignore_errors=True)
         return said["code"], said["line"]

@@ -25,8 +25,8 @@ class Learns(Protocol):
     def gradients(self, microbatches: Sequence[Callable[[], Tensor]], step_tokens: int) -> float:
         """Adds up the gradient of the step's mean loss; returns that loss in nats per token.
 
-        Each of `microbatches`, which are this system's of the step, gives its samples, int64 (B, T + 1), when it is
-        its turn. Those of all systems have `step_tokens` targets together. The sum over tokens is divided by that
+        Each of `microbatches`, which are this system's of the step, gives samples, int64 (B, T + 1), when it is
+        called, once. Those of all systems have `step_tokens` targets together. The sum over tokens is divided by that
         count, however the step is cut.
         """
 
