@@ -39,7 +39,7 @@ def train_member(
         WorkError: a fault while working; everything done so far is kept.
     """
     listener.starts(model)
-    share = min(1.0, lanes.count / plan.machine.cores)
+    share = min(1.0, lanes.count / plan.machine.lanes)
     trained, joules_origin = train_part(family, plan, model, folder, listener, lanes, share)
     return finish_member(family, plan, model, data, folder, listener, lanes, trained, joules_origin)
 
@@ -53,12 +53,14 @@ def train_part(
     lanes: "Lanes",
     share: float,
     systems: "Systems | None" = None,
+    number: int = 0,
 ) -> tuple["Trained", str]:
     """This system's part of the training of `model`, and how its joules are known.
 
-    `share` is that of the machine which its systems are.
+    `share` is that of the machine which its systems are, `number` this system's among them.
     """
     from isoflop.systems import EnergyMeter
+    from isoflop.systems.device import training_device
     from isoflop.systems.group import ALONE
     from isoflop.train import train
 
@@ -69,6 +71,7 @@ def train_part(
         folder.model(model.name),
         lanes=lanes,
         systems=systems or ALONE,
+        device=training_device(number),
         system_share=share,
         peak_flops_per_second=share * plan.machine.matrix_flops_per_second(model.precision),
         checkpoint_seconds=family.checkpoint_seconds,
@@ -92,8 +95,9 @@ def finish_member(
 ) -> Result:
     """Measures a trained model on the held-out text and writes its result."""
     from isoflop.evaluate import held_out_loss
+    from isoflop.systems.device import training_device
 
-    loss = held_out_loss(trained.weights, folder.data, model.precision, lanes)
+    loss = held_out_loss(trained.weights, folder.data, model.precision, lanes, training_device())
     if not isfinite(loss.nats_per_token):
         raise WorkError(
             f"{folder.model(model.name)}: the held-out loss is {loss.nats_per_token}: training diverged; "

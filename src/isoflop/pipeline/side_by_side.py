@@ -51,7 +51,7 @@ def train_side_by_side(
     results: list[Result] = []
     stop: BaseException | None = None
     with interrupts.deferred() as pending:
-        for _ in range(min(len(waiting), plan.machine.cores)):
+        for _ in range(min(len(waiting), plan.machine.lanes)):
             ours, theirs = context.Pipe()
             arguments = (theirs, os.getpid(), family, plan, data, folder)
             worker = context.Process(target=_work, args=arguments, daemon=True)

@@ -36,8 +36,15 @@ def train_on_systems(family: Family, folder: RunFolder, command: Sequence[str]) 
         WorkError: a fault while working; everything done so far is kept.
     """
     plan = make_plan(family, folder)
+    from isoflop.systems.device import device_count
     from isoflop.systems.launcher import launch
 
+    devices = device_count()
+    if devices is not None and family.systems > devices:
+        raise InputError(
+            f"systems = {family.systems}: this machine has {devices} GPUs; use at most as many, or start "
+            "isoflop worker on more machines"
+        )
     logs = folder.path / "logs"
     made = missing_folders(logs)
     code, line = launch(command, family.systems, logs)
@@ -71,7 +78,9 @@ class Leader:
         listener.starts(model)
         self._group.tell((plan, model))
         share = _share(self._group, self._lanes, plan)
-        trained, origin = train_part(family, plan, model, folder, listener, self._lanes, share, self._group)
+        trained, origin = train_part(
+            family, plan, model, folder, listener, self._lanes, share, self._group, self._group.local_rank
+        )
         self._group.doing("held-out loss")
         with self._on_all_cores(), Lanes(len(self._everywhere)) as lanes:
             return finish_member(family, plan, model, data, folder, listener, lanes, trained, origin)
@@ -129,12 +138,13 @@ def work(family: Family, folder: RunFolder, listener: Listener, only: str | None
 def _follow(family: Family, folder: RunFolder, group: "Group", lanes: "Lanes") -> None:
     while (order := group.hear()) != _END:
         plan, model = order
-        train_part(family, plan, model, folder, _Silent(), lanes, _share(group, lanes, plan), group)
+        share = _share(group, lanes, plan)
+        train_part(family, plan, model, folder, _Silent(), lanes, share, group, group.local_rank)
 
 
 def _share(group: "Group", lanes: "Lanes", plan: "Plan") -> float:
     """The share of a machine that the systems on it are."""
-    return min(1.0, lanes.count * group.local_size / plan.machine.cores)
+    return min(1.0, lanes.count * group.local_size / plan.machine.lanes)
 
 
 class _Silent:

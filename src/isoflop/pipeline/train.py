@@ -81,15 +81,15 @@ def train_models(
             return [result for result in results.values() if result is not None]
         small = [model for model in missing if model.flops / model.steps < SMALL_STEP_FLOPS]
         # Full rounds only: a model left over is done sooner by all lanes.
-        rounds = small[: len(small) - len(small) % plan.machine.cores]
-        if plan.machine.cores > 1 and rounds:
+        rounds = small[: len(small) - len(small) % plan.machine.lanes]
+        if plan.machine.lanes > 1 and rounds:
             for result in train_side_by_side(family, plan, rounds, data, folder, listener):
                 results[result.name] = result
         for model in missing:
             if results[model.name] is None:
                 from isoflop.model import Lanes
 
-                with Lanes(plan.machine.cores) as lanes:
+                with Lanes(plan.machine.lanes) as lanes:
                     results[model.name] = train_member(family, plan, model, data, folder, listener, lanes)
         return [result for result in results.values() if result is not None]
 

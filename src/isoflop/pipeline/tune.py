@@ -182,13 +182,14 @@ def _loss(
     """Held-out nats per token of the smallest model trained with `values`; None where it diverged."""
     from isoflop.evaluate import held_out_loss
     from isoflop.model import Lanes
+    from isoflop.systems.device import training_device
     from isoflop.train import train
 
     tried = family.model_copy(update={"recipe": family.recipe.model_copy(update=values)})
     model = plan_family(tried, machine).models[0]
     listener.starts(model)
     try:
-        with Lanes(machine.cores) as lanes:
+        with Lanes(machine.lanes) as lanes:
             trained = train(
                 model,
                 folder.data,
@@ -200,8 +201,9 @@ def _loss(
                 read_joules=lambda: None,
                 on_step=lambda step: listener.step(model, step),
                 on_event=listener.note,
+                device=training_device(),
             )
-            loss = held_out_loss(trained.weights, folder.data, model.precision, lanes).nats_per_token
+            loss = held_out_loss(trained.weights, folder.data, model.precision, lanes, training_device()).nats_per_token
     except DivergenceError:
         loss = math.nan
     shutil.rmtree(trial_folder / "checkpoints", ignore_errors=True)

@@ -67,7 +67,11 @@ class Group(Systems):
             # The launcher keeps one store over all attempts: what an earlier one left there must not be read.
             store = PrefixStore(f"attempt/{self.attempt}", store)
             dist.init_process_group(
-                "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=EXCHANGE_SECONDS)
+                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+                store=store,
+                rank=rank,
+                world_size=size,
+                timeout=timedelta(seconds=EXCHANGE_SECONDS),
             )
             self._store, self._watched = self._client(), self._client()
         except (RuntimeError, ValueError) as error:
@@ -91,12 +95,13 @@ class Group(Systems):
     def exchange(self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]) -> None:
         """As `Systems` says."""
 
+        # In one batch: NCCL would wait for ever for sends and receives that each system begins in another order.
+        ways = [dist.P2POp(dist.irecv, tensor, rank) for rank, tensor in receives]
+        ways += [dist.P2POp(dist.isend, tensor, rank) for rank, tensor in sends]
+
         def all_of_them() -> None:
-            waiting = [dist.irecv(tensor, rank) for rank, tensor in receives]
-            waiting += [dist.isend(tensor, rank) for rank, tensor in sends]
-            for one in waiting:
-                if one is not None:
-                    one.wait(timedelta(seconds=EXCHANGE_SECONDS))
+            for one in dist.batch_isend_irecv(ways) if ways else ():
+                one.wait()
 
         self._together(all_of_them)
 

@@ -23,7 +23,7 @@ from isoflop.recipe.schedule import BatchRun, StepPlan, step_at
 from isoflop.systems.group import ALONE, Systems
 from isoflop.train.allocator import keep_freed_memory
 from isoflop.train.checkpoint import Generation, Position, load_together, save_generation
-from isoflop.train.learner import Learner
+from isoflop.train.learner import CPU, Learner
 from isoflop.train.metrics import Metrics
 from isoflop.train.optimizer import AdamW
 
@@ -81,6 +81,7 @@ def train(
     on_step: Callable[[Step], None],
     on_event: Callable[[str], None],
     systems: Systems = ALONE,
+    device: torch.device = CPU,
 ) -> Trained:
     """Trains to the end of the plan, or goes on from the newest good checkpoint in `folder`.
 
@@ -99,13 +100,15 @@ def train(
     checkpoints, leads = folder / "checkpoints", systems.rank == 0
     data_sha256 = sha256_of_file(data / "manifest.json")
     generation = load_together(checkpoints, plan, data_sha256, on_event, systems)
-    kernels = load_kernels()
-    unbegun = Position(0, 0, 0.0, 0.0, 0.0, THREADS, kernels is not None)
+    kernels = load_kernels() if device.type == "cpu" else None
+    unbegun = Position(0, 0, 0.0, 0.0, 0.0, THREADS, kernels is not None, device.type)
     position = unbegun if generation is None else generation.position
-    if position.fused and kernels is None and position.steps < plan.steps:
+    if position.fused and kernels is None and device.type == "cpu" and position.steps < plan.steps:
         raise InputError(f"{folder}: began with kernels that a C compiler built, and there is none now; install gcc")
+    if position.device != device.type and position.steps < plan.steps:
+        on_event(f"{plan.name} began on {position.device} and goes on on {device.type}: its bits are those of neither")
     used = kernels if position.fused else None
-    session = _Session(plan, data, lanes, systems, used, generation, peak_flops_per_second)
+    session = _Session(plan, data, lanes, systems, device, used, generation, peak_flops_per_second)
     if position.steps == plan.steps:
         return session.trained(position)
 
@@ -129,6 +132,7 @@ def train(
             joules=position.joules + joules - joules_before if known else None,  # type: ignore[operator]
             threads=position.threads,
             fused=position.fused,
+            device=device.type,
         )
 
     try:
@@ -170,6 +174,7 @@ class _Session:
         data: Path,
         lanes: Lanes,
         systems: Systems,
+        device: torch.device,
         kernels: Kernels | None,
         generation: Generation | None,
         peak: float,
@@ -195,6 +200,7 @@ class _Session:
             parametrisation=plan.parametrisation,
             systems=systems,
             reproducible=plan.reproducible,
+            device=device,
         )
         if generation is not None:
             self.learner.restore(generation.read)
