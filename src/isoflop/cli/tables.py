@@ -28,7 +28,7 @@ def print_plan(plan: "Plan") -> None:
         f"({machine.processor}, {_of(machine.cores, 'core')}, {n.digits(rate / 1e9)} GFLOP/s in matrix products)"
     )
     print()
-    _print_table(
+    print_table(
         ["model", "layers", "width", "heads", "params", "non-emb.", "tokens", "batch", "steps", "peak lr"],
         [
             [
@@ -60,7 +60,7 @@ def print_plan(plan: "Plan") -> None:
     sums = plan.totals()
     total = ["all", n.scientific(sums["flops"]), "", "", "", *_costs(sums["seconds"], sums["joules"], sums["price"])]
     header = ["model", "FLOPs", "weights", "optimizer", "activat.", "time", "energy", plan.currency]
-    _print_table(*_without_empty(header, [*rows, total]))
+    print_table(*_without_empty(header, [*rows, total]))
     print()
     if plan.held_out:
         print("* held out: its loss is foretold from the others before it starts")
@@ -70,7 +70,7 @@ def print_plan(plan: "Plan") -> None:
 def print_published(comparison: "Comparison") -> None:
     """Ours beside the published: parameters and tokens exactly, FLOPs three ways, and every deviation."""
     print(f"\nBeside {comparison.family} as published")
-    _print_table(
+    print_table(
         ["model", "parameters", "published", "tokens", "published"],
         [
             [
@@ -82,7 +82,7 @@ def print_published(comparison: "Comparison") -> None:
         ],
     )
     print()
-    _print_table(
+    print_table(
         ["model", "FLOPs", "6ND", "paper's way", "published", "off by"],
         [
             [
@@ -108,7 +108,7 @@ def print_published(comparison: "Comparison") -> None:
 def print_data(data: "Manifest") -> None:
     """What was made of the corpus."""
     splits = {"training": data.splits.train, "held out": data.splits.held_out}
-    _print_table(
+    print_table(
         ["split", "documents", "tokens", "text", "bytes/token"],
         [
             [
@@ -141,7 +141,7 @@ def print_trace(traced: "Trace") -> None:
         f"{traced.model}, step {traced.step} of {traced.steps}: {traced.sequences} sequences of "
         f"{traced.context_length} tokens, {len(traced.passages)} passages"
     )
-    _print_table(
+    print_table(
         ["sample", "from", "tokens", "of", "domain", "source", "offset"],
         [
             [
@@ -164,7 +164,7 @@ def print_tuning(tuning: "Tuning") -> None:
     best = sorted((trial for trial in tuning.trials if trial.loss is not None), key=lambda trial: trial.loss or 0.0)
     first = [trial for trial in tuning.trials if trial.number == 0 and trial not in best[:5]]
     print(f"{_of(len(tuning.trials), 'trial')} on {tuning.model}; the best, and the family's own values (trial 0)")
-    _print_table(
+    print_table(
         ["trial", *keys, "nats/token"],
         [
             [str(trial.number), *(f"{trial.values[key]:g}" for key in keys), n.loss(trial.loss)]
@@ -197,7 +197,7 @@ def print_imported(model: "ImportedModel") -> None:
 
 def print_results(results: Sequence["Result"]) -> None:
     """Held-out losses of trained models."""
-    _print_table(
+    print_table(
         ["model", "params", "tokens", "FLOPs", "nats/token", "bits/byte", "time"],
         [
             [
@@ -232,7 +232,7 @@ def print_law(law: "Law") -> None:
         f"Fitted to {_of(len(law.points), 'run')} of {_of(sizes, 'size')}; params: {law.points[0].counted_params}, "
         f"FLOPs {_COUNTED.get(counted, counted)}"
     )
-    _print_table(
+    print_table(
         ["form", "weight", "error", "starts", "gradient", "equation"],
         [
             [
@@ -252,7 +252,7 @@ def print_law(law: "Law") -> None:
     )
     optima = [optimum for optimum in law.optima() if optimum.params_exponent is not None]
     if optima:
-        _print_table(
+        print_table(
             ["optimum", "N* ~ C^", "D* ~ C^", "tokens/param", "budgets", "note"],
             [
                 [
@@ -275,7 +275,7 @@ _COUNTED = {"given": "as given", "6ND": "by 6ND", "isoflop": "by isoflop"}
 
 def print_predictions(law: "Law", predictions: Sequence["Prediction"]) -> None:
     """Foretold losses with their intervals, and how far beyond the points they lie."""
-    _print_table(
+    print_table(
         ["params", "tokens", "FLOPs", "x largest", "loss", "80 % interval", "95 % interval"],
         [
             [
@@ -324,7 +324,7 @@ def print_test(tests: Sequence["HeldOut"]) -> None:
         print("No test on the largest run: it needs at least 4 runs besides, of 3 sizes")
         return
     print("Test: the largest compute, foretold from the rest")
-    _print_table(
+    print_table(
         ["run", "params", "measured", "foretold", "off by", "80 % interval", "95 % interval", ""],
         [
             [
@@ -347,7 +347,7 @@ def print_next_runs(runs: Sequence["Purchase"]) -> None:
     if not runs:
         return
     print("\nNext runs: together they narrow the target's interval most for this budget, as expected")
-    _print_table(
+    print_table(
         ["params", "tokens", "FLOPs", "95 % before", "after"],
         [
             [
@@ -367,7 +367,7 @@ def place(inside_80: bool, inside_95: bool) -> str:
     return "inside 80 %" if inside_80 else "inside 95 %" if inside_95 else "outside"
 
 
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> None:
     """Columns two spaces apart: the first and column `left` to the left, numbers to the right."""
     from rich.console import Console
     from rich.table import Table
