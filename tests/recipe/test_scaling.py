@@ -90,7 +90,7 @@ def test_andromeda_is_foretold_to_scale_almost_linearly(hardware: HardwareOf) ->
 
     T. Ray, ZDNET, 14 November 2022, on Zvyagin et al. 2022; shape as GPT-3 XL's and a batch of 512 are assumed here.
     """
-    work = Work(Shape(24, 2048, 16, 50_257, 10_240), 512, 1)
+    work = Work(Shape(24, 2048, 16, 50_257, 10_240), 512, 1, reproducible=False)
     four, sixteen = (streamed(work, systems, hardware("cs2")) for systems in (4, 16))
     assert four.step_seconds / sixteen.step_seconds == pytest.approx(10.4 / 2.7, rel=0.05)
     assert sixteen.of_linear > 0.95
