@@ -18,7 +18,7 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
     Raises:
         WorkError: the disk is full or the folder cannot be written. What was at `path` is untouched.
     """
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
@@ -52,7 +52,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     Raises:
         WorkError: the disk is full or cannot be written. What was at `folder` is untouched.
     """
-    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    part, old = part_of(folder), folder.with_name(folder.name + ".old")
     try:
         if old.exists() and not folder.exists():
             os.replace(old, folder)
@@ -77,6 +77,26 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def part_of(path: Path) -> Path:
+    """Where what will be at `path` is written."""
+    return path.with_name(path.name + ".part")
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Writes a file of a folder that is not yet in place; on the disk when this returns.
+
+    Raises:
+        WorkError: the disk is full or the folder cannot be written.
+    """
+    try:
+        with open(path, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 def to_json(document: Any, indent: int | None = 2) -> str:

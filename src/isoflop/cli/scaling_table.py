@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from isoflop.cli import numbers as n
-from isoflop.cli.tables import print_table
+from isoflop.cli.table import print_table
 
 if TYPE_CHECKING:
     from isoflop.pipeline.scaling import Row, Scaling
