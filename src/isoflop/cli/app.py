@@ -43,6 +43,7 @@ HardwareName = Annotated[
     str | None,
     typer.Option("--hardware", metavar="NAME|FILE.csv", help="With several systems: on this published hardware."),
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the cluster's job instead of submitting it.")]
 OfModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Which model; without it, the largest.")]
 Step = Annotated[int, typer.Option("--step", min=1, metavar="S", help="Which step, counted from 1.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=0, metavar="N", help="Processes; default: one a core.")]
@@ -177,17 +178,26 @@ def train(
     family_file: FamilyFile,
     model: Model = None,
     systems: Systems = None,
+    dry_run: DryRun = False,
     runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Train all models, smallest first."""
     from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.cluster import goes_to_a_cluster, job_script, submit_family
     from isoflop.pipeline.forecast import read_forecast
     from isoflop.pipeline.systems import train_on_systems
     from isoflop.pipeline.train import train_family
 
     with _family(family_file, runs, systems) as (family, folder):
+        if dry_run:
+            print(job_script(family, family_file, folder, model), end="")
+            return
+        if goes_to_a_cluster(family):
+            submission = submit_family(family, family_file, folder, model)
+            _print(json, submission.to_json, lambda: print(submission))
+            return
         if family.systems > 1:
             results = train_on_systems(family, folder, _worker(family_file, family, runs, model, json))
         else:

@@ -7,22 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.config import Family
-from isoflop.config.family import Cluster
 from isoflop.durable import write_json, write_text
 from isoflop.errors import FamilyError, InputError
 from isoflop.pipeline.folder import RunFolder
+from isoflop.recipe.sizes import family_sizes
 from isoflop.systems import slurm
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job that waits or runs; `fresh` unless it was submitted before."""
+    """A job that waits or runs, `fresh` unless it was submitted before; no job where everything is trained."""
 
-    job: str
+    job: str | None
     state: str
     script: Path
     logs: Path
     fresh: bool
+
+    def __str__(self) -> str:
+        if self.job is None:
+            return "everything is trained: nothing to submit"
+        submitted = "submitted" if self.fresh else "was submitted before"
+        return f"job {self.job} {submitted} and is {self.state.lower()}; what it prints lies in {self.logs}"
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""
@@ -44,7 +50,7 @@ def job_script(family: Family, family_file: Path, folder: RunFolder, only: str |
 
 
 def submit_family(family: Family, family_file: Path, folder: RunFolder, only: str | None = None) -> Submission:
-    """Submits the job that trains the family, or its model named `only`, unless one waits or runs already.
+    """Submits the job that trains the family, or its model named `only`, unless one waits or runs or all is trained.
 
     The script is kept beside the logs, with the job's number.
 
@@ -53,6 +59,11 @@ def submit_family(family: Family, family_file: Path, folder: RunFolder, only: st
         WorkError: Slurm does not answer, or the logs' folder cannot be written.
     """
     path, kept = folder.logs / "job.sh", folder.logs / "job.json"
+    names = _names(family)
+    if only is not None and only not in names:
+        raise InputError(f"--model {only}: no such model in family {family.name}; use one of {', '.join(names)}")
+    if all(folder.result(name).exists() for name in names if only in (None, name)):
+        return Submission(None, "trained", path, folder.logs, fresh=False)
     before = _kept_job(kept)
     state = slurm.state_of(before) if before is not None else None
     if before is not None and state is not None:
@@ -74,7 +85,8 @@ def submit_family(family: Family, family_file: Path, folder: RunFolder, only: st
 
 def _job(family: Family, family_file: Path, folder: RunFolder, only: str | None) -> slurm.Job:
     cluster = family.cluster
-    assert isinstance(cluster, Cluster)
+    if cluster is None:
+        raise FamilyError("cluster: missing, so there is no job to show; add [cluster] with kind = 'slurm'")
     if family.systems % cluster.systems_per_node:
         raise FamilyError(
             f"systems = {family.systems} fills no whole number of nodes with cluster.systems_per_node = "
@@ -94,6 +106,15 @@ def _job(family: Family, family_file: Path, folder: RunFolder, only: str | None)
         save_seconds=cluster.save_seconds,
         options=tuple(cluster.sbatch),
     )
+
+
+def _names(family: Family) -> list[str]:
+    """Of all runs, as `plan_family` calls them; a plan would want this machine measured."""
+    return [
+        size.name if number == 0 else f"{size.name}-s{number}"
+        for size in family_sizes(family)
+        for number in range(size.seeds)
+    ]
 
 
 def _kept_job(path: Path) -> str | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoflop.errors import InputError, WorkError
+from isoflop.systems.outcome import LAUNCHER, OUTCOME
 
 # How long a launcher waits for its workers to save before it kills them; a PyTorch that does not know the variable
 # waits 30 s.
@@ -46,6 +47,7 @@ class Job:
 
 def script(job: Job) -> str:
     """The batch script of `job`: same job, same text."""
+    logs = shlex.quote(str(job.logs))
     return f"""#!/bin/bash
 {_directives(job)}
 # One launcher on each node, with {job.systems_per_node} of the workers. When its time is nearly over, or another job
@@ -55,7 +57,8 @@ address_of() {{ # of a node, as Slurm reaches it
     scontrol --oneliner show node "$1" | grep -o ' NodeAddr=[^ ]*' | cut -d= -f2
 }}
 
-launch() {{ # on each node
+launch() {{ # on each node; its workers tell in one file what no restart would mend, and end with their launcher
+    export {OUTCOME}="$OUTCOMES/first.json" {LAUNCHER}=$$
     exec {shlex.quote(job.python)} -m torch.distributed.run \\
         --nnodes={job.nodes} --nproc-per-node={job.systems_per_node} --max-restarts={RESTARTS} \\
         --rdzv-backend=c10d --rdzv-endpoint="$FIRST_NODE:$((10000 + SLURM_JOB_ID % 20000))" \\
@@ -71,11 +74,13 @@ back_to_the_queue() {{
 
 export -f address_of launch
 FIRST_NODE=$(address_of "$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)")
-export FIRST_NODE {SHUTDOWN_VARIABLE}={job.save_seconds} PYTHONUNBUFFERED=1
+OUTCOMES={logs}/job-$SLURM_JOB_ID.outcomes
+rm -rf "$OUTCOMES" && mkdir -p "$OUTCOMES"
+export FIRST_NODE OUTCOMES {SHUTDOWN_VARIABLE}={job.save_seconds} PYTHONUNBUFFERED=1
 
 echo "$(date '+%F %T') job $SLURM_JOB_ID, start ${{SLURM_RESTART_COUNT:-0}}, on $SLURM_JOB_NODELIST"
 srun --kill-on-bad-exit=0 --cpu-bind=none --open-mode=append \\
-    --output={shlex.quote(str(job.logs / "job-%j-node%n.txt"))} bash -c launch &
+    --output={logs}/job-%j-node%n.txt bash -c launch &
 launchers=$!
 nearly_over=
 # Not through srun: told to end, it kills its tasks at once.
@@ -87,6 +92,11 @@ while kill -0 $launchers 2>/dev/null; do # the signal, not their end, ended the 
     code=$?
 done
 
+if [ -e "$OUTCOMES/first.json" ]; then
+    cat "$OUTCOMES/first.json" && echo
+    code=$(grep -o '"code": *[0-9]*' "$OUTCOMES/first.json" | grep -o '[0-9]*$')
+fi
+rm -rf "$OUTCOMES"
 if [ $code -ne 0 ] && [ -n "$nearly_over" ]; then
     back_to_the_queue "the time limit is near"
 elif [ $code -ne 0 ] && scontrol show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; then
@@ -108,7 +118,7 @@ def _directives(job: Job) -> str:
         f"--signal=B:USR1@{job.save_seconds}",
         "--requeue",
         "--open-mode=append",
-        f"--output={shlex.quote(str(job.logs / 'job-%j.txt'))}",
+        f"--output={shlex.quote(str(job.logs))}/job-%j.txt",
         # Workers take the cores there are: whole nodes, unless the user counts cores.
         *([] if any(one.startswith("--cpus-per-task") for one in job.options) else ["--exclusive"]),
         *job.options,
