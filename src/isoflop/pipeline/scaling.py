@@ -177,6 +177,7 @@ def _scaling(model: ModelPlan, hardware: Hardware, systems: Sequence[int], layou
         model.batch_sequences,
         model.microbatch_sequences,
         model.precision,
+        model.reproducible,
         microbatches_at_once=min(at_once, model.batch_sequences // model.microbatch_sequences),
     )
     rows = []
