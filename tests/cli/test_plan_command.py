@@ -143,3 +143,24 @@ def test_evaluate_before_training_says_what_to_do(isoflop, family_file: Path) ->
     done = isoflop("evaluate", str(family_file))
     assert done.returncode == 2
     assert "isoflop train" in done.stderr
+
+
+def test_several_systems_are_foretold_within_100_columns_and_one_is_planned_for(isoflop, family_file: Path) -> None:
+    done = isoflop("plan", str(family_file), "--systems", "1,2,4,...,1024")
+    assert done.returncode == 0, done.stderr
+    table = done.stdout[done.stdout.index("on N x this machine") :].splitlines()
+    assert all(len(line) <= 100 for line in table)
+    assert sum(line.split()[1:2] == ["resident"] for line in table) == 22
+    document = json.loads(isoflop("plan", str(family_file), "--systems", "1,4", "--json").stdout)
+    assert [table["hardware"]["name"] for table in document["scaling"]] == ["this machine", "h100-80gb"]
+    assert document["systems"] == 1
+    one = json.loads(isoflop("plan", str(family_file), "--systems", "4", "--json").stdout)
+    assert "scaling" not in one
+    assert one["systems"] == 4
+
+
+def test_hardware_without_several_systems_is_refused(isoflop, family_file: Path, tmp_path: Path) -> None:
+    done = isoflop("plan", str(family_file), "--systems", "4", "--hardware", "a100-80gb")
+    assert done.returncode == 2
+    assert "--systems 1,2,4" in done.stderr
+    assert not (tmp_path / "runs").exists()

@@ -129,6 +129,10 @@ def _explain(error: ErrorDetails, document: dict[str, Any], root: type[BaseModel
             return f"{key}: {text}" if key else text
         case _ if loc == ["data", "source"]:
             return f"{key} = {given}: give the path of a file or folder, or an address such as s3://bucket/folder"
+        case "string_pattern_mismatch" if loc == ["cluster", "time_limit"]:
+            return f"{key} = {given}: give minutes, hours:minutes:seconds or days-hours, as in '12:00:00'"
+        case "string_pattern_mismatch" if loc[:2] == ["cluster", "sbatch"]:
+            return f"{key} = {given}: give a long option of sbatch, as in '--gpus-per-node=8'"
         case "string_pattern_mismatch" if "text_suffixes" in loc:
             return f"{key} = {given}: give the end of file names, as in '.txt'"
         case "string_pattern_mismatch":
