@@ -90,7 +90,7 @@ def test_stopped_in_any_way_it_goes_on_and_the_family_file_takes_what_it_found(
 @pytest.mark.parametrize(
     ("tuned", "said"),
     [
-        (None, "found.toml is not there; isoflop tune tiny.toml makes it"),
+        (None, "found.toml; isoflop tune tiny.toml makes it"),
         ('parametrisation = "standard"\nbase_width = 8', "parametrisation = mup, but "),
         ('parametrisation = "mup"\nbase_width = 256', "recipe.base_width = 8, but "),
         ('parametrisation = "mup"\nbase_width = 8\npeek_lr = 1', "did you mean 'peak_lr'?"),

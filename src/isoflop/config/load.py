@@ -38,7 +38,7 @@ def _with_tuned(family: Family, path: Path) -> Family:
         return family
     tuned_path = _seen_from(path.parent, family.tuned)
     if not tuned_path.is_file():
-        raise InputError(f"{path}: tuned: {tuned_path} is not there; isoflop tune {path} makes it")
+        raise InputError(f"{path}: tuned: no file at {tuned_path}; isoflop tune {path} makes it")
     tuned = _read(tuned_path, Tuned)
     for key, ours, theirs in (
         ("parametrisation", family.parametrisation, tuned.parametrisation),
