@@ -145,14 +145,15 @@ def measure_waiting() -> dict[str, Any]:
     # Imported here, so that preparation's memory is its own.
     import torch
 
-    from isoflop.model import Lanes, initialise, load_kernels, make_model
+    from isoflop.model import Lanes, Weights, initialise, load_kernels, make_model
     from isoflop.recipe import Shape
-    from isoflop.train.gradients import FixedSums
+    from isoflop.systems.sums import Sums
 
     family = load_family(ROOT / "families" / "pocket.toml")
     shape = Shape(3, 32, 2, family.data.tokenizer.vocab_size, family.data.context_length)
     weights, kernels = initialise(shape, 0), load_kernels()
-    model, sums = make_model(shape, "bf16", kernels), FixedSums(shape, kernels)
+    model = make_model(shape, "bf16", kernels)
+    sums = Sums(Weights(shape, torch.zeros(shape.params, dtype=torch.int64)), kernels)
     image = model.image(weights)
     with tempfile.TemporaryDirectory() as work, Lanes(available_cores()) as lanes:
         prepare(family.data, Path(work), lambda line: None)
@@ -164,7 +165,7 @@ def measure_waiting() -> dict[str, Any]:
             samples = torch.from_numpy(batch)
             sums.begin(batch.size)
             lanes.map(lambda first: model.gradients(weights, image, samples[first : first + 4], sums), range(0, 16, 4))
-            sums.sums.flat.zero_()
+            sums.into.flat.zero_()
 
         with ReadAhead(stream, shape.context_length, requests) as reader:
             for _ in range(20):

@@ -156,14 +156,35 @@ def train(
     """Train all models, smallest first."""
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.forecast import read_forecast
+    from isoflop.pipeline.systems import train_on_systems
     from isoflop.pipeline.train import train_family
 
-    with _family(family_file, runs, systems) as (family, folder), Terminal(quiet=json) as terminal:
-        results = train_family(family, folder, terminal, model)
+    with _family(family_file, runs, systems) as (family, folder):
+        if family.systems > 1:
+            results = train_on_systems(family, folder, _worker(family_file, family, runs, model, json))
+        else:
+            with Terminal(quiet=json) as terminal:
+                results = train_family(family, folder, terminal, model)
     if json:
         forecast = read_forecast(folder)
         models = [result.to_json() for result in results]
         print_json({"family": family.name, "models": models, "forecast": forecast.to_json() if forecast else None})
+
+
+@app.command(hidden=True)
+def worker(
+    family_file: FamilyFile,
+    model: Model = None,
+    runs: Runs = Path("runs"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no results.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Be one of the systems that train a family: started by isoflop train, torchrun, or what sets its variables."""
+    from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.systems import work
+
+    with _family(family_file, runs) as (family, folder), Terminal(quiet=quiet) as terminal:
+        work(family, folder, terminal, model)
 
 
 @app.command()
@@ -341,7 +362,8 @@ def run(
 
     begin = time.monotonic()
     with _family(family_file, runs, systems) as (family, folder), Terminal(quiet=json) as terminal:
-        outcome = run_family(family, folder, terminal)
+        on_systems = _worker(family_file, family, runs, None, json) if family.systems > 1 else None
+        outcome = run_family(family, folder, terminal, on_systems)
     seconds = time.monotonic() - begin
 
     def show() -> None:
@@ -367,6 +389,12 @@ def _family(
         yield family, RunFolder(runs / family.name)
     except FamilyError as error:
         raise InputError(f"{family_file}: {error}") from None
+
+
+def _worker(family_file: Path, family: "Family", runs: Path, model: str | None, quiet: bool) -> list[str]:
+    """The command that each of the family's systems runs."""
+    options = ["--runs", str(runs), *(["--model", model] if model else []), *(["--quiet"] if quiet else [])]
+    return ["worker", str(family_file), *options]
 
 
 def _print(json: bool, document: Callable[[], Any], show: Callable[[], None]) -> None:

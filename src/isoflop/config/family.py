@@ -208,6 +208,7 @@ class Family(Table):
     seed: int = Field(0, ge=0, le=2**31 - 1)
     precision: Literal["bf16", "fp32"] = "bf16"
     systems: int = Field(1, ge=1, le=65_536)
+    reproducible: bool = Field(True, description="gradients add up to the same bits on any number of systems")
     held_out: Name | Literal[False] | None = Field(
         None, description="the model whose loss the law must foretell; default: the largest; false: none"
     )

@@ -9,7 +9,7 @@ from isoflop.model.gradients import Gradients
 from isoflop.model.initialisation import initialise
 from isoflop.model.kernels import Kernels, load_kernels
 from isoflop.model.lanes import Lanes
-from isoflop.model.weights import Weights, tensor_sizes, weights_sha256
+from isoflop.model.weights import Piece, Shard, Weights, pieces_of, shards_of, tensor_sizes, weights_sha256
 from isoflop.recipe import STANDARD, Parametrisation, Shape
 
 __all__ = [
@@ -18,11 +18,15 @@ __all__ = [
     "Gradients",
     "Kernels",
     "Lanes",
+    "Piece",
+    "Shard",
     "Weights",
     "as_standard",
     "initialise",
     "load_kernels",
     "make_model",
+    "pieces_of",
+    "shards_of",
     "tensor_sizes",
     "weights_sha256",
 ]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from isoflop.evaluate import HeldOutLoss
     from isoflop.model import Lanes
     from isoflop.recipe import ModelPlan, Plan
+    from isoflop.systems.group import Systems
     from isoflop.train import Trained
 
 
@@ -29,25 +30,44 @@ def train_member(
     listener: TrainingListener,
     lanes: "Lanes",
 ) -> Result:
-    """Trains `model` to its end, or goes on with it, and writes what came of it.
+    """Trains `model` to its end on this system, or goes on with it, and writes what came of it.
 
     Raises:
         Interrupted: a signal came; the last finished step is saved.
         InputError: the checkpoints belong to other settings.
         WorkError: a fault while working; everything done so far is kept.
     """
-    from isoflop.evaluate import held_out_loss
-    from isoflop.systems import EnergyMeter
-    from isoflop.train import train
-
     listener.starts(model)
     share = min(1.0, lanes.count / plan.machine.cores)
+    trained, joules_origin = train_part(family, plan, model, folder, listener, lanes, share)
+    return finish_member(family, plan, model, data, folder, listener, lanes, trained, joules_origin)
+
+
+def train_part(
+    family: Family,
+    plan: "Plan",
+    model: "ModelPlan",
+    folder: RunFolder,
+    listener: TrainingListener,
+    lanes: "Lanes",
+    share: float,
+    systems: "Systems | None" = None,
+) -> tuple["Trained", str]:
+    """This system's part of the training of `model`, and how its joules are known.
+
+    `share` is that of the machine which its systems are.
+    """
+    from isoflop.systems import EnergyMeter
+    from isoflop.systems.group import ALONE
+    from isoflop.train import train
+
     meter, began = EnergyMeter(family.cost.watts_per_system, share), perf_counter()
     trained = train(
         model,
         folder.data,
         folder.model(model.name),
         lanes=lanes,
+        systems=systems or ALONE,
         system_share=share,
         peak_flops_per_second=share * plan.machine.matrix_flops_per_second(model.precision),
         checkpoint_seconds=family.checkpoint_seconds,
@@ -55,13 +75,30 @@ def train_member(
         on_step=lambda step: listener.step(model, step),
         on_event=listener.note,
     )
+    return trained, meter.read(perf_counter() - began).origin
+
+
+def finish_member(
+    family: Family,
+    plan: "Plan",
+    model: "ModelPlan",
+    data: "Manifest",
+    folder: RunFolder,
+    listener: TrainingListener,
+    lanes: "Lanes",
+    trained: "Trained",
+    joules_origin: str,
+) -> Result:
+    """Measures a trained model on the held-out text and writes its result."""
+    from isoflop.evaluate import held_out_loss
+
     loss = held_out_loss(trained.weights, folder.data, model.precision, lanes)
     if not isfinite(loss.nats_per_token):
         raise WorkError(
             f"{folder.model(model.name)}: the held-out loss is {loss.nats_per_token}: training diverged; "
             "lower recipe.peak_lr and use another --runs folder"
         )
-    result = _result(family, plan, model, data, trained, loss, meter.read(perf_counter() - began).origin)
+    result = _result(family, plan, model, data, trained, loss, joules_origin)
     write_result(folder, result)
     listener.done(result, fresh=True)
     return result

@@ -19,14 +19,17 @@ def finished_weights(model: "ModelPlan", folder: RunFolder, listener: Listener) 
         WorkError: no good checkpoint holds them.
         InputError: the checkpoint belongs to other settings.
     """
-    from isoflop.model import Weights, as_standard
+    from isoflop.model import Weights, as_standard, shards_of
     from isoflop.train.checkpoint import load_newest
 
     checkpoints = folder.model(model.name) / "checkpoints"
-    state = load_newest(checkpoints, model, sha256_of_file(folder.data / "manifest.json"), listener.note)
-    if state is None or state.position.steps != model.steps:
+    generation = load_newest(checkpoints, model, sha256_of_file(folder.data / "manifest.json"), listener.note)
+    if generation is None or generation.position.steps != model.steps:
         raise WorkError(
             f"{checkpoints}: holds no good checkpoint of the end of the training; "
             f"delete {folder.result(model.name)} and run isoflop train: it goes on from what there is"
         )
-    return as_standard(Weights(model.shape, state.tensors["weights"]), model.parametrisation)
+    weights = Weights.zeros(model.shape)
+    for shard in shards_of(model.shape):
+        weights.flat[shard.start : shard.stop] = generation.read(shard)["weights"]
+    return as_standard(weights, model.parametrisation)

@@ -53,6 +53,7 @@ class ModelPlan:
     joules: float | None
     price: float | None
     parametrisation: Parametrisation = STANDARD
+    reproducible: bool = True
 
     @property
     def batch_sequences(self) -> int:
@@ -211,7 +212,7 @@ def _plan_model(
     at_once = min(machine.cores, schedule[0].sequences // microbatch)
     memory = training_memory(shape, microbatch, at_once, family.precision)
     flops = flops_per_token(shape) * tokens
-    seconds = flops / (expected_share(shape) * machine.matrix_flops_per_second(family.precision) * family.systems)
+    seconds = flops / (expected_share(shape) * machine.matrix_flops_per_second(family.precision))
     watts, hourly = family.cost.watts_per_system, family.cost.price_per_system_hour
     return ModelPlan(
         name=size.name if number == 0 else f"{size.name}-s{number}",
@@ -243,6 +244,7 @@ def _plan_model(
         joules=watts * family.systems * seconds if watts is not None else None,
         price=hourly * family.systems * seconds / 3600 if hourly is not None else None,
         parametrisation=parametrisation_of(family.parametrisation, recipe, shape),
+        reproducible=family.reproducible,
     )
 
 

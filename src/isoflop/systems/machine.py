@@ -58,7 +58,7 @@ def _measure() -> Machine:
     rates = {dtype: _matrix_rate(square.to(dtype)) for dtype in (torch.bfloat16, torch.float32)}
     torch.set_num_threads(before)
     return Machine(
-        processor=_processor(),
+        processor=processor_name(),
         cores=cores,
         threads=cores,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -92,11 +92,12 @@ def _seconds(a: "Tensor") -> float:
 
 
 def _key() -> str:
-    text = f"{_processor()}|{available_cores()}|{version('torch')}"
+    text = f"{processor_name()}|{available_cores()}|{version('torch')}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """What the processor calls itself."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter, time
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,10 +21,12 @@ from isoflop.model import Kernels, Lanes, Weights, as_standard, load_kernels
 from isoflop.model.lanes import THREADS
 from isoflop.recipe import ModelPlan, flops_per_token, learning_rate, steps_of
 from isoflop.recipe.schedule import StepPlan, step_at
+from isoflop.systems.group import ALONE, Systems
 from isoflop.train.allocator import keep_freed_memory
-from isoflop.train.checkpoint import Position, State, load_newest, save_generation
+from isoflop.train.checkpoint import Generation, Position, load_together, save_generation
 from isoflop.train.learner import Learner
 from isoflop.train.metrics import Metrics
+from isoflop.train.optimizer import AdamW
 
 # Steps over which the time left is estimated.
 RECENT_STEPS = 20
@@ -77,12 +80,15 @@ def train(
     read_joules: Callable[[], float | None],
     on_step: Callable[[Step], None],
     on_event: Callable[[str], None],
+    systems: Systems = ALONE,
 ) -> Trained:
     """Trains to the end of the plan, or goes on from the newest good checkpoint in `folder`.
 
-    Weights are a function of plan and data, on machines that compute alike; the number of lanes does not change them.
-    `system_share` is the share of the machine that the lanes are. `read_joules` counts up from any start, or says None;
-    it is asked every few seconds. `on_event` hears what a user should know, a line each.
+    Weights are a function of plan and data, on machines that compute alike; the numbers of lanes and of systems do not
+    change them. All `systems` call this alike; the leader writes and speaks, each system writes its shards of a
+    checkpoint. `system_share` is the share of the machine that the lanes of all systems on it are. `read_joules` counts
+    up from any start, or says None; it is asked every few seconds. `on_event` hears what a user should
+    know, a line each.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the last finished step is saved.
@@ -90,23 +96,25 @@ def train(
         WorkError: a checkpoint cannot be written.
         InputError: the checkpoints belong to other settings, or need a C compiler that is not there.
     """
-    checkpoints = folder / "checkpoints"
+    checkpoints, leads = folder / "checkpoints", systems.rank == 0
     data_sha256 = sha256_of_file(data / "manifest.json")
-    state = load_newest(checkpoints, plan, data_sha256, on_event)
+    generation = load_together(checkpoints, plan, data_sha256, on_event, systems)
     kernels = load_kernels()
     unbegun = Position(0, 0, 0.0, 0.0, 0.0, THREADS, kernels is not None)
-    position = unbegun if state is None else state.position
+    position = unbegun if generation is None else generation.position
     if position.fused and kernels is None and position.steps < plan.steps:
         raise InputError(f"{folder}: began with kernels that a C compiler built, and there is none now; install gcc")
-    session = _Session(plan, data, lanes, kernels if position.fused else None, state, peak_flops_per_second)
+    used = kernels if position.fused else None
+    session = _Session(plan, data, lanes, systems, used, generation, peak_flops_per_second)
     if position.steps == plan.steps:
         return session.trained(position)
 
     def save(now: Position) -> None:
-        metrics.sync()
-        save_generation(checkpoints, plan, data_sha256, State(now, session.tensors()))
+        if metrics is not None:
+            metrics.sync()
+        save_generation(checkpoints, plan, data_sha256, now, session.learner, systems)
 
-    metrics = Metrics(folder / "metrics.jsonl", position.steps)
+    metrics = Metrics(folder / "metrics.jsonl", position.steps) if leads else None
     started = saved = counted = perf_counter()
     joules_before = read_joules()
 
@@ -126,20 +134,27 @@ def train(
     try:
         with deferred() as pending:
             for step in session.steps():
-                metrics.write({key: value for key, value in asdict(step).items() if key in _METRIC_KEYS})
-                on_step(step)
+                if metrics is not None:
+                    metrics.write({key: value for key, value in asdict(step).items() if key in _METRIC_KEYS})
+                    on_step(step)
                 if perf_counter() - counted >= SECONDS_BETWEEN_JOULES:
                     read_joules()
                     counted = perf_counter()
-                if pending.signal_number is not None:
+                due = perf_counter() - saved >= checkpoint_seconds
+                # All stop at the same step, at a signal to any; all save at the same, when the leader's clock says so.
+                said = systems.gather(np.array([float(pending.signal_number or 0), float(due)]))
+                signal_number = int(said[:, 0].max())
+                if signal_number:
                     save(position_now(step))
-                    raise Interrupted(pending.signal_number)
-                if step.step == plan.steps or perf_counter() - saved >= checkpoint_seconds:
+                    pending.signal_number = None
+                    raise Interrupted(signal_number)
+                if step.step == plan.steps or said[0, 1]:
                     now = position_now(step)
                     save(now)
                     saved = perf_counter()
     finally:
-        metrics.close()
+        if metrics is not None:
+            metrics.close()
     return session.trained(now)
 
 
@@ -150,32 +165,43 @@ class _Session:
     """Everything that one process holds of a run."""
 
     def __init__(
-        self, plan: ModelPlan, data: Path, lanes: Lanes, kernels: Kernels | None, state: State | None, peak: float
+        self,
+        plan: ModelPlan,
+        data: Path,
+        lanes: Lanes,
+        systems: Systems,
+        kernels: Kernels | None,
+        generation: Generation | None,
+        peak: float,
     ) -> None:
         keep_freed_memory()
-        self._plan, self._peak = plan, peak
-        self._start = 0 if state is None else state.position.steps
+        self._plan, self._peak, self._systems = plan, peak, systems
+        self._start = 0 if generation is None else generation.position.steps
         self._stream = TokenStream(data, "train")
-        self._learner = Learner(
+        self.learner = Learner(
             plan.shape,
             seed=plan.seed,
             precision=plan.precision,
             lanes=lanes,
             kernels=kernels,
+            optimizer=AdamW(
+                beta1=plan.beta1,
+                beta2=plan.beta2,
+                eps=plan.eps,
+                weight_decay=plan.weight_decay,
+                clip_norm=plan.clip_norm,
+                hidden_lr_multiplier=plan.parametrisation.hidden_lr_multiplier,
+            ),
             parametrisation=plan.parametrisation,
-            beta1=plan.beta1,
-            beta2=plan.beta2,
-            eps=plan.eps,
-            weight_decay=plan.weight_decay,
-            clip_norm=plan.clip_norm,
+            systems=systems,
+            reproducible=plan.reproducible,
         )
-        self.tensors = self._learner.tensors
-        if state is not None:
-            self._learner.restore(state.tensors)
+        if generation is not None:
+            self.learner.restore(generation.read)
 
     def trained(self, position: Position) -> Trained:
         return Trained(
-            weights=as_standard(self._learner.weights, self._plan.parametrisation),
+            weights=as_standard(self.learner.complete(), self._plan.parametrisation),
             tokens=position.tokens,
             steps=position.steps,
             seconds=position.seconds,
@@ -191,10 +217,11 @@ class _Session:
         recent: deque[float] = deque(maxlen=RECENT_STEPS)
         for i in range(self._start, plan.steps):
             began = perf_counter()
+            self._systems.place = f"{plan.name} step {i + 1}"
             this = step_at(runs, i)
             tokens = (this.first_sequence + this.sequences) * plan.shape.context_length
-            loss = self._learner.gradients(self._microbatches(this), this.sequences * plan.shape.context_length)
-            norm = self._learner.norm()
+            loss = self.learner.gradients(self._microbatches(this), this.sequences * plan.shape.context_length)
+            norm = self.learner.norm()
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise DivergenceError(
                     f"{plan.name}: loss {loss:g}, gradient norm {norm:g} at step {i + 1}: training has diverged before "
@@ -208,7 +235,7 @@ class _Session:
                 final_lr_fraction=plan.final_lr_fraction,
                 decay=plan.decay,
             )
-            self._learner.update(norm, lr, i + 1)
+            self.learner.update(norm, lr, i + 1)
             seconds = perf_counter() - began
             recent.append(seconds)
             speed = this.sequences * plan.shape.context_length / seconds
@@ -227,11 +254,12 @@ class _Session:
             )
 
     def _microbatches(self, this: StepPlan) -> list[Callable[[], Tensor]]:
-        """What reads each microbatch of a step."""
+        """What reads each of this system's microbatches of a step."""
         length, size = self._plan.shape.context_length, self._plan.microbatch_sequences
         ids = sample_ids(this.first_sequence, this.sequences, self._stream.n_samples(length), self._plan.seed)
 
         def read(first: int) -> Tensor:
             return torch.from_numpy(self._stream.batch(ids[first : first + size], length))
 
-        return [partial(read, first) for first in range(0, this.sequences, size)]
+        firsts = range(0, this.sequences, size)[self._systems.rank :: self._systems.size]
+        return [partial(read, first) for first in firsts]
