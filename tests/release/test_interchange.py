@@ -168,8 +168,12 @@ C_ATTN = "transformer.h.1.attn.c_attn.weight"
         (lambda t: t.update({"lm_head.weight": torch.ones(VOCAB, 32)}), "lm_head.weight is not transformer.wte.weight"),
         (lambda t: t.update({"wte.weight": torch.ones(VOCAB, 32)}), "transformer.wte.weight"),
         (lambda t: t[C_ATTN][0, 0].fill_(math.nan), f"tensor {C_ATTN} holds NaN or infinity"),
+        (
+            lambda t: t.update({"lm_head.weight": torch.full((VOCAB, 32), math.inf)}),
+            "tensor lm_head.weight holds NaN or infinity",
+        ),
     ],
-    ids=["missing", "transposed", "fp64", "another layer", "untied head", "twice", "NaN"],
+    ids=["missing", "transposed", "fp64", "another layer", "untied head", "twice", "NaN", "infinite head"],
 )
 def test_wrong_tensors_are_named(folder: Path, change: Any, said: str) -> None:
     tensors = tensors_of(folder)
@@ -282,6 +286,14 @@ def test_a_bin_file_of_the_format_before_zip_is_read(tmp_path: Path) -> None:
     path, tensors = tmp_path / "pytorch_model.bin", {"transformer.wte.weight": torch.arange(6.0).view(2, 3)}
     torch.save(tensors, path, _use_new_zipfile_serialization=False)
     assert open_pickled(path) is not None
+
+
+@pytest.mark.parametrize("tensor", [torch.eye(3).to_sparse(), torch.empty(3, 3, device="meta")], ids=["sparse", "meta"])
+def test_a_pickled_tensor_without_all_its_numbers_is_named(tmp_path: Path, tensor: Tensor) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"transformer.wte.weight": tensor}, path)
+    with pytest.raises(InputError, match=r"tensor transformer.wte.weight is sparse or without its numbers"):
+        open_pickled(path)
 
 
 def test_a_hostile_pickle_is_refused_without_advice_to_load_it_all_the_same(tmp_path: Path) -> None:

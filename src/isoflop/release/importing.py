@@ -67,8 +67,11 @@ def import_model(folder: Path) -> Imported:
         _check_finite(tensors[name], name, tensor)
         dtypes[name] = tensor.dtype
         view.copy_(tensor)
-    if HEAD in tensors and not torch.equal(tensors[HEAD].tensor(HEAD), tensors[EMBEDDING].tensor(EMBEDDING)):
-        raise InputError(f"{folder}: {HEAD} is not {EMBEDDING}; isoflop's head is tied to the embedding")
+    if HEAD in tensors:
+        head = tensors[HEAD].tensor(HEAD)
+        _check_finite(tensors[HEAD], HEAD, head)
+        if not torch.equal(head, tensors[EMBEDDING].tensor(EMBEDDING)):
+            raise InputError(f"{folder}: {HEAD} is not {EMBEDDING}; isoflop's head is tied to the embedding")
     return Imported(shape, weights, dtypes, end_of_text)
 
 
@@ -138,7 +141,9 @@ def _check_tensors(folder: Path, tensors: Mapping[str, TensorFile], shape: Shape
     wanted = tensor_sizes(shape)
     missing = [name for name in wanted if name not in tensors]
     if missing:
-        lacking = f"tensors {missing[0]} and {len(missing) - 1} more are" if missing[1:] else f"tensor {missing[0]} is"
+        lacking = (
+            f"tensors {missing[0]} and {len(missing) - 1:,} more are" if missing[1:] else f"tensor {missing[0]} is"
+        )
         raise InputError(
             f"{folder}: {lacking} missing; fetch what the download lacks, or the config.json that belongs to it "
             f"(this one says n_layer = {shape.n_layers})"
@@ -146,7 +151,7 @@ def _check_tensors(folder: Path, tensors: Mapping[str, TensorFile], shape: Shape
     for name, file in tensors.items():
         size = wanted.get(EMBEDDING if name == HEAD else name)
         if size is None:
-            raise InputError(f"{file.path}: tensor {name} is none of a GPT-2 with {shape.n_layers} layers")
+            raise InputError(f"{file.path}: tensor {name} is none of a GPT-2 with n_layer = {shape.n_layers}")
         if file.size(name) != size:
             raise InputError(f"{file.path}: tensor {name} has shape {file.size(name)}, config.json asks for {size}")
         if file.dtype(name) not in DTYPES:
