@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def tell_launcher(code: int, line: str, lost: bool) -> int | None:
         while not outcome.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         return 0 if outcome.exists() else code
-    part = outcome.with_name(f"{os.getpid()}.part")
+    part = outcome.with_name(f"{socket.gethostname()}-{os.getpid()}.part")
     part.write_text(json.dumps({"code": code, "line": line}))
     with contextlib.suppress(FileExistsError):
         os.link(part, outcome)
