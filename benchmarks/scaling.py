@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parent / "results" / "scaling.json"
 SHAPES = {
     "pocket w80": (Shape(3, 80, 2, 1024, 256), 8, 2),
     "small": (Shape(6, 384, 6, 8192, 512), 4, 4),
-    "111M": (Shape(10, 768, 12, 50257, 2048), 1, 4),
+    "111M": (Shape(10, 768, 12, 50257, 2048), 1, 2),
 }
 KINDS = {
     "one": (False, True),
