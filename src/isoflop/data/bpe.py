@@ -16,7 +16,7 @@ from isoflop.data.tokenizer import symbols_of_bytes
 _WORD_BITS = 15
 _WORD_BYTES = 32
 _MERGE_BYTES = 16
-_WINDOW_BYTES = 2048  # sixteen times GPT-2's longest token
+_WINDOW_BYTES = 1024  # eight times GPT-2's longest token
 _USUAL_ROOM = 2**20
 
 _CHARACTERS = 0x110000
