@@ -129,11 +129,14 @@ def prepare(
     family_file: FamilyFile,
     workers: Workers = None,
     part: Part = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hash every file again, also those not touched since the last time.")
+    ] = False,
     runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Read the corpus, tokenise it, write shards; check every byte of those that are there.
+    """Read the corpus, tokenise it, write shards; check those that are there.
 
     This is what isoflop data FAMILY.toml does; the word prepare may be left out.
     """
@@ -151,7 +154,7 @@ def prepare(
         Terminal(quiet=json) as terminal,
         locked(folder),
     ):
-        manifest = prepare_data(family, folder, terminal, workers)
+        manifest = prepare_data(family, folder, terminal, workers, anew=verify)
     _print(json, lambda: manifest.model_dump(mode="json"), lambda: tables.print_data(manifest))
 
 
