@@ -30,7 +30,7 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
         sync_folder(path.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -73,7 +73,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise _cannot_write(folder, error) from error
+        raise cannot_write(folder, error) from error
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -96,7 +96,7 @@ def write_synced(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def to_json(document: Any, indent: int | None = 2) -> str:
@@ -134,6 +134,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _cannot_write(path: Path, error: OSError) -> WorkError:
+def cannot_write(path: Path, error: OSError) -> WorkError:
+    """What to raise when `error` came of writing at `path`."""
     remedy = "free some space and run again" if error.errno == 28 else "check the folder's permissions and run again"
     return WorkError(f"{path}: cannot write ({error.strerror or error}); nothing that was there is lost; {remedy}")

@@ -59,7 +59,7 @@ class Holder(Learner):
 
 
 def position(steps: int) -> Position:
-    return Position(steps, steps * 80, 1.0, 1.0, None, 1, False)
+    return Position(steps, steps * 80, 1.0, 1.0, None, 1, False, "cpu")
 
 
 def save(folder: Path, steps: int) -> None:

@@ -2,6 +2,7 @@
 
 from isoflop.config.family import (
     BpeTokenizer,
+    Cluster,
     Cost,
     DataSource,
     Family,
@@ -15,6 +16,7 @@ from isoflop.config.load import load_family
 
 __all__ = [
     "BpeTokenizer",
+    "Cluster",
     "Cost",
     "DataSource",
     "Family",

@@ -86,6 +86,7 @@ class ModelPlan:
             **shape,
             **derived,
             **parametrisation,
+            "residual_init_std": self.parametrisation.residual_std(self.shape.n_layers),
             **document,
         }
 
@@ -208,10 +209,10 @@ def _plan_model(
     runs = steps_of(schedule, wanted, shape.context_length)
     tokens = sum(run.steps * run.sequences for run in runs) * shape.context_length
     microbatch = _microbatch_sequences(recipe.microbatch_tokens, shape.context_length, schedule)
-    at_once = min(machine.cores, schedule[0].sequences // microbatch)
+    at_once = min(machine.lanes, schedule[0].sequences // microbatch)
     memory = training_memory(shape, microbatch, at_once, family.precision)
     flops = flops_per_token(shape) * tokens
-    seconds = flops / (expected_share(shape) * machine.matrix_flops_per_second(family.precision) * family.systems)
+    seconds = flops / (expected_share(shape) * machine.matrix_flops_per_second(family.precision))
     watts, hourly = family.cost.watts_per_system, family.cost.price_per_system_hour
     return ModelPlan(
         name=size.name if number == 0 else f"{size.name}-s{number}",

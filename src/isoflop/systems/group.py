@@ -15,11 +15,12 @@ SLICE = 2**20
 class Systems(Protocol):
     """`size` systems, of which this process is number `rank`; number 0 leads.
 
-    All systems make the same calls in the same order.
+    All systems make the same calls in the same order. `place` says where in its work this one is: the model, the step.
     """
 
     rank: int
     size: int
+    place: str
 
     def gather(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The `numbers` (n,) of every system, (size, n)."""
@@ -28,7 +29,7 @@ class Systems(Protocol):
         """Sends tensors to other systems and receives into tensors from others, all at once."""
 
     def doing(self, what: str) -> None:
-        """What this system is about from now on: said of it when it is not heard of any more."""
+        """What this system is about from now on: said of it, with its place, when it is not heard of any more."""
 
 
 class Alone(Systems):
@@ -36,6 +37,7 @@ class Alone(Systems):
 
     rank = 0
     size = 1
+    place = ""
 
     def gather(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """As `Systems` says."""

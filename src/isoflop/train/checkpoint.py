@@ -36,6 +36,7 @@ class Position:
     joules: float | None
     threads: int
     fused: bool
+    device: str
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def save_generation(
         own = np.zeros((len(shards), 32))
         for shard in shards:
             if owner(shard.index, systems) == systems.rank:
-                content = save(dict(learner.shard(shard)))
+                content = save({name: part.cpu() for name, part in learner.shard(shard).items()})
                 write_synced(part / _file_of(shard), content)
                 own[shard.index] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
         together = systems.gather(own.reshape(-1)).sum(axis=0).reshape(own.shape)

@@ -19,14 +19,17 @@ from isoflop.train.optimizer import AdamW, Chunk, chunks_of
 STATE = ("weights", "first_moment", "second_moment")
 
 
+CPU = torch.device("cpu")
+
+
 class Learns(Protocol):
     """What the loop trains, wherever its weights live. A step is `gradients`, then `norm`, then `update`."""
 
     def gradients(self, microbatches: Sequence[Callable[[], Tensor]], step_tokens: int) -> float:
         """Adds up the gradient of the step's mean loss; returns that loss in nats per token.
 
-        Each of `microbatches`, which are this system's of the step, gives its samples, int64 (B, T + 1), when it is
-        its turn. Those of all systems have `step_tokens` targets together. The sum over tokens is divided by that
+        Each of `microbatches`, which are this system's of the step, gives samples, int64 (B, T + 1), when it is
+        called, once. Those of all systems have `step_tokens` targets together. The sum over tokens is divided by that
         count, however the step is cut.
         """
 
@@ -47,7 +50,7 @@ class Learns(Protocol):
 
 
 class Learner(Learns):
-    """One model from its initial weights on."""
+    """One model from its initial weights on. `kernels` are for a CPU alone."""
 
     def __init__(
         self,
@@ -61,17 +64,18 @@ class Learner(Learns):
         parametrisation: Parametrisation = STANDARD,
         systems: Systems = ALONE,
         reproducible: bool = True,
+        device: torch.device = CPU,
     ) -> None:
-        self.weights = initialise(shape, seed, parametrisation)
+        self.weights = Weights(shape, initialise(shape, seed, parametrisation).flat.to(device))
         self.model = make_model(shape, precision, kernels, parametrisation)
         self._optimizer = optimizer or AdamW(hidden_lr_multiplier=parametrisation.hidden_lr_multiplier)
         self._systems = systems
         # Memory that is never written costs nothing: of the moments, this system's own shards are.
-        self._moments = [torch.zeros(shape.params) for _ in range(2)]
+        self._moments = [torch.zeros(shape.params, device=device) for _ in range(2)]
         dtype = torch.int64 if reproducible else torch.float32
-        self._sums = Sums(Weights(shape, torch.zeros(shape.params, dtype=dtype)), kernels)
+        self._sums = Sums(Weights(shape, torch.zeros(shape.params, dtype=dtype, device=device)), kernels)
         self._image = self.model.image(self.weights)
-        self._lanes, self._kernels = lanes, kernels
+        self._lanes, self._kernels, self._device = lanes, kernels, device
         self._shards = shards_of(shape)
         self._own = [shard for shard in self._shards if owner(shard.index, self._systems) == self._systems.rank]
         self._chunks = [chunk for shard in self._own for chunk in chunks_of(shard)]
@@ -83,7 +87,7 @@ class Learner(Learns):
         self._sums.begin(step_tokens)
 
         def nats(samples: Callable[[], Tensor]) -> float:
-            return self.model.gradients(self.weights, self._image, samples(), self._sums)
+            return self.model.gradients(self.weights, self._image, samples().to(self._device), self._sums)
 
         loss, self._bounds = totals(self._systems, self._lanes.map(nats, microbatches), self._sums.bounds)
         return loss / step_tokens
@@ -134,7 +138,7 @@ class Learner(Learns):
 
     def complete(self) -> Weights:
         """As `Learns` says."""
-        return self.weights
+        return Weights(self.weights.shape, self.weights.flat.cpu())
 
     def _share(self) -> None:
         """Gives the updated shards to all systems; clears the sums of those that are not this system's."""

@@ -5,26 +5,25 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from time import perf_counter, time
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from isoflop.data import TokenStream, sample_ids
+from isoflop.data import ReadAhead, TokenStream, sample_ids
 from isoflop.durable import sha256_of_file
 from isoflop.errors import DivergenceError, InputError, Interrupted
 from isoflop.interrupts import deferred
 from isoflop.model import Kernels, Lanes, Weights, as_standard, load_kernels
 from isoflop.model.lanes import THREADS
 from isoflop.recipe import ModelPlan, flops_per_token, learning_rate, steps_of
-from isoflop.recipe.schedule import StepPlan, step_at
+from isoflop.recipe.schedule import BatchRun, StepPlan, step_at
 from isoflop.systems.group import ALONE, Systems
 from isoflop.train.allocator import keep_freed_memory
 from isoflop.train.checkpoint import Generation, Position, load_together, save_generation
-from isoflop.train.learner import Learner
+from isoflop.train.learner import CPU, Learner
 from isoflop.train.metrics import Metrics
 from isoflop.train.optimizer import AdamW
 
@@ -47,6 +46,7 @@ class Step:
     grad_norm: float
     tokens_per_second: float
     mfu: float
+    wait_seconds: float
     time: float
     seconds_left: float
 
@@ -81,6 +81,7 @@ def train(
     on_step: Callable[[Step], None],
     on_event: Callable[[str], None],
     systems: Systems = ALONE,
+    device: torch.device = CPU,
 ) -> Trained:
     """Trains to the end of the plan, or goes on from the newest good checkpoint in `folder`.
 
@@ -99,13 +100,15 @@ def train(
     checkpoints, leads = folder / "checkpoints", systems.rank == 0
     data_sha256 = sha256_of_file(data / "manifest.json")
     generation = load_together(checkpoints, plan, data_sha256, on_event, systems)
-    kernels = load_kernels()
-    unbegun = Position(0, 0, 0.0, 0.0, 0.0, THREADS, kernels is not None)
+    kernels = load_kernels() if device.type == "cpu" else None
+    unbegun = Position(0, 0, 0.0, 0.0, 0.0, THREADS, kernels is not None, device.type)
     position = unbegun if generation is None else generation.position
-    if position.fused and kernels is None and position.steps < plan.steps:
+    if position.fused and kernels is None and device.type == "cpu" and position.steps < plan.steps:
         raise InputError(f"{folder}: began with kernels that a C compiler built, and there is none now; install gcc")
+    if position.device != device.type and position.steps < plan.steps:
+        on_event(f"{plan.name} began on {position.device} and goes on on {device.type}: its bits are those of neither")
     used = kernels if position.fused else None
-    session = _Session(plan, data, lanes, systems, used, generation, peak_flops_per_second)
+    session = _Session(plan, data, lanes, systems, device, used, generation, peak_flops_per_second)
     if position.steps == plan.steps:
         return session.trained(position)
 
@@ -129,6 +132,7 @@ def train(
             joules=position.joules + joules - joules_before if known else None,  # type: ignore[operator]
             threads=position.threads,
             fused=position.fused,
+            device=device.type,
         )
 
     try:
@@ -158,7 +162,7 @@ def train(
     return session.trained(now)
 
 
-_METRIC_KEYS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "time")
+_METRIC_KEYS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "wait_seconds", "time")
 
 
 class _Session:
@@ -170,6 +174,7 @@ class _Session:
         data: Path,
         lanes: Lanes,
         systems: Systems,
+        device: torch.device,
         kernels: Kernels | None,
         generation: Generation | None,
         peak: float,
@@ -195,6 +200,7 @@ class _Session:
             parametrisation=plan.parametrisation,
             systems=systems,
             reproducible=plan.reproducible,
+            device=device,
         )
         if generation is not None:
             self.learner.restore(generation.read)
@@ -214,12 +220,21 @@ class _Session:
         """Trains on from the start position, a step each time the next one is asked for."""
         plan = self._plan
         runs = steps_of(plan.batch_schedule, plan.tokens, plan.shape.context_length)
+        with ReadAhead(self._stream, plan.shape.context_length, self._batches(runs)) as reader:
+            yield from self._steps(runs, reader)
+
+    def _steps(self, runs: list[BatchRun], reader: ReadAhead) -> Iterator[Step]:
+        plan = self._plan
         recent: deque[float] = deque(maxlen=RECENT_STEPS)
         for i in range(self._start, plan.steps):
             began = perf_counter()
+            self._systems.place = f"{plan.name} step {i + 1}"
             this = step_at(runs, i)
             tokens = (this.first_sequence + this.sequences) * plan.shape.context_length
-            loss = self.learner.gradients(self._microbatches(this), this.sequences * plan.shape.context_length)
+            waited = reader.wait_seconds
+            # Lanes take what is next, so which of them has which differs; the sums do not.
+            microbatches = [lambda: torch.from_numpy(reader.take())] * len(self._microbatches(this))
+            loss = self.learner.gradients(microbatches, this.sequences * plan.shape.context_length)
             norm = self.learner.norm()
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise DivergenceError(
@@ -248,17 +263,22 @@ class _Session:
                 grad_norm=norm,
                 tokens_per_second=speed,
                 mfu=speed * flops_per_token(plan.shape) / self._peak,
+                wait_seconds=reader.wait_seconds - waited,
                 time=time(),
                 seconds_left=statistics.median(recent) * (plan.steps - i - 1),
             )
 
-    def _microbatches(self, this: StepPlan) -> list[Callable[[], Tensor]]:
-        """What reads each of this system's microbatches of a step."""
+    def _batches(self, runs: list[BatchRun]) -> Iterator[npt.NDArray[np.int64]]:
+        """The numbers of the samples of each of this system's microbatches, from the first step to come on."""
         length, size = self._plan.shape.context_length, self._plan.microbatch_sequences
-        ids = sample_ids(this.first_sequence, this.sequences, self._stream.n_samples(length), self._plan.seed)
+        n_samples = self._stream.n_samples(length)
+        for i in range(self._start, self._plan.steps):
+            this = step_at(runs, i)
+            ids = sample_ids(this.first_sequence, this.sequences, n_samples, self._plan.seed)
+            for first in self._microbatches(this):
+                yield ids[first : first + size]
 
-        def read(first: int) -> Tensor:
-            return torch.from_numpy(self._stream.batch(ids[first : first + size], length))
-
-        firsts = range(0, this.sequences, size)[self._systems.rank :: self._systems.size]
-        return [partial(read, first) for first in firsts]
+    def _microbatches(self, this: StepPlan) -> range:
+        """Where this system's microbatches of a step begin among its sequences."""
+        firsts = range(0, this.sequences, self._plan.microbatch_sequences)
+        return firsts[self._systems.rank :: self._systems.size]
