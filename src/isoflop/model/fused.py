@@ -52,7 +52,7 @@ class FusedGPT(Passes):
         self, shape: Shape, dtype: torch.dtype, kernels: Kernels, parametrisation: Parametrisation = STANDARD
     ) -> None:
         self.shape, self.dtype, self._k = shape, dtype, kernels
-        self._embedding_multiplier = parametrisation.embedding_multiplier
+        self.embedding_multiplier = parametrisation.embedding_multiplier
         self._output_multiplier = parametrisation.output_multiplier
         self._attention_scale = parametrisation.attention_scale(shape)
         self._half = int(dtype == torch.bfloat16)
@@ -66,13 +66,13 @@ class FusedGPT(Passes):
         n, d = ids.numel(), self.shape.d_model
         x = torch.empty(n, d)
         tokens, positions = weights["transformer.wte.weight"], weights["transformer.wpe.weight"]
-        self._k.embed(n, d, ids.shape[1], ids, tokens, positions, self._embedding_multiplier, x)
+        self._k.embed(n, d, ids.shape[1], ids, tokens, positions, self.embedding_multiplier, x)
         return x
 
     def embed_backward(self, ids: Tensor, dx: Tensor, gradients: Gradients) -> None:
         """As `Passes` says."""
-        if self._embedding_multiplier != 1:
-            dx = dx * self._embedding_multiplier
+        if self.embedding_multiplier != 1:
+            dx = dx * self.embedding_multiplier
         gradients.add_rows("transformer.wte.weight", ids.view(-1), dx)
         positions = torch.arange(ids.shape[1]).expand(ids.shape).reshape(-1)
         gradients.add_rows("transformer.wpe.weight", positions, dx)
@@ -98,7 +98,7 @@ class FusedGPT(Passes):
         )  # fmt: skip
         torch.mm(norm_2, image[8], out=kept.up)
         active = self._active(kept.up, up_bias)
-        out = torch.empty(n, d)
+        out = torch.empty(n, d) if memory is None else x
         self._k.residual(self._half, n, d, kept.middle, active @ image[10], down_bias, out)
         return out, Saved(kept, norm_1, stats_1, norm_2, stats_2, active)
 
@@ -272,4 +272,4 @@ def _blocks(T: int) -> list[tuple[int, int]]:
 
 def _padded(count: int, dtype: torch.dtype) -> int:
     """Bytes, up to the next whole vector of 16 fp32."""
-    return -(count * dtype.itemsize) // -64 * 64
+    return -(-count * dtype.itemsize // 64) * 64

@@ -40,7 +40,7 @@ class GPT(Passes):
         self, shape: Shape, precision: Literal["bf16", "fp32"], parametrisation: Parametrisation = STANDARD
     ) -> None:
         self.shape = shape
-        self._embedding_multiplier = parametrisation.embedding_multiplier
+        self.embedding_multiplier = parametrisation.embedding_multiplier
         self._output_multiplier = parametrisation.output_multiplier
         self._attention_scale = parametrisation.attention_scale(shape)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -52,24 +52,27 @@ class GPT(Passes):
     def embed(self, weights: Mapping[str, Tensor], ids: Tensor) -> Tensor:
         """As `Passes` says."""
         positions = weights["transformer.wpe.weight"][: ids.shape[1]]
-        x = (F.embedding(ids, weights["transformer.wte.weight"]) + positions) * self._embedding_multiplier
+        x = (F.embedding(ids, weights["transformer.wte.weight"]) + positions) * self.embedding_multiplier
         return x.flatten(0, 1)
 
     def embed_backward(self, ids: Tensor, dx: Tensor, gradients: Gradients) -> None:
         """As `Passes` says."""
-        dx = dx * self._embedding_multiplier
+        dx = dx * self.embedding_multiplier
         gradients.add_rows("transformer.wte.weight", ids.reshape(-1), dx)
         positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape).reshape(-1)
         gradients.add_rows("transformer.wpe.weight", positions, dx)
 
     def layer(
         self, w: list[Tensor], image: list[Tensor], x: Tensor, B: int, memory: Tensor | None = None
-    ) -> tuple[Tensor, Graph]:
+    ) -> tuple[Tensor, Graph | None]:
         """As `Passes` says: in `memory`, x alone."""
         if memory is not None:
-            memory.view(torch.float32).view_as(x).copy_(x)
+            out, x = x, memory.view(torch.float32).view_as(x).copy_(x)
+            with torch.no_grad():
+                return out.copy_(self.layer(w, image, x, B)[0]), None
         leaves = [x, *(cast if cast.ndim == 2 else own for own, cast in zip(w, image, strict=True))]
-        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+        # Not detach(): what is written elsewhere in the buffer that the tensors are views of is none of autograd's.
+        leaves = [leaf.data.requires_grad_() for leaf in leaves]
         inner = leaves[0].view(B, -1, self.shape.d_model)
         out = layer(inner, leaves[1:], self.shape.n_heads, self._attention_scale, self.dtype).flatten(0, 1)
         return out.detach(), Graph(leaves, out)
@@ -81,7 +84,9 @@ class GPT(Passes):
     def recall(self, w: list[Tensor], image: list[Tensor], memory: Tensor, B: int, T: int) -> Graph:
         """As `Passes` says: the whole forward pass again."""
         with torch.enable_grad():
-            return self.layer(w, image, memory.view(torch.float32).view(B * T, -1), B)[1]
+            graph = self.layer(w, image, memory.view(torch.float32).view(B * T, -1), B)[1]
+        assert graph is not None
+        return graph
 
     def layer_backward(
         self, i: int, w: list[Tensor], image: list[Tensor], saved: Graph, dx: Tensor, gradients: Gradients
@@ -102,7 +107,7 @@ class GPT(Passes):
     ) -> tuple[Tensor, Tensor]:
         """As `Passes` says: with gradients, the sum of the nats."""
         names = ("transformer.ln_f.weight", "transformer.ln_f.bias")
-        leaves = [leaf.detach().requires_grad_() for leaf in (x, *(weights[name] for name in names))]
+        leaves = [leaf.data.requires_grad_() for leaf in (x, *(weights[name] for name in names))]
         with torch.enable_grad():
             norm = F.layer_norm(leaves[0], (self.shape.d_model,), leaves[1], leaves[2], LAYER_NORM_EPS).to(self.dtype)
         tokens = image["transformer.wte.weight"]
@@ -135,7 +140,7 @@ class GPT(Passes):
     def residual_stream(self, weights: Weights, ids: Tensor) -> Iterator[Tensor]:
         """The stream, fp32 (B, T, d), after the embeddings and after each layer."""
         positions = weights["transformer.wpe.weight"][: ids.shape[1]]
-        x = (F.embedding(ids, weights["transformer.wte.weight"]) + positions) * self._embedding_multiplier
+        x = (F.embedding(ids, weights["transformer.wte.weight"]) + positions) * self.embedding_multiplier
         yield x
         for i in range(self.shape.n_layers):
             x = layer(x, weights.layer(i), self.shape.n_heads, self._attention_scale, self.dtype)

@@ -19,6 +19,7 @@ class Passes(Protocol):
 
     shape: Shape
     dtype: torch.dtype
+    embedding_multiplier: float
 
     def image(self, weights: Weights) -> Weights:
         """The weights as products take them."""
@@ -31,7 +32,7 @@ class Passes(Protocol):
     ) -> tuple[Tensor, Any]:
         """One layer on x (n, d) of B sequences, and what its backward pass needs.
 
-        Given `memory`, (kept_bytes,) uint8, all that `recall` needs is left there, x included.
+        Given `memory`, (kept_bytes,) uint8, all that `recall` needs is left there, and x itself becomes the output.
         """
 
     def kept_bytes(self, B: int, T: int) -> int:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 
-from isoflop.durable import part_of, sha256_of_file, write_folder, write_synced, write_text
+from isoflop.durable import part_of, sha256_of_file, write_folder, write_text
 from isoflop.errors import InputError
 from isoflop.model import Shard, shards_of
 from isoflop.recipe import ModelPlan
@@ -21,7 +21,6 @@ from isoflop.systems.group import Systems, owner
 from isoflop.train.learner import Learns
 
 FORMAT = 4
-KEEP = 2
 MANIFEST, LATEST = "manifest.json", "LATEST"
 
 
@@ -46,15 +45,24 @@ class Generation:
     folder: Path
     position: Position
 
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return self.position.steps
+
     def read(self, shard: Shard) -> dict[str, torch.Tensor]:
         """The state of a shard: flat fp32, by the names in `learner.STATE`."""
-        return load((self.folder / _file_of(shard)).read_bytes())
+        return load(self.path(shard).read_bytes())
+
+    def path(self, shard: Shard) -> Path:
+        """The file that holds it."""
+        return self.folder / _file_of(shard)
 
 
 def save_generation(
     folder: Path, plan: ModelPlan, data_sha256: str, position: Position, learner: Learns, systems: Systems
 ) -> None:
-    """Commits a generation, of which every system writes the shards it owns, and prunes all but the newest two.
+    """Commits a generation, of which every system writes the shards it owns, and prunes the oldest.
 
     The files are the same for any number of systems.
 
@@ -69,9 +77,7 @@ def save_generation(
         own = np.zeros((len(shards), 32))
         for shard in shards:
             if owner(shard.index, systems) == systems.rank:
-                content = save({name: part.cpu() for name, part in learner.shard(shard).items()})
-                write_synced(part / _file_of(shard), content)
-                own[shard.index] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+                own[shard.index] = np.frombuffer(learner.write(shard, part / _file_of(shard)), np.uint8)
         together = systems.gather(own.reshape(-1)).sum(axis=0).reshape(own.shape)
         return [bytes(row.astype(np.uint8)).hex() for row in together]
 
@@ -91,7 +97,7 @@ def save_generation(
     if systems.rank == 0:
         write_folder(folder / name, fill)
         write_text(folder / LATEST, name + "\n")
-        for old in _generations(folder)[KEEP:]:
+        for old in _generations(folder)[learner.generations :]:
             shutil.rmtree(old, ignore_errors=True)
     else:
         systems.gather(np.zeros(0))
