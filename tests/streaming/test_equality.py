@@ -11,10 +11,11 @@ from torch import Tensor
 
 from isoflop.model import Lanes, load_kernels, weights_sha256
 from isoflop.recipe import STANDARD, Parametrisation, Shape
+from isoflop.recipe.streaming import Cut
 from isoflop.systems.group import ALONE
 from isoflop.train.learner import Learner, Learns
 from isoflop.train.optimizer import AdamW
-from isoflop.train.streamed import Cut, StreamedLearner
+from isoflop.train.streamed import StreamedLearner
 
 SHAPES = {
     "tiny": Shape(n_layers=2, d_model=16, n_heads=2, vocab_size=300, context_length=32),

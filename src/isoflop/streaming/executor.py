@@ -19,15 +19,12 @@ from isoflop.model.weights import LAYER_TENSORS
 from isoflop.streaming.embedding import Rows
 from isoflop.streaming.kept import Kept
 from isoflop.streaming.pages import BLOCK, pages
-from isoflop.streaming.store import Store, Window, Work, largest_window, matrix_part, windows_of
+from isoflop.streaming.store import Store, Window, largest_window, matrix_part, windows_of
 from isoflop.streaming.visits import Microbatch, Pass, Visit
 from isoflop.systems.group import Systems, bring_home, owner, send_out
 from isoflop.systems.sums import Adder, Sums
 
 WTE, WPE = "transformer.wte.weight", "transformer.wpe.weight"
-# Threads that read and write while lanes compute; each has buffers of a few windows.
-CLERKS = 3
-
 # The sums of squares of the parts of a window of a shard's gradient.
 Squares = Callable[[Shard, Window, Tensor], Iterable[float]]
 
@@ -63,7 +60,8 @@ def slots_of(pieces: Sequence[Piece]) -> Slots:
 class Executor:
     """Computes the gradients of a model whose weights are in `store`, and leaves them there.
 
-    `most` microbatches make a group; each is (B, T) of ids.
+    `most` microbatches make a group; each is (B, T) of ids. `updated` waits until a shard's weights are those after the
+    last step. `carriers` read and write, `clerks` also compute beside the lanes.
     """
 
     def __init__(
@@ -80,6 +78,8 @@ class Executor:
         microbatch_tokens: int,
         squares: Squares,
         carriers: ThreadPoolExecutor,
+        clerks: ThreadPoolExecutor,
+        updated: Callable[[Shard], None],
     ) -> None:
         self._model, self._store, self._kept, self._systems = model, store, kept, systems
         self._lanes, self._kernels, self._squares_of, self._most = lanes, kernels, squares, most
@@ -97,11 +97,9 @@ class Executor:
         self._places = {name: i for i, name in enumerate(tensor_sizes(shape))}
         self.bounds = np.zeros(len(self._places))
         self.squares: list[float] = []
-        self._updates: dict[int, Future[None]] = {}
         self._drains: list[tuple[int, int, Future[None]]] = []
         self._threads, self._lock = threading.local(), threading.Lock()
-        self._carriers = carriers
-        self._clerks = ThreadPoolExecutor(CLERKS, "clerk", torch.set_num_threads, (1,))
+        self._carriers, self._clerks, self._updated = carriers, clerks, updated
         self._conductor = ThreadPoolExecutor(1, "conductor", torch.set_num_threads, (1,))
 
     @property
@@ -128,25 +126,10 @@ class Executor:
             nats += self._group(group, first=number == 0, last=number == groups - 1)
         return nats
 
-    def seal(self, step: int) -> None:
-        """The gradients are those of that step, and survive a crash from now on."""
-        list(self._clerks.map(lambda shard: self._store.seal(shard, step), self.own))
-
-    def update(self, step: int, work_of: Callable[[Shard], Work], shards: Sequence[Shard] | None = None) -> None:
-        """Begins to update this system's shards, or those given, in order. Passes wait for what they need of it."""
-        for shard in self.own if shards is None else shards:
-            self._updates[shard.index] = self._clerks.submit(self._store.update, shard, step, work_of(shard))
-
-    def settle(self) -> None:
-        """All updates are done."""
-        for update in self._updates.values():
-            update.result()
-
     def close(self) -> None:
-        """Ends the threads, when what they are about is done."""
+        """No more passes."""
         self._kept.close()
-        for pool in (self._clerks, self._conductor):
-            pool.shutdown(cancel_futures=True)
+        self._conductor.shutdown(cancel_futures=True)
 
     @torch.no_grad()
     def _group(self, samples: Sequence[Tensor], first: bool, last: bool) -> list[float]:
@@ -293,8 +276,7 @@ class Executor:
     def _as_updated(self, shards: Sequence[Shard]) -> Iterator[Shard]:
         """The shards, each when its update is done."""
         for shard in shards:
-            if shard.index in self._updates:
-                self._updates[shard.index].result()
+            self._updated(shard)
             yield shard
 
     def _layer_tensors(self, i: int) -> tuple[list[Tensor], list[Tensor]]:

@@ -21,6 +21,7 @@ class DamagedError(WorkError):
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{path}: the store is damaged ({why}); run again to go back to the last checkpoint")
+        self.path, self.why = path, why
 
 
 def blocks(n_bytes: int) -> int:

@@ -97,7 +97,7 @@ def save_generation(
     if systems.rank == 0:
         write_folder(folder / name, fill)
         write_text(folder / LATEST, name + "\n")
-        for old in _generations(folder)[learner.generations :]:
+        for old in generations_in(folder)[learner.generations :]:
             shutil.rmtree(old, ignore_errors=True)
     else:
         systems.gather(np.zeros(0))
@@ -113,7 +113,7 @@ def load_newest(folder: Path, plan: ModelPlan, data_sha256: str, on_event: Calla
     """
     for left in folder.glob("gen-*.part"):
         shutil.rmtree(left, ignore_errors=True)
-    for generation in _generations(folder):
+    for generation in generations_in(folder):
         try:
             manifest = json.loads((generation / MANIFEST).read_bytes())
             said = manifest.pop("sha256")
@@ -132,7 +132,7 @@ def load_newest(folder: Path, plan: ModelPlan, data_sha256: str, on_event: Calla
             generation.rename(aside)
             on_event(f"checkpoint {generation} is damaged ({error}); set aside, going back to the one before")
             continue
-        _check_same(found, {**plan.fingerprint(), "data": data_sha256}, generation)
+        check_same(found, {**plan.fingerprint(), "data": data_sha256}, generation)
         return Generation(generation, position)
     return None
 
@@ -158,13 +158,18 @@ def _hash_of(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _generations(folder: Path) -> list[Path]:
-    """Newest first."""
+def generations_in(folder: Path) -> list[Path]:
+    """The folders of all generations, newest first."""
     found = [path for path in folder.glob("gen-*") if re.fullmatch(r"gen-\d{8,}", path.name)]
     return sorted(found, key=lambda path: int(path.name[4:]), reverse=True)
 
 
-def _check_same(found: Any, wanted: dict[str, Any], generation: Path) -> None:
+def check_same(found: Any, wanted: dict[str, Any], generation: Path) -> None:
+    """Refuses to go on from what was made by other settings.
+
+    Raises:
+        InputError: they differ; names how.
+    """
     wanted = json.loads(json.dumps(wanted))
     differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
     if differing:

@@ -5,12 +5,10 @@ then on the step counts. What it asks of every shard, its new state, is made in 
 upwards, while the next step's forward pass follows. Whoever finds a journal after a crash makes what is missing.
 """
 
-import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +28,7 @@ from isoflop.model import (
     shards_of,
 )
 from isoflop.recipe import Parametrisation, Shape
+from isoflop.recipe.streaming import Cut
 from isoflop.streaming.disk import DiskStore
 from isoflop.streaming.executor import Executor
 from isoflop.streaming.host import HostStore
@@ -44,17 +43,10 @@ from isoflop.train.optimizer import AdamW, Chunk, Update, chunks_of
 
 # Threads that bring weights and activations, and take them away; they hardly compute.
 CARRIERS = 4
+# Threads that finish gradients and update weights; each has buffers of a few windows.
+CLERKS = 3
 # Memories for what a layer keeps: one for each lane, and these that are on their way.
 ON_THEIR_WAY = 2
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a system's part of a step is cut: microbatches of (sequences, context), `most` of them in a group."""
-
-    sequences: int
-    most: int
-    groups: int
 
 
 class StreamedLearner(Learns):
@@ -90,6 +82,9 @@ class StreamedLearner(Learns):
         self.lasting, self.generations = folder is not None, 2 if folder is None else 1
         self.link_bytes = 0
         self._carriers = ThreadPoolExecutor(CARRIERS, "carrier", torch.set_num_threads, (1,))
+        self._clerks = ThreadPoolExecutor(CLERKS, "clerk", torch.set_num_threads, (1,))
+        self._executor: Executor | None = None
+        self._updates: dict[int, Future[None]] = {}
         self._pending: tuple[float, float, int] | None = None
         kinds = (self.model.dtype, self._sums_dtype)
         self._store: HostStore | DiskStore
@@ -98,9 +93,9 @@ class StreamedLearner(Learns):
         else:
             self._store = DiskStore(folder, pieces_of(shape), self._own, *kinds, several_groups=cut.groups > 1)
 
-    @functools.cached_property
-    def _executor(self) -> Executor:
-        return Executor(
+    def _begin(self) -> Executor:
+        """The executor; its memory is taken when the first step begins."""
+        self._executor = self._executor or Executor(
             self.model,
             self._store,
             self._kept(),
@@ -112,7 +107,10 @@ class StreamedLearner(Learns):
             microbatch_tokens=self._cut.sequences * self._shape.context_length,
             squares=self._squares,
             carriers=self._carriers,
+            clerks=self._clerks,
+            updated=self._updated,
         )
+        return self._executor
 
     def _kept(self) -> Kept:
         n_bytes = self.model.kept_bytes(self._cut.sequences, self._shape.context_length)
@@ -150,30 +148,31 @@ class StreamedLearner(Learns):
             self._store.find(shard, step)
         behind = [shard for shard in self._own if self._store.step(shard) < step]
         update = self._optimizer.at(step, norm, lr)
-        self._executor.update(step, lambda shard: self._work(shard, update), behind)
-        self._executor.settle()
-        for shard in self._own:
-            self._store.verify(shard)
+        self._start_update(behind, step, update)
+        self._settle()
+        list(self._clerks.map(self._store.verify, self._own))
 
     def gradients(self, microbatches: Sequence[Callable[[], Tensor]], step_tokens: int) -> float:
         """As `Learns` says."""
         self._systems.doing("gradients")
-        before = self._executor.moved_bytes
-        nats = self._executor.gradients(microbatches, step_tokens)
-        self.link_bytes = self._executor.moved_bytes - before
-        loss, self._bounds = totals(self._systems, nats, self._executor.bounds)
+        executor = self._begin()
+        before = executor.moved_bytes
+        nats = executor.gradients(microbatches, step_tokens)
+        self.link_bytes = executor.moved_bytes - before
+        self._squared = executor.squares
+        loss, self._bounds = totals(self._systems, nats, executor.bounds)
         return loss / step_tokens
 
     def norm(self) -> float:
         """As `Learns` says."""
         if not self._adder.within(self._bounds):
             return math.nan
-        return math.sqrt(totals(self._systems, self._executor.squares)[0])
+        return math.sqrt(totals(self._systems, self._squared)[0])
 
     def update(self, norm: float, lr: float, step: int) -> None:
         """As `Learns` says: prepared here, begun with `commit`."""
         self._systems.doing("update")
-        self._executor.seal(step)
+        list(self._clerks.map(lambda shard: self._store.seal(shard, step), self._own))
         self._systems.gather(np.zeros(0))
         self._pending = norm, lr, step
 
@@ -185,12 +184,11 @@ class StreamedLearner(Learns):
             if self._systems.rank == 0:
                 self._journal.write(position, norm, lr, step)
             self._systems.gather(np.zeros(0))
-        update = self._optimizer.at(step, norm, lr)
-        self._executor.update(step, lambda shard: self._work(shard, update))
+        self._start_update(self._own, step, self._optimizer.at(step, norm, lr))
 
     def write(self, shard: Shard, path: Path) -> bytes:
         """As `Learns` says. On disk the state has its file already, which gets a second name."""
-        self._executor.settle()
+        self._settle()
         if isinstance(self._store, HostStore):
             return write_state(path, dict(zip(STATE, self._store.state(shard), strict=True)))
         os.link(self._store.state_path(shard), path)
@@ -198,7 +196,7 @@ class StreamedLearner(Learns):
 
     def complete(self) -> Weights:
         """As `Learns` says, and ends the training: of a store on disk they are a mapped file, which takes no memory."""
-        self._executor.settle()
+        self._settle()
         if self._folder is None:
             flat = torch.empty(self._shape.params)
         else:
@@ -220,9 +218,27 @@ class StreamedLearner(Learns):
         return Weights(self._shape, flat)
 
     def close(self) -> None:
-        """As `Learns` says: ends the threads."""
-        self._executor.close()
-        self._carriers.shutdown(cancel_futures=True)
+        """As `Learns` says: ends the threads, which finish what they have begun."""
+        if self._executor is not None:
+            self._executor.close()
+        for pool in (self._carriers, self._clerks):
+            pool.shutdown(cancel_futures=True)
+
+    def _start_update(self, shards: Sequence[Shard], step: int, update: Update) -> None:
+        """Shard after shard, in the background."""
+        for shard in shards:
+            work = self._work(shard, update)
+            self._updates[shard.index] = self._clerks.submit(self._store.update, shard, step, work)
+
+    def _updated(self, shard: Shard) -> None:
+        """Waits until the update of a shard is done."""
+        if shard.index in self._updates:
+            self._updates[shard.index].result()
+
+    def _settle(self) -> None:
+        """Waits until all updates are done."""
+        for shard in self._own:
+            self._updated(shard)
 
     def _squares(self, shard: Shard, window: Window, sums: Tensor) -> Iterable[float]:
         for chunk in self._chunks[shard.index][window.start]:
