@@ -72,7 +72,8 @@ def read_layout(file: DirectFile, elements: int, memory: Tensor) -> Layout:
     """
     try:
         (length,) = struct.unpack("<Q", as_bytes(file.read(0, 8, memory)))
-        document = json.loads(bytes(as_bytes(file.read(8, min(length, 15 * BLOCK), memory))))
+        text = bytes(as_bytes(file.read(8, min(length, 15 * BLOCK), memory)))
+        document = json.loads(text)
         metadata = document.get("__metadata__", {})
         starts = {name: 8 + length + document[name]["data_offsets"][0] for name in TENSORS}
         shapes = {(document[name]["dtype"], *document[name]["shape"]) for name in TENSORS}
@@ -80,6 +81,8 @@ def read_layout(file: DirectFile, elements: int, memory: Tensor) -> Layout:
         checksums = {name: int(metadata[f"{name}.crc32"]) for name in TENSORS} if step is not None else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(file, "its header cannot be read") from error
+    if length == BLOCK - 8 and (checksums is None or text != header(elements, step or 0, checksums)[8:]):
+        raise damaged(file, "its header is not what was written")
     if shapes != {("F32", elements)}:
         raise damaged(file, f"it does not hold {elements:,} elements of fp32")
     if file.size() < max(starts.values()) + 4 * elements:

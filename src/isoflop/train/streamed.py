@@ -202,7 +202,7 @@ class StreamedLearner(Learns):
         else:
             self.close()
             for scratch in (*self._folder.glob("*.sums"), self._folder / f"kept-{self._systems.rank}"):
-                scratch.unlink()
+                scratch.unlink(missing_ok=True)
             path = self._folder / f"complete-{self._systems.rank}"
             with DirectFile(path, "scratch") as file:
                 file.reserve(4 * self._shape.params)
