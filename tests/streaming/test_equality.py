@@ -12,10 +12,11 @@ from torch import Tensor
 from isoflop.model import Lanes, load_kernels, weights_sha256
 from isoflop.recipe import STANDARD, Parametrisation, Shape
 from isoflop.recipe.streaming import Cut
-from isoflop.systems.group import ALONE
+from isoflop.systems.group import ALONE, Systems
 from isoflop.train.learner import Learner, Learns
 from isoflop.train.optimizer import AdamW
 from isoflop.train.streamed import StreamedLearner
+from tests.systems.test_group import on_threads
 
 SHAPES = {
     "tiny": Shape(n_layers=2, d_model=16, n_heads=2, vocab_size=300, context_length=32),
@@ -39,11 +40,11 @@ def steps_of(shape: Shape, microbatches: int = 6) -> list[list[Tensor]]:
     return [[torch.randint(0, shape.vocab_size, size, generator=generator) for _ in range(microbatches)] for _ in "abc"]
 
 
-def run(learner: Learns, steps: Sequence[Sequence[Tensor]]) -> Run:
+def run(learner: Learns, steps: Sequence[Sequence[Tensor]], tokens: int | None = None) -> Run:
     losses, norms = [], []
     for i, samples in enumerate(steps):
         readers: list[Callable[[], Tensor]] = [lambda one=one: one for one in samples]  # type: ignore[misc]
-        losses.append(learner.gradients(readers, sum(one[:, 1:].numel() for one in samples)))
+        losses.append(learner.gradients(readers, tokens or sum(one[:, 1:].numel() for one in samples)))
         norms.append(learner.norm())
         learner.update(norms[-1], 1e-2, i + 1)
         learner.commit({})
@@ -73,6 +74,7 @@ def streamed(
     mup: bool,
     folder: Path | None,
     most: int = 2,
+    systems: Systems = ALONE,
 ) -> StreamedLearner:
     parametrisation = MUP if mup else STANDARD
     learner = StreamedLearner(
@@ -82,7 +84,7 @@ def streamed(
         kernels=load_kernels() if fused else None,
         optimizer=AdamW(hidden_lr_multiplier=parametrisation.hidden_lr_multiplier),
         parametrisation=parametrisation,
-        systems=ALONE,
+        systems=systems,
         reproducible=True,
         cut=Cut(sequences=2, most=most, groups=-(-6 // most)),
         folder=folder,
@@ -92,6 +94,16 @@ def streamed(
     return learner
 
 
+@pytest.fixture(params=[False, True], ids=["whole", "cut"])
+def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is; or with shards and windows so small that pieces have several, which cut rows of the embeddings."""
+    if request.param:
+        monkeypatch.setattr("isoflop.model.weights.SHARD", 8192)
+        monkeypatch.setattr("isoflop.streaming.store.WINDOW", 4096)
+        monkeypatch.setattr("isoflop.train.optimizer.CHUNK", 2048)
+
+
+@pytest.mark.usefixtures("cut")
 @pytest.mark.parametrize("mup", [False, True], ids=["standard", "mup"])
 @pytest.mark.parametrize("fused", [True, False], ids=["kernels", "plain"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -106,3 +118,21 @@ def test_any_store_and_any_groups_give_the_bits_of_resident_training(
             for most in (1, 4, 6):
                 folder = None if place is None else place / str(most)
                 assert run(streamed(shape, lanes, precision, fused, mup, folder, most), steps) == wanted, (place, most)
+
+
+@pytest.mark.usefixtures("cut")
+@pytest.mark.parametrize("on_disk", [True, False], ids=["disk", "host"])
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_number_of_systems_gives_the_bits_of_one(size: int, on_disk: bool, tmp_path: Path) -> None:
+    shape = SHAPES["odd"]
+    steps = steps_of(shape, microbatches=4)  # three systems: one has two microbatches, the others one
+
+    with Lanes(1) as lanes:
+        wanted = run(resident(shape, lanes, "bf16", fused=True, mup=False), steps)
+
+    def part(systems: Systems) -> Run:
+        with Lanes(1) as lanes:
+            learner = streamed(shape, lanes, "bf16", True, False, tmp_path if on_disk else None, 1, systems)
+            return run(learner, [one[systems.rank :: size] for one in steps], tokens=len(steps[0]) * 2 * 130)
+
+    assert on_threads(size, part) == [wanted] * size
