@@ -1,0 +1,94 @@
+"""The store in host memory."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from isoflop.model import Piece, Shard
+from isoflop.streaming.pages import pages
+from isoflop.streaming.store import Counter, State, Store, Vectors, Window, Work, matrix_part, windows_of
+
+
+class HostStore(Store):
+    """Shards in memory of exactly their size."""
+
+    def __init__(
+        self, pieces: Sequence[Piece], shards: Sequence[Shard], image_dtype: torch.dtype, sums_dtype: torch.dtype
+    ) -> None:
+        self.vectors = Vectors(pieces)
+        self._counter = Counter()
+        self._sums_dtype = sums_dtype
+        self._state = {shard.index: [_new(shard, torch.float32) for _ in range(4)] for shard in shards}
+        self._images = {shard.index: _new(shard, image_dtype) for shard in shards}
+        self._sums: dict[int, Tensor] = {}
+
+    @property
+    def moved_bytes(self) -> int:  # type: ignore[override]
+        """As `Store` says."""
+        return self._counter.bytes
+
+    def state(self, shard: Shard) -> list[Tensor]:
+        """The live fp32 weights, first and second moments."""
+        return self._state[shard.index][:3]
+
+    def create(self, shard: Shard, weights: Tensor) -> None:
+        """As `Store` says."""
+        self.restore(shard, [weights, torch.zeros(1), torch.zeros(1)])
+
+    def restore(self, shard: Shard, state: Sequence[Tensor]) -> None:
+        """Takes over weights and moments."""
+        for own, given in zip(self.state(shard), state, strict=True):
+            own.copy_(given)
+        weights = self.state(shard)[0]
+        self._images[shard.index].copy_(weights)
+        for window in windows_of(shard):
+            self.vectors.take(shard, window, weights[window.of(shard)])
+
+    def image(self, shard: Shard, into: Tensor) -> None:
+        """As `Store` says."""
+        into.copy_(self._images[shard.index][: matrix_part(shard)])
+        self._counter.add(into)
+
+    def weights(self, shard: Shard) -> Iterator[tuple[Window, Tensor]]:
+        """As `Store` says."""
+        for window in windows_of(shard):
+            part = self._state[shard.index][0][window.of(shard)]
+            self._counter.add(part)
+            yield window, part
+
+    def sums(self, shard: Shard, window: Window) -> Tensor:
+        """As `Store` says."""
+        part = self._sums[shard.index][window.of(shard)]
+        self._counter.add(part)
+        return part
+
+    def put_sums(self, shard: Shard, window: Window, sums: Tensor) -> None:
+        """As `Store` says."""
+        if shard.index not in self._sums:
+            self._sums[shard.index] = _new(shard, self._sums_dtype)
+        self._sums[shard.index][window.of(shard)] = sums
+        self._counter.add(sums)
+
+    def put_gradient(self, shard: Shard, window: Window, sums: Tensor, unit: float) -> None:
+        """As `Store` says."""
+        gradient = self._state[shard.index][3][window.of(shard)]
+        gradient.copy_(sums).mul_(unit)
+        self._counter.add(gradient)
+
+    def seal(self, shard: Shard, step: int) -> None:
+        """As `Store` says: nothing here survives a crash."""
+
+    def update(self, shard: Shard, step: int, work: Work) -> None:
+        """As `Store` says."""
+        weights, first, second, gradient = self._state[shard.index]
+        for window in windows_of(shard):
+            part = window.of(shard)
+            image = self._images[shard.index][part]
+            work(window, State(gradient[part], weights[part], first[part], second[part], image))
+            self.vectors.take(shard, window, weights[part])
+
+
+def _new(shard: Shard, dtype: torch.dtype) -> Tensor:
+    elements = shard.stop - shard.start
+    return pages(elements * dtype.itemsize).view(dtype)[:elements]
