@@ -14,7 +14,6 @@ import pytest
 from isoflop.errors import InputError, Interrupted, WorkError
 from isoflop.model import Shard, weights_sha256
 from isoflop.streaming.disk import DiskStore
-from isoflop.streaming.store import Work
 from isoflop.train import Step
 from tests.streaming.runs import DISK, RESIDENT, losses, run, stop_at
 
@@ -100,15 +99,15 @@ def test_with_an_earlier_checkpoint_a_damaged_store_is_set_aside(
 def test_an_update_that_came_to_some_layers_only_is_made_whole(
     data: Path, tmp_path: Path, wanted: tuple[str, list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = DiskStore.update
+    commit = DiskStore.commit
 
-    def failing(store: DiskStore, shard: Shard, step: int, work: Work) -> None:
+    def failing(store: DiskStore, shard: Shard, step: int) -> None:
         if step == 5 and shard.name == "layer-1.0":
             raise CrashError
-        update(store, shard, step, work)
+        commit(store, shard, step)
 
     for flipped in (False, True):
-        monkeypatch.setattr(DiskStore, "update", failing)
+        monkeypatch.setattr(DiskStore, "commit", failing)
         folder = tmp_path / str(flipped)
         with pytest.raises(CrashError):
             run(data, folder, DISK)
@@ -154,13 +153,13 @@ def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(
 def test_an_image_that_changed_on_the_disk_is_noticed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = DiskStore.update
+    commit = DiskStore.commit
 
-    def flipping(store: DiskStore, shard: Shard, step: int, work: Work) -> None:
-        update(store, shard, step, work)
+    def flipping(store: DiskStore, shard: Shard, step: int) -> None:
+        commit(store, shard, step)
         if step == 3 and shard.name == "layer-0.0":
             flip(tmp_path / "store" / "layer-0.0.image", 77)
 
-    monkeypatch.setattr(DiskStore, "update", flipping)
+    monkeypatch.setattr(DiskStore, "commit", flipping)
     with pytest.raises(WorkError, match=r"layer-0\.0\.image: the store is damaged .*checksum"):
         run(data, tmp_path, DISK)

@@ -18,6 +18,8 @@ from isoflop.model.passes import Passes
 from isoflop.model.weights import Weights
 from isoflop.recipe import STANDARD, Parametrisation, Shape
 
+# Rows of the head whose gradient is computed at once: faster by a quarter than all 50,257, and a few MB instead of 100.
+HEAD_ROWS = 4096
 QUERIES = 128  # queries of an attention block, which computes the keys up to its own last query only
 
 
@@ -33,9 +35,9 @@ class Kept:
     up: Tensor  # (n, 4 d) before bias and GELU
 
 
-@dataclass(frozen=True)
+@dataclass
 class Saved:
-    """All that a layer's backward pass needs of its forward pass."""
+    """All that a layer's backward pass needs of its forward pass; it lets go of what it is done with."""
 
     kept: Kept
     norm_1: Tensor  # (n, d)
@@ -131,6 +133,7 @@ class FusedGPT(Passes):
         d_out = torch.empty(n, d, dtype=self.dtype)
         self._k.cast_rows(self._half, n, d, dx, d_out, d_down_bias)
         gradients.add(name + "mlp.c_proj.weight", saved.active.t() @ d_out)
+        del saved.active
         d_up = d_out @ image[10].t()
         self._k.gelu_backward(self._half, n, 4 * d, kept.up, up_bias, d_up, d_up_bias)
         gradients.add(name + "mlp.c_fc.weight", saved.norm_2.t() @ d_up)
@@ -138,12 +141,14 @@ class FusedGPT(Passes):
             self._half, n, d, d_up @ image[8].t(), kept.middle, saved.stats_2[0], saved.stats_2[1],
             ln_2_gain, dx, d_ln_2_gain, d_ln_2_bias, d_out, d_projection_bias,
         )  # fmt: skip
+        del d_up
         gradients.add(name + "attn.c_proj.weight", kept.attended.t() @ d_out)
         d_mixed = torch.empty(BH, T, d_head, dtype=self.dtype)
         self._k.swap_heads(self._half, B, T, H, d_head, d_out @ image[4].t(), d_mixed)
-        d_qkv = torch.empty(n, 3 * d, dtype=self.dtype)
         d_heads = self._attention_backward(kept.heads, kept.shares, d_mixed)
+        d_qkv = torch.empty(n, 3 * d, dtype=self.dtype)
         self._k.join_heads(self._half, B, T, H, d_head, d_heads, d_qkv, d_qkv_bias)
+        del d_heads
         gradients.add(name + "attn.c_attn.weight", saved.norm_1.t() @ d_qkv)
         self._k.layer_norm_backward(
             self._half, n, d, d_qkv @ image[2].t(), kept.x, saved.stats_1[0], saved.stats_1[1],
@@ -177,7 +182,9 @@ class FusedGPT(Passes):
             self._k.cross_entropy(self._half, len(logits), V, scale, logits, targets[part], wanted, nats[part])
             if gradients is not None:
                 torch.mm(logits, head, out=d_norm[part])
-                gradients.add("transformer.wte.weight", logits.t() @ norm[part])
+                for row in range(0, V, HEAD_ROWS):
+                    gradient = logits[:, row : row + HEAD_ROWS].t() @ norm[part]
+                    gradients.add("transformer.wte.weight", gradient, row * d)
         if gradients is not None:
             self._k.layer_norm_backward(
                 self._half, n, d, d_norm, x, stats[0], stats[1], gain, dx, vectors[:d], vectors[d:], None, None

@@ -5,7 +5,7 @@ of a piece to each other as it arrives, and add up the gradients at their owners
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -172,9 +172,8 @@ class Executor:
         piece = self._layers[i]
 
         def work(tensors: tuple[list[Tensor], list[Tensor]], one: Microbatch) -> None:
-            memory = self._kept.room(i, one.number)
-            self._model.layer(*tensors, one.x, len(one.ids), memory)
-            self._kept.put(i, one.number, memory)
+            with self._kept.leave(i, one.number) as memory:
+                self._model.layer(*tensors, one.x, len(one.ids), memory)
 
         return Visit(lambda: self._layer_tensors(i), work, uses=[self._image_range(piece)])
 
@@ -205,15 +204,17 @@ class Executor:
         sums = self._sums_of(piece)
 
         def prepare() -> tuple[list[Tensor], list[Tensor]]:
-            tensors = self._layer_tensors(i)
+            # The last layer's image is still there.
+            tensors = self._layer_tensors(i, fetch=piece != self._layers[-1])
             self._finish_drains(*self._sums_range(piece)[1:])
             return tensors
 
         def work(tensors: tuple[list[Tensor], list[Tensor]], one: Microbatch) -> None:
-            memory = self._kept.get(i, one.number)
-            saved = self._model.recall(*tensors, memory, *one.ids.shape)
-            self._model.layer_backward(i, *tensors, saved, one.x, sums)
-            self._kept.release(memory)
+            with self._kept.find(i, one.number) as memory:
+                # Nobody else holds what is recalled, so that it can be let go of bit by bit.
+                self._model.layer_backward(
+                    i, *tensors, self._model.recall(*tensors, memory, *one.ids.shape), one.x, sums
+                )
 
         def leave() -> None:
             self._drain(sums, piece, earlier=not first, last=last)
@@ -224,38 +225,38 @@ class Executor:
         if self._model.embedding_multiplier != 1:
             self._stream[: rows.tokens] *= self._model.embedding_multiplier
 
-        def add(shard: Shard) -> None:
-            for window in windows_of(shard):
-                sums = self._buffer("sums", window, self._sums.dtype).zero_()
-                bound = rows.add(window.start - self._embedding.start, sums, self._stream, self._adder)
-                self._bound(WTE, bound)
-                bring_home(self._systems, [(shard.index, sums)])
-                if shard in self.own:
-                    self._leave_window(shard, window, sums, earlier=True, last=last)
+        def add(part: tuple[Shard, Window]) -> None:
+            shard, window = part
+            sums = self._buffer("sums", window, self._sums.dtype).zero_()
+            bound = rows.add(window.start - self._embedding.start, sums, self._stream, self._adder)
+            self._bound(WTE, bound)
+            bring_home(self._systems, [(shard.index, sums)])
+            if shard in self.own:
+                self._leave_window(shard, window, sums, earlier=True, last=last)
 
         # Systems talk to each other in one order.
         pool = self._clerks if self._systems.size == 1 else self._conductor
-        list(pool.map(add, self._shards[self._embedding.name]))
+        list(pool.map(add, self._windows(self._embedding)))
 
     # What arrives.
 
     def _look_up(self, rows: Rows) -> None:
-        def look_up(shard: Shard) -> None:
-            found = self._store.weights(shard) if shard in self.own else None
-            for window in windows_of(shard):
-                values = self._buffer("values", window, torch.float32) if found is None else next(found)[1]
-                send_out(self._systems, [(shard.index, values)])
-                rows.look_up(window.start - self._embedding.start, values, self._stream, self._positions)
-            for _ in found or ():  # lets it check what it has read
-                pass
+        def look_up(part: tuple[Shard, Window]) -> None:
+            shard, window = part
+            own = shard in self.own
+            values = self._store.weights(*part) if own else self._buffer("values", window, torch.float32)
+            send_out(self._systems, [(shard.index, values)])
+            rows.look_up(window.start - self._embedding.start, values, self._stream, self._positions)
 
-        shards = self._as_updated(self._shards[self._embedding.name])
-        if self._systems.size == 1:
-            for looking in [self._carriers.submit(look_up, shard) for shard in shards]:
-                looking.result()
-        else:
-            for shard in shards:
-                look_up(shard)
+        looking = []
+        for part in self._windows(self._embedding):
+            self._updated(part[0])
+            if self._systems.size == 1:
+                looking.append(self._carriers.submit(look_up, part))
+            else:
+                look_up(part)
+        for one in looking:
+            one.result()
 
     def _fetch(self, piece: Piece) -> None:
         """Image and vectors of a piece, from the store and the other systems."""
@@ -263,26 +264,21 @@ class Executor:
         parts = [
             (shard.index, self._image(piece)[shard.start - piece.start :][: matrix_part(shard)]) for shard in shards
         ]
-        fetching = [
-            self._carriers.submit(self._store.image, shard, part)
-            for shard, (_, part) in zip(self._as_updated(shards), parts, strict=True)
-            if shard in self.own
-        ]
+        fetching = []
+        for shard, (_, part) in zip(shards, parts, strict=True):
+            if shard in self.own:
+                self._updated(shard)
+                fetching.append(self._carriers.submit(self._store.image, shard, part))
         for one in fetching:
             one.result()
         send_out(self._systems, parts)
         send_out(self._systems, [(shard.index, self._store.vectors.shard(shard)) for shard in shards])
 
-    def _as_updated(self, shards: Sequence[Shard]) -> Iterator[Shard]:
-        """The shards, each when its update is done."""
-        for shard in shards:
-            self._updated(shard)
-            yield shard
-
-    def _layer_tensors(self, i: int) -> tuple[list[Tensor], list[Tensor]]:
+    def _layer_tensors(self, i: int, fetch: bool = True) -> tuple[list[Tensor], list[Tensor]]:
         """The layer's vectors, with nothing in the places of matrices, and its image."""
         piece = self._layers[i]
-        self._fetch(piece)
+        if fetch:
+            self._fetch(piece)
         vectors, nothing = self._vectors(piece), torch.empty(0)
         image = Weights(self._model.shape, self._image(piece), piece)
         return [vectors.get(f"transformer.h.{i}.{name}", nothing) for name in LAYER_TENSORS], image.layer(i)
@@ -306,16 +302,16 @@ class Executor:
         shards = self._shards[piece.name]
         bring_home(self._systems, [(s.index, flat[s.start - piece.start : s.stop - piece.start]) for s in shards])
 
-        def leave(shard: Shard) -> None:
-            for window in windows_of(shard):
-                part = flat[window.start - piece.start : window.stop - piece.start]
-                if shard in self.own:
-                    self._leave_window(shard, window, part, earlier, last)
-                part.zero_()
+        def leave(part: tuple[Shard, Window]) -> None:
+            shard, window = part
+            own = flat[window.start - piece.start : window.stop - piece.start]
+            if shard in self.own:
+                self._leave_window(shard, window, own, earlier, last)
+            own.zero_()
 
-        for shard in shards:
-            start, stop = base + shard.start - piece.start, base + shard.stop - piece.start
-            self._drains.append((start, stop, self._clerks.submit(leave, shard)))
+        for part in self._windows(piece):
+            start, stop = base + part[1].start - piece.start, base + part[1].stop - piece.start
+            self._drains.append((start, stop, self._clerks.submit(leave, part)))
 
     def _leave_window(self, shard: Shard, window: Window, sums: Tensor, earlier: bool, last: bool) -> None:
         if earlier:
@@ -339,6 +335,9 @@ class Executor:
     def _bound(self, name: str, more: float) -> None:
         with self._lock:
             self.bounds[self._places[name]] += more
+
+    def _windows(self, piece: Piece) -> list[tuple[Shard, Window]]:
+        return [(shard, window) for shard in self._shards[piece.name] for window in windows_of(shard)]
 
     # Memory.
 
@@ -375,9 +374,9 @@ class _Both(Gradients):
     def __init__(self, one: Sums, other: Sums) -> None:
         self.one, self.other = one, other
 
-    def add(self, name: str, gradient: Tensor) -> None:
+    def add(self, name: str, gradient: Tensor, start: int = 0) -> None:
         """As `Gradients` says."""
-        (self.one if name in self.one.into else self.other).add(name, gradient)
+        (self.one if name in self.one.into else self.other).add(name, gradient, start)
 
     def add_rows(self, name: str, ids: Tensor, gradient: Tensor) -> None:
         """As `Gradients` says."""

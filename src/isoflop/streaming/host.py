@@ -1,6 +1,7 @@
 """The store in host memory."""
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class HostStore(Store):
         self._state = {shard.index: [_new(shard, torch.float32) for _ in range(4)] for shard in shards}
         self._images = {shard.index: _new(shard, image_dtype) for shard in shards}
         self._sums: dict[int, Tensor] = {}
+        self._lock = threading.Lock()
 
     @property
     def moved_bytes(self) -> int:  # type: ignore[override]
@@ -50,12 +52,11 @@ class HostStore(Store):
         into.copy_(self._images[shard.index][: matrix_part(shard)])
         self._counter.add(into)
 
-    def weights(self, shard: Shard) -> Iterator[tuple[Window, Tensor]]:
+    def weights(self, shard: Shard, window: Window) -> Tensor:
         """As `Store` says."""
-        for window in windows_of(shard):
-            part = self._state[shard.index][0][window.of(shard)]
-            self._counter.add(part)
-            yield window, part
+        part = self._state[shard.index][0][window.of(shard)]
+        self._counter.add(part)
+        return part
 
     def sums(self, shard: Shard, window: Window) -> Tensor:
         """As `Store` says."""
@@ -65,8 +66,9 @@ class HostStore(Store):
 
     def put_sums(self, shard: Shard, window: Window, sums: Tensor) -> None:
         """As `Store` says."""
-        if shard.index not in self._sums:
-            self._sums[shard.index] = _new(shard, self._sums_dtype)
+        with self._lock:
+            if shard.index not in self._sums:
+                self._sums[shard.index] = _new(shard, self._sums_dtype)
         self._sums[shard.index][window.of(shard)] = sums
         self._counter.add(sums)
 
@@ -79,14 +81,15 @@ class HostStore(Store):
     def seal(self, shard: Shard, step: int) -> None:
         """As `Store` says: nothing here survives a crash."""
 
-    def update(self, shard: Shard, step: int, work: Work) -> None:
+    def update(self, shard: Shard, window: Window, step: int, work: Work) -> None:
         """As `Store` says."""
-        weights, first, second, gradient = self._state[shard.index]
-        for window in windows_of(shard):
-            part = window.of(shard)
-            image = self._images[shard.index][part]
-            work(window, State(gradient[part], weights[part], first[part], second[part], image))
-            self.vectors.take(shard, window, weights[part])
+        part = window.of(shard)
+        weights, first, second, gradient = (tensor[part] for tensor in self._state[shard.index])
+        work(window, State(gradient, weights, first, second, self._images[shard.index][part]))
+        self.vectors.take(shard, window, weights)
+
+    def commit(self, shard: Shard, step: int) -> None:
+        """As `Store` says."""
 
 
 def _new(shard: Shard, dtype: torch.dtype) -> Tensor:

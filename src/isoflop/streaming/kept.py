@@ -2,9 +2,10 @@
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor as Pool
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol
@@ -23,23 +24,17 @@ class Kept(Protocol):
 
     moved_bytes: int
 
-    def room(self, layer: int, microbatch: int) -> Tensor:
+    def leave(self, layer: int, microbatch: int) -> AbstractContextManager[Tensor]:
         """Memory to leave things in."""
 
-    def put(self, layer: int, microbatch: int, memory: Tensor) -> None:
-        """All is in the `memory` that `room` gave."""
-
     def expect(self, order: Sequence[tuple[int, int]]) -> None:
-        """All is put; from now on `get` is called once for each of `order`, roughly in that order."""
+        """All is left; from now on `find` is called once for each of `order`, roughly in that order."""
 
-    def get(self, layer: int, microbatch: int) -> Tensor:
-        """What was put."""
-
-    def release(self, memory: Tensor) -> None:
-        """What `get` gave is needed no more."""
+    def find(self, layer: int, microbatch: int) -> AbstractContextManager[Tensor]:
+        """Memory with what was left."""
 
     def close(self) -> None:
-        """Nothing more will come: whoever waits is let go."""
+        """No more of it."""
 
 
 class KeptInMemory(Kept):
@@ -51,24 +46,19 @@ class KeptInMemory(Kept):
         self._n_bytes = n_bytes
         self._memory: dict[tuple[int, int], Tensor] = {}
 
-    def room(self, layer: int, microbatch: int) -> Tensor:
+    @contextmanager
+    def leave(self, layer: int, microbatch: int) -> Iterator[Tensor]:
         """As `Kept` says."""
         if (layer, microbatch) not in self._memory:
-            self._memory[layer, microbatch] = pages(self._n_bytes)
-        return self._memory[layer, microbatch][: self._n_bytes]
-
-    def put(self, layer: int, microbatch: int, memory: Tensor) -> None:
-        """As `Kept` says."""
+            self._memory[layer, microbatch] = pages(self._n_bytes)[: self._n_bytes]
+        yield self._memory[layer, microbatch]
 
     def expect(self, order: Sequence[tuple[int, int]]) -> None:
         """As `Kept` says."""
 
-    def get(self, layer: int, microbatch: int) -> Tensor:
+    def find(self, layer: int, microbatch: int) -> AbstractContextManager[Tensor]:
         """As `Kept` says."""
-        return self._memory[layer, microbatch][: self._n_bytes]
-
-    def release(self, memory: Tensor) -> None:
-        """As `Kept` says."""
+        return self.leave(layer, microbatch)
 
     def close(self) -> None:
         """As `Kept` says."""
@@ -83,9 +73,9 @@ class KeptOnDisk(Kept):
         self._n_bytes, self._microbatches, self._carriers = n_bytes, microbatches, carriers
         self._file = DirectFile(path, "scratch")
         self._file.reserve(n_layers * microbatches * blocks(n_bytes))
-        self._free: SimpleQueue[Tensor | None] = SimpleQueue()
+        self._free: SimpleQueue[Tensor] = SimpleQueue()
         for _ in range(at_once):
-            self._free.put(pages(n_bytes))
+            self._free.put(pages(n_bytes)[:n_bytes])
         self._lock = threading.Lock()
         self._written: dict[tuple[int, int], Future[None]] = {}
         self._found: dict[tuple[int, int], Future[Tensor]] = {}
@@ -97,24 +87,23 @@ class KeptOnDisk(Kept):
         """As `Kept` says."""
         return self._counter.bytes
 
-    def room(self, layer: int, microbatch: int) -> Tensor:
+    @contextmanager
+    def leave(self, layer: int, microbatch: int) -> Iterator[Tensor]:
         """As `Kept` says."""
         memory = self._free.get()
-        if memory is None:
-            self._free.put(None)
-            raise RuntimeError("the store is closed")
-        return memory[: self._n_bytes]
-
-    def put(self, layer: int, microbatch: int, memory: Tensor) -> None:
-        """As `Kept` says."""
 
         def write() -> None:
             try:
                 self._file.write(self._place(layer, microbatch), memory)
                 self._counter.add(memory)
             finally:
-                self.release(memory)
+                self._release(memory)
 
+        try:
+            yield memory
+        except BaseException:
+            self._release(memory)
+            raise
         self._written[layer, microbatch] = self._carriers.submit(write)
 
     def expect(self, order: Sequence[tuple[int, int]]) -> None:
@@ -124,28 +113,28 @@ class KeptOnDisk(Kept):
             self._order = deque(order)
         self._read_ahead()
 
-    def get(self, layer: int, microbatch: int) -> Tensor:
+    @contextmanager
+    def find(self, layer: int, microbatch: int) -> Iterator[Tensor]:
         """As `Kept` says."""
-        return self._found.pop((layer, microbatch)).result()
-
-    def release(self, memory: Tensor) -> None:
-        """As `Kept` says."""
-        self._free.put(memory)
-        self._read_ahead()
+        memory = self._found[layer, microbatch].result()
+        try:
+            yield memory
+        finally:
+            self._release(memory)
 
     def close(self) -> None:
         """As `Kept` says."""
-        self._free.put(None)
         self._file.close()
+
+    def _release(self, memory: Tensor) -> None:
+        self._free.put(memory)
+        self._read_ahead()
 
     def _read_ahead(self) -> None:
         """Begins to read what is wanted next, as far as there is memory."""
         with self._lock:
             while self._order and not self._free.empty():
                 memory = self._free.get()
-                if memory is None:
-                    self._free.put(None)
-                    return
                 key = self._order.popleft()
                 self._carriers.submit(self._read, key, memory, self._found[key])
 
@@ -156,6 +145,7 @@ class KeptOnDisk(Kept):
             self._counter.add(memory)
         except BaseException as fault:
             found.set_exception(fault)
+            self._free.put(memory)
 
     def _place(self, layer: int, microbatch: int) -> int:
         return (layer * self._microbatches + microbatch) * blocks(self._n_bytes)

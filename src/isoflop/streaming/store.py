@@ -1,7 +1,7 @@
 """Where streamed weights and optimizer state live, and what may be asked of that place."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from isoflop.model import Piece, Shard
 
-# State passes through memory in windows of this many elements; the optimizer's chunks divide it.
-WINDOW = 2**20
+# State passes through memory in windows of this many elements; the optimizer's chunks divide it. State files have a
+# checksum for each window, so it is a part of their format.
+WINDOW = 2**19
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ Work = Callable[[Window, State], None]
 class Store(Protocol):
     """The shards of one system: fp32 weights and moments, an image of the matrices to send, sums of gradients.
 
-    Threads may call at once, for different shards. Tensors that a call returns are valid until the thread's next call.
-    `vectors` holds all vectors of this system's shards as they are after the newest update: they are small, and
-    products do not read them. `moved_bytes` counts what calls other than `create` and `update` have read and written.
+    Threads may call at once, for different shards or windows. Tensors that a call returns are valid until the thread's
+    next call. `vectors` holds all vectors of this system's shards as they are after the newest update: they are small,
+    and products do not read them. `moved_bytes` counts what calls other than those of create and update have moved.
     """
 
     vectors: "Vectors"
@@ -70,8 +71,8 @@ class Store(Protocol):
     def image(self, shard: Shard, into: Tensor) -> None:
         """Fills `into` (matrix_part(shard),) with the image; it has room for whole blocks."""
 
-    def weights(self, shard: Shard) -> Iterator[tuple[Window, Tensor]]:
-        """The fp32 weights window by window."""
+    def weights(self, shard: Shard, window: Window) -> Tensor:
+        """The window's fp32 weights."""
 
     def sums(self, shard: Shard, window: Window) -> Tensor:
         """What `put_sums` left in this step."""
@@ -80,13 +81,16 @@ class Store(Protocol):
         """Keeps sums of gradients until more come; `sums` has room for whole blocks."""
 
     def put_gradient(self, shard: Shard, window: Window, sums: Tensor, unit: float) -> None:
-        """The step's gradient, `sums` times `unit`, whole; windows in order."""
+        """The step's gradient, `sums` times `unit`, whole."""
 
     def seal(self, shard: Shard, step: int) -> None:
         """The gradient of that step is whole: what is here now survives a crash."""
 
-    def update(self, shard: Shard, step: int, work: Work) -> None:
-        """Replaces the shard's state by that after `step`: `work` is called for its windows in order."""
+    def update(self, shard: Shard, window: Window, step: int, work: Work) -> None:
+        """Makes the window's state after `step`; all windows of a shard have their turn, once."""
+
+    def commit(self, shard: Shard, step: int) -> None:
+        """All windows are updated: the shard's state is that after `step`."""
 
 
 class Vectors:

@@ -85,9 +85,9 @@ class Sums(Gradients):
         self._adder.begin(step_tokens)
         self.bounds[:] = 0.0
 
-    def add(self, name: str, gradient: Tensor) -> None:
+    def add(self, name: str, gradient: Tensor, start: int = 0) -> None:
         """As `Gradients` says."""
-        start = self.into.offsets[name]
+        start += self.into.offsets[name]
         with self._locks[name]:
             self._bound(name, self._adder.add(self.into.flat[start : start + gradient.numel()], gradient))
 

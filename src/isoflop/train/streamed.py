@@ -45,8 +45,8 @@ from isoflop.train.optimizer import AdamW, Chunk, Update, chunks_of
 CARRIERS = 4
 # Threads that finish gradients and update weights; each has buffers of a few windows.
 CLERKS = 3
-# Memories for what a layer keeps: one for each lane, and these that are on their way.
-ON_THEIR_WAY = 2
+# Memories for what a layer keeps: one for each lane, and so many on their way.
+ON_THEIR_WAY = 1
 
 
 class StreamedLearner(Learns):
@@ -197,23 +197,22 @@ class StreamedLearner(Learns):
     def complete(self) -> Weights:
         """As `Learns` says, and ends the training: of a store on disk they are a mapped file, which takes no memory."""
         self._settle()
-        if self._folder is None:
+        if isinstance(self._store, HostStore) or self._folder is None:
             flat = torch.empty(self._shape.params)
         else:
             self.close()
-            for scratch in (*self._folder.glob("*.sums"), self._folder / f"kept-{self._systems.rank}"):
-                scratch.unlink(missing_ok=True)
+            self._store.discard_gradients()
+            (self._folder / f"kept-{self._systems.rank}").unlink(missing_ok=True)
             path = self._folder / f"complete-{self._systems.rank}"
             with DirectFile(path, "scratch") as file:
                 file.reserve(4 * self._shape.params)
             flat = torch.from_file(str(path), shared=True, size=self._shape.params, dtype=torch.float32)
             path.unlink()
         for shard in self._shards:
-            found = self._store.weights(shard) if shard in self._own else None
             for window in windows_of(shard):
                 part = flat[window.start : window.stop]
-                if found is not None:
-                    part.copy_(next(found)[1])
+                if shard in self._own:
+                    part.copy_(self._store.weights(shard, window))
                 send_out(self._systems, [(shard.index, part)])
         return Weights(self._shape, flat)
 
@@ -226,9 +225,18 @@ class StreamedLearner(Learns):
 
     def _start_update(self, shards: Sequence[Shard], step: int, update: Update) -> None:
         """Shard after shard, in the background."""
+
+        def commit(shard: Shard, windows: Sequence[Future[None]]) -> None:
+            for window in windows:
+                window.result()
+            self._store.commit(shard, step)
+
         for shard in shards:
             work = self._work(shard, update)
-            self._updates[shard.index] = self._clerks.submit(self._store.update, shard, step, work)
+            of_shard = [
+                self._clerks.submit(self._store.update, shard, window, step, work) for window in windows_of(shard)
+            ]
+            self._updates[shard.index] = self._clerks.submit(commit, shard, of_shard)
 
     def _updated(self, shard: Shard) -> None:
         """Waits until the update of a shard is done."""
