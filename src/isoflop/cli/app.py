@@ -45,6 +45,7 @@ HardwareName = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the cluster's job instead of submitting it.")]
 OfModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Which model; without it, the largest.")]
+OfOneModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help="This model only.")]
 Step = Annotated[int, typer.Option("--step", min=1, metavar="S", help="Which step, counted from 1.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=0, metavar="N", help="Processes; default: one a core.")]
 Part = Annotated[
@@ -319,6 +320,16 @@ def predict(
         tables.print_notes(warnings)
 
     _print(json, lambda: document, show)
+
+
+@app.command()
+def watch(runs: RunFolderPath, model: OfOneModel = None, json: Json = False, debug: Debug = False) -> None:
+    """Is a training model on its track? Its loss beside the curve that the family's finished runs lead to expect."""
+    from isoflop.cli import tables
+    from isoflop.pipeline.watch import watch_run
+
+    watched = watch_run(runs, model)
+    _print(json, lambda: {"models": [one.to_json() for one in watched]}, lambda: tables.print_watched(watched))
 
 
 @app.command()
