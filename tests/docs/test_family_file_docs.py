@@ -11,6 +11,7 @@ from isoflop.config import (
     BpeTokenizer,
     Cost,
     DataSource,
+    Evaluation,
     Family,
     FileTokenizer,
     Gpt2Tokenizer,
@@ -33,6 +34,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "`[recipe]`": (Recipe, BatchStage),
     "`[cost]`": (Cost,),
     "`[published]`": (Published, Deviation),
+    "`[evaluation]`": (Evaluation,),
 }
 EXAMPLES = [
     (path.name, block)

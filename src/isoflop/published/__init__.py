@@ -3,13 +3,16 @@
 from isoflop.published.models import PublishedModel, published_models
 from isoflop.published.recipes import PublishedRecipe, published_recipes
 from isoflop.published.sets import PublishedSet, published_set, set_names
+from isoflop.published.tasks import PublishedTask, published_tasks
 
 __all__ = [
     "PublishedModel",
     "PublishedRecipe",
     "PublishedSet",
+    "PublishedTask",
     "published_models",
     "published_recipes",
     "published_set",
+    "published_tasks",
     "set_names",
 ]
