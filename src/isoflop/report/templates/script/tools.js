@@ -1,0 +1,82 @@
+// Buttons: zoom and axes, legends that switch series, SVG and PNG to take away, light and dark.
+function button(text, label, action, parent, pressed) {
+  const made = document.createElement("button");
+  Object.assign(made, {type: "button", className: "tool", textContent: text, title: label});
+  made.setAttribute("aria-label", label);
+  if (pressed !== undefined) made.setAttribute("aria-pressed", pressed);
+  made.addEventListener("click", () => action(made));
+  parent.append(made);
+  return made;
+}
+
+function addTools(plot, pointing) {
+  const tools = plot.box.parentElement.querySelector(".tools");
+  if (!tools) return;
+  const group = document.createElement("span");
+  group.className = "group";
+  tools.prepend(group);
+  button("+", "Zoom in", () => pointing.changed(() => plot.zoom(1.4)), group);
+  button("\u2212", "Zoom out", () => pointing.changed(() => plot.zoom(1 / 1.4)), group);
+  button("All", "Show all again", () => pointing.changed(() => plot.reset()), group);
+  for (const axis of ["x", "y"]) {
+    const canBeLog = plot.panels.some(panel => panel.home[axis === "x" ? 0 : 1].low > 0);
+    if (!canBeLog) continue;
+    button(`log ${axis}`, `Logarithmic ${axis} axis`, made => {
+      const log = made.getAttribute("aria-pressed") !== "true";
+      made.setAttribute("aria-pressed", log);
+      pointing.changed(() => plot.setLog(axis, log));
+    }, group, plot.panels.some(panel => panel[axis].log));
+  }
+  button("SVG", "Save the figure as SVG", () => save(new Blob([picture(plot)], {type: "image/svg+xml"}), plot, "svg"), tools);
+  button("PNG", "Save the figure as PNG", () => savePng(plot), tools);
+}
+
+function addLegend(figure, plots) {
+  for (const key of figure.querySelectorAll(".legend button")) {
+    key.addEventListener("click", () => {
+      const shown = key.getAttribute("aria-pressed") !== "true";
+      key.setAttribute("aria-pressed", shown);
+      for (const plot of plots) plot.setHidden(key.dataset.series, !shown);
+    });
+  }
+}
+
+// The figure as it is now, with its style inside, in light colours: it is for paper and slides.
+function picture(plot) {
+  const copy = plot.svg.cloneNode(true);
+  for (const gone of copy.querySelectorAll(".ring, .zoom-frame, .hidden, .off, .outside")) gone.remove();
+  for (const [key, value] of Object.entries({xmlns: SVG, width: plot.width, height: plot.height})) copy.setAttribute(key, value);
+  const style = element("style", {}, null, document.getElementById("figure-style").textContent);
+  copy.prepend(style, element("rect", {width: "100%", height: "100%", fill: "#fff"}));
+  return new XMLSerializer().serializeToString(copy);
+}
+
+function save(blob, plot, ending) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = `${plot.box.dataset.name}.${ending}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+function savePng(plot) {
+  const image = new Image();
+  image.onload = () => {
+    const canvas = document.createElement("canvas");
+    canvas.width = 2 * plot.width; canvas.height = 2 * plot.height;
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    canvas.toBlob(blob => save(blob, plot, "png"), "image/png");
+  };
+  image.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(picture(plot));
+}
+
+function addTheme() {
+  const place = document.getElementById("theme");
+  if (!place) return;
+  const dark = () => (document.documentElement.dataset.theme ||
+    (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  button("Dark", "Dark colours", made => {
+    document.documentElement.dataset.theme = dark() ? "light" : "dark";
+    made.setAttribute("aria-pressed", dark());
+  }, place, dark());
+}
