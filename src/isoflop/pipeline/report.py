@@ -1,8 +1,15 @@
 """The report of a run directory, drawn again only when something it shows has changed."""
 
 from pathlib import Path
+from typing import Any
 
+from isoflop.errors import WorkError
 from isoflop.pipeline.folder import RunFolder, find_run
+
+# Below this size any device holds a model whole: a published one shows what memory and layouts come to.
+LARGE_PARAMS = 1_000_000_000
+LARGE_FAMILY, LARGE_MODEL = "Cerebras-GPT", "13B"
+SYSTEMS = tuple(2**k for k in range(11))
 
 
 def report_run(path: Path) -> Path:
@@ -16,8 +23,29 @@ def report_run(path: Path) -> Path:
     if not _is_current(folder):
         from isoflop.report.page import write_report
 
-        write_report(folder.path)
+        write_report(folder.path, foretold_systems(folder))
     return folder.report
+
+
+def foretold_systems(folder: RunFolder) -> list[dict[str, Any]]:
+    """What more systems would bring the family's largest model and a large one, as `isoflop plan --systems --json`
+    tells it. Empty where the run directory does not hold its plan."""
+    from isoflop.pipeline.plan import stored_plan
+    from isoflop.pipeline.scaling import SHOWN_GPU, foretell_published, foretell_scaling
+    from isoflop.published import published_recipes
+
+    try:
+        _, plan = stored_plan(folder)
+    except WorkError:
+        return []
+    largest = max(plan.models, key=lambda model: model.shape.params)
+    microbatches = largest.batch_sequences // largest.microbatch_sequences
+    numbers = [number for number in SYSTEMS if number <= microbatches]
+    tables = [(True, table) for table in foretell_scaling(plan, numbers, largest.name)]
+    if largest.shape.params < LARGE_PARAMS:
+        recipe = next(one for one in published_recipes(LARGE_FAMILY) if one.model == LARGE_MODEL)
+        tables[1:] = [(False, foretell_published(recipe, SHOWN_GPU, SYSTEMS))]
+    return [{**table.to_json(), "ours": ours} for ours, table in tables]
 
 
 def _is_current(folder: RunFolder) -> bool:

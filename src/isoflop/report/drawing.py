@@ -14,8 +14,7 @@ GLYPHS = {
     "up": "M0-5.5l5 9h-10z",
     "down": "M0 5.5l5-9h-10z",
     "cross": "M-1.5-5h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5v-3h3.5z",
-    "saltire": "M-3.2-5.3l3.2 3.2 3.2-3.2 2.1 2.1-3.2 3.2 3.2 3.2-2.1 2.1-3.2-3.2-3.2 3.2-2.1-2.1 "
-    "3.2-3.2-3.2-3.2z",
+    "saltire": "M-3.2-5.3l3.2 3.2 3.2-3.2 2.1 2.1-3.2 3.2 3.2 3.2-2.1 2.1-3.2-3.2-3.2 3.2-2.1-2.1 3.2-3.2-3.2-3.2z",
     "hexagon": "M-5 0l2.5-4.3h5l2.5 4.3-2.5 4.3h-5z",
     "median": "M-11 0h22",
     "cap": "M-7 0h14",
@@ -78,7 +77,8 @@ class Panel:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Panels one below the other over the same x axis; heights in pixels on a desk and on a phone.
+    """Panels one below the other over the same x axis; heights in pixels on a desk and on a phone. One that is `still`
+    has no buttons to zoom.
 
     `name` is unique on the page; `title` and `description` are for those who cannot see it.
     """
@@ -89,6 +89,7 @@ class Drawing:
     panels: tuple[Panel, ...]
     height: int
     narrow_height: int
+    still: bool = False
 
 
 def band(x: Array, low: Array, high: Array, css: str, label: str, series: str = "") -> Line:

@@ -11,7 +11,7 @@ from isoflop.report.figure import Figure
 from isoflop.report.numbers import loss, scientific
 from isoflop.report.records import Forecast
 from isoflop.report.run import Model
-from isoflop.report.scale import Array, Scale, padded
+from isoflop.report.scale import Scale, padded
 from isoflop.report.table import Cell, Key, Table
 
 TITLE = "Held-out loss against training compute"
@@ -156,7 +156,9 @@ def _law_lines(curve: Curve) -> list[Line]:
 def _interval_lines(foretold: Foretold, shown: Callable[[float], float]) -> list[Line]:
     """The forecast's intervals; `shown` turns a loss into what the y axis measures."""
     return [
-        Line(np.full(2, foretold.flops), np.array([shown(low), shown(high)]), css, foretold.told, "foretold", silent=True)
+        Line(
+            np.full(2, foretold.flops), np.array([shown(low), shown(high)]), css, foretold.told, "foretold", silent=True
+        )
         for css, low, high in (
             ("interval-95", foretold.low_95, foretold.high_95),
             ("interval-80", foretold.low_80, foretold.high_80),
@@ -166,9 +168,7 @@ def _interval_lines(foretold: Foretold, shown: Callable[[float], float]) -> list
 
 def _forecast_marks(foretold: Foretold, shown: Callable[[float], float]) -> list[Mark]:
     ends = [("cap", foretold.low_95), ("median", foretold.loss), ("cap", foretold.high_95)]
-    return [
-        Mark(foretold.flops, shown(value), glyph, "tick-mark", foretold.told, "foretold") for glyph, value in ends
-    ]
+    return [Mark(foretold.flops, shown(value), glyph, "tick-mark", foretold.told, "foretold") for glyph, value in ends]
 
 
 def _mark(point: Measured, value: float) -> Mark:
@@ -178,12 +178,13 @@ def _mark(point: Measured, value: float) -> Mark:
 
 def _names(points: Sequence[Measured]) -> tuple[Words, ...]:
     """The name of each size above its runs; the held-out one and the largest first, for others may have no room."""
-    words = {}
+    words: dict[str, Words] = {}
     for p in sorted(points, key=lambda p: (not p.held_out, -p.flops)):
         top = max(q.loss for q in points if q.size == p.size)
         text = p.size if len(p.size) <= 12 else p.size[:11] + "…"
         series = "held-out" if p.held_out else "measured"
-        words.setdefault(p.size, Words(p.flops, top, text, "held" if p.held_out else "", series=series))
+        dx = 16 if p.held_out else 6
+        words.setdefault(p.size, Words(p.flops, top, text, "held" if p.held_out else "", dx, series=series))
     return tuple(words.values())
 
 

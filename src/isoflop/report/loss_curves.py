@@ -14,8 +14,8 @@ from isoflop.report.table import Key, Table
 
 TITLE = "Training loss against tokens"
 # Points on the whole page, shared by the runs: with many runs each is thinned more.
-RAW_POINTS, MOST_RAW = 12_000, 400
-SMOOTH_POINTS, MOST_SMOOTH = 16_000, 160
+RAW_POINTS, MOST_RAW = 8_000, 400
+SMOOTH_POINTS, MOST_SMOOTH = 12_000, 160
 
 
 def draw_loss_curves(models: Sequence[Model], colours: Mapping[str, str], keys: Sequence[Key]) -> Figure | None:

@@ -72,6 +72,11 @@ def bytes_tick(value: float) -> str:
     return re.sub(r"\.?0+(?=\D*$)", "", told) if "." in (told := size(value)) else told
 
 
+def ratio(value: float | None) -> str:
+    """20, 1.7, 4,258: tokens per parameter."""
+    return MISSING if value is None else f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
 def loss(value: float | None) -> str:
     """Three decimals: seeds differ in the second or third."""
     return MISSING if value is None else f"{value:.3f}"
@@ -195,5 +200,6 @@ FILTERS = {
         symbol,
         parameter,
         cell,
+        ratio,
     )
 }

@@ -1,7 +1,7 @@
 """A drawing in pixels at one width, as templates/figure.svg.jinja writes it down.
 
-The page's script places the same shapes again at the width it finds, after zooming and on other axes: it reads them back
-from the paths, which is why these are written to a hundredth of a pixel.
+The page's script places the same shapes again at the width it finds, after zooming and on other axes: it reads them
+back from the paths, which is why these are written to a hundredth of a pixel.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ def path(x: Array, y: Array, *, closed: bool = False) -> str:
 
 def most_ticks(pixels: float) -> tuple[int, int]:
     """About how many labelled ticks an axis of so many pixels has room for, across and upwards."""
-    return max(3, min(8, int(pixels // 95))), max(3, min(6, int(pixels // 45)))
+    return max(3, min(8, int(pixels // 95))), max(3, min(6, int(pixels // 34)))
 
 
 def _place(panel: Panel, left: float, right: float, top: float, bottom: float) -> PlacedPanel:

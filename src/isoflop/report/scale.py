@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from isoflop.report.numbers import MINUS, bytes_tick, plain, power_of_ten, short
 Array = NDArray[np.float64]
 
 # How an axis labels its ticks. templates/scale.js knows the same names and writes the same labels.
-LABELS = {
+LABELS: dict[str, Callable[[float], str]] = {
     "count": short_count,
     "flops": power_of_ten,
     "loss": plain,
@@ -73,12 +73,13 @@ class Scale:
             return tuple(Tick(v, label(v) if v in labelled else "") for v in sorted(labelled.union(inside)))
         if self.log and self.high / self.low > 4:
             exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)))
-            values = [m * 10.0**k for k in exponents for m in (1, 2, 5)]
-            return tuple(Tick(v, label(v)) for v in values if self.low <= v <= self.high)
+            for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+                values = [v for k in exponents for m in steps if self.low <= (v := m * 10.0**k) <= self.high]
+                if len(values) >= 3:
+                    break
+            return tuple(Tick(v, label(v)) for v in values)
         values = _round_values(self.low, self.high, most)
-        return tuple(
-            Tick(v, text) for v, text in zip(values, _aligned([label(v) for v in values]), strict=True)
-        )
+        return tuple(Tick(v, text) for v, text in zip(values, _aligned([label(v) for v in values]), strict=True))
 
 
 def padded(values: Iterable[float], share: float, *, log: bool) -> tuple[float, float]:

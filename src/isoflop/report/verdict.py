@@ -90,7 +90,7 @@ def draw_verdict(verdict: Verdict) -> Figure:
     rows = [("foretold", name, value) for name, value in edges.items()]
     rows += [("measured", name, value) for name, value in tests]
     table = Table(("kind", "name", "loss (nats/token)"), tuple(rows))
-    return Figure(Drawing("verdict", TITLE, told, (panel,), 124, 124), (), table)
+    return Figure(Drawing("verdict", TITLE, told, (panel,), 124, 124, still=True), (), table)
 
 
 def _bar(low: float, high: float, inset: float, percent: str) -> Line:

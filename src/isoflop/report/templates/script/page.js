@@ -1,16 +1,18 @@
 // Everything on the page is there without this script; it makes figures answer.
 function enliven() {
-  const plots = new Map([...document.querySelectorAll(".plot")].map(box => [box, new Plot(box)]));
+  const boxes = [...document.querySelectorAll(".plot")];
+  for (const box of boxes) box.classList.add("ready");
+  // All widths before anything is changed: reading one after a change lays the page out again.
+  const widths = boxes.map(box => box.getBoundingClientRect().width);
+  const plots = new Map(boxes.map((box, i) => [box, new Plot(box, widths[i])]));
   for (const plot of plots.values()) addTools(plot, new Pointing(plot));
   for (const figure of document.querySelectorAll("figure"))
     addLegend(figure, [...figure.querySelectorAll(".plot")].map(box => plots.get(box)));
+  for (const details of document.querySelectorAll("details.data")) addNumbers(details);
   const observer = new ResizeObserver(entries => {
-    for (const {target} of entries) {
-      const plot = plots.get(target);
-      if (Math.abs(plot.width - Math.max(240, target.getBoundingClientRect().width)) > 0.5) plot.draw();
-    }
+    for (const {target, contentRect} of entries) plots.get(target).resize(contentRect.width);
   });
-  for (const box of plots.keys()) observer.observe(box);
+  for (const box of boxes) observer.observe(box);
   addTheme();
   document.documentElement.dataset.drawn = Math.round(performance.now());
 }

@@ -1,5 +1,5 @@
 // A figure that was drawn by isoflop, read back into data units and drawn again at this width, on these axes.
-const NARROW = 600, LEFT = 58, RIGHT = 14, TOP = 32, BOTTOM = 46, GAP = 42;
+const LEAST = 240, NARROW = 600, LEFT = 58, RIGHT = 14, TOP = 32, BOTTOM = 46, GAP = 42;
 const SVG = "http://www.w3.org/2000/svg";
 
 function element(name, attributes, parent, text) {
@@ -14,6 +14,13 @@ function takeTitle(path) {
   const title = path.querySelector("title");
   if (title) title.remove();
   return title ? title.textContent : "";
+}
+
+// Measured beside the page: asking the page itself would lay it out again for every word.
+const ruler = document.createElement("canvas").getContext("2d");
+function textWidth(text) {
+  ruler.font = "600 12.5px ui-sans-serif, system-ui, sans-serif";
+  return ruler.measureText(text).width;
 }
 
 class Panel {
@@ -66,19 +73,21 @@ class Panel {
   drawAxes(xLabels) {
     const {axes, left, right, top, bottom} = this;
     axes.replaceChildren();
-    const most = [Math.max(3, Math.min(8, Math.floor((right - left) / 95))), Math.max(3, Math.min(6, Math.floor((bottom - top) / 45)))];
+    const most = [Math.max(3, Math.min(8, Math.floor((right - left) / 95))), Math.max(3, Math.min(6, Math.floor((bottom - top) / 34)))];
+    const grid = {grid: "", "grid minor": ""};
     for (const [value, label] of ticks(this.x, most[0])) {
       const at = this.atX(value).toFixed(1);
-      element("path", {class: label ? "grid" : "grid minor", d: `M${at} ${top}V${bottom}`}, axes);
+      grid[label ? "grid" : "grid minor"] += `M${at} ${top}V${bottom}`;
       if (label && xLabels) element("text", {class: "tick", x: at, y: bottom + 18, "text-anchor": "middle"}, axes, label);
     }
     for (const [value, label] of ticks(this.y, most[1])) {
       const at = this.atY(value);
-      element("path", {class: label ? "grid" : "grid minor", d: `M${left} ${at.toFixed(1)}H${right}`}, axes);
+      grid[label ? "grid" : "grid minor"] += `M${left} ${at.toFixed(1)}H${right}`;
       if (label) element("text", {class: "tick", x: left - 8, y: (at + 4.5).toFixed(1), "text-anchor": "end"}, axes, label);
     }
+    for (const kind of ["grid", "grid minor"]) axes.prepend(element("path", {class: kind, d: grid[kind]}));
     element("path", {class: "axis", d: `M${left} ${bottom}H${right}`}, axes);
-    element("text", {class: "axis-title", x: 0, y: top - 14}, axes, this.y.title);
+    if (this.y.title) element("text", {class: "axis-title", x: 0, y: top - 14}, axes, this.y.title);
     if (xLabels) element("text", {class: "axis-title", x: right, y: bottom + 38, "text-anchor": "end"}, axes, this.x.title);
   }
 
@@ -107,7 +116,7 @@ class Panel {
     const taken = [];
     for (const words of this.words) {
       if (words.path.classList.contains("hidden")) continue;
-      words.length ||= words.path.getComputedTextLength() || 7.2 * words.path.textContent.length;
+      words.length ??= textWidth(words.path.textContent);
       const x = this.atX(words.x), y = this.atY(words.y), inward = x + words.dx + words.length > this.right;
       const begin = inward ? x - words.dx - words.length : x + words.dx;
       const free = this.holds(x, y) && begin > 0 &&
@@ -148,17 +157,21 @@ class Panel {
 }
 
 class Plot {
-  constructor(box) {
+  constructor(box, width) {
     this.box = box;
     this.svg = box.querySelector("svg");
     this.panels = [...box.querySelectorAll("g.panel")].map(group => new Panel(group));
-    box.classList.add("ready");
+    this.resize(width);
+  }
+
+  // To a width in pixels, as the page has it.
+  resize(width) {
+    if (Math.abs((this.width || 0) - Math.max(LEAST, width)) < 0.5) return;
+    this.width = Math.max(LEAST, width);
     this.draw();
   }
 
   draw() {
-    const {width: full} = this.box.getBoundingClientRect();
-    this.width = Math.max(240, full);
     this.height = Number(this.width < NARROW ? this.box.dataset.narrowHeight : this.box.dataset.height);
     this.svg.setAttribute("viewBox", `0 0 ${this.width} ${this.height}`);
     const free = this.height - TOP - BOTTOM - GAP * (this.panels.length - 1);

@@ -105,7 +105,8 @@ class Pointing {
     this.changed(() => this.plot.zoom(Math.exp(-event.deltaY / 300), this.panelAt(at[1]), at));
   }
 
-  // What arrow keys go through: the marks of each panel from left to right by series, and each line that can be pointed at.
+  // What arrow keys go through: the marks of each panel from left to right by series, then each line that can be pointed
+  // at; what was drawn last first, for it matters most.
   rows() {
     const rows = [];
     for (const panel of this.plot.panels) {
@@ -116,8 +117,8 @@ class Pointing {
         if (!bySeries.has(key)) bySeries.set(key, []);
         bySeries.get(key).push([panel, {mark, px: mark.px, py: mark.py}]);
       }
-      for (const row of bySeries.values()) rows.push(row.sort((a, b) => a[1].px - b[1].px));
-      for (const line of panel.lines) {
+      for (const row of [...bySeries.values()].reverse()) rows.push(row.sort((a, b) => a[1].px - b[1].px));
+      for (const line of [...panel.lines].reverse()) {
         if (line.silent || !line.label || !panel.shows(line)) continue;
         const row = [...line.px.keys()].map(i => [panel, {line, i, px: line.px[i], py: line.py[i]}]);
         const inside = row.filter(([, target]) => panel.holds(target.px, target.py));

@@ -70,9 +70,13 @@ function ticks(scale, most) {
       return found;
     }
     if (high / low > 4) {
-      const found = [];
-      for (let k = Math.floor(Math.log10(low)); k < Math.ceil(Math.log10(high)); k++)
-        for (const m of [1, 2, 5]) if (inside(m * 10 ** k)) found.push([m * 10 ** k, label(m * 10 ** k)]);
+      let found = [];
+      for (const steps of [[1, 2, 5], [1, 1.5, 2, 3, 5, 7]]) {
+        if (found.length >= 3) break;
+        found = [];
+        for (let k = Math.floor(Math.log10(low)); k < Math.ceil(Math.log10(high)); k++)
+          for (const m of steps) if (inside(m * 10 ** k)) found.push([m * 10 ** k, label(m * 10 ** k)]);
+      }
       return found;
     }
   }

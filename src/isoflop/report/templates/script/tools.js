@@ -10,11 +10,12 @@ function button(text, label, action, parent, pressed) {
 }
 
 function addTools(plot, pointing) {
-  const tools = plot.box.parentElement.querySelector(".tools");
-  if (!tools) return;
-  const group = document.createElement("span");
+  const tools = plot.box.parentElement.querySelector(".tools"), group = document.createElement("span");
   group.className = "group";
   tools.prepend(group);
+  button("SVG", "Save the figure as SVG", () => save(new Blob([picture(plot)], {type: "image/svg+xml"}), plot, "svg"), tools);
+  button("PNG", "Save the figure as PNG", () => savePng(plot), tools);
+  if (plot.box.dataset.still) return;
   button("+", "Zoom in", () => pointing.changed(() => plot.zoom(1.4)), group);
   button("\u2212", "Zoom out", () => pointing.changed(() => plot.zoom(1 / 1.4)), group);
   button("All", "Show all again", () => pointing.changed(() => plot.reset()), group);
@@ -27,8 +28,6 @@ function addTools(plot, pointing) {
       pointing.changed(() => plot.setLog(axis, log));
     }, group, plot.panels.some(panel => panel[axis].log));
   }
-  button("SVG", "Save the figure as SVG", () => save(new Blob([picture(plot)], {type: "image/svg+xml"}), plot, "svg"), tools);
-  button("PNG", "Save the figure as PNG", () => savePng(plot), tools);
 }
 
 function addLegend(figure, plots) {
@@ -68,6 +67,38 @@ function savePng(plot) {
     canvas.toBlob(blob => save(blob, plot, "png"), "image/png");
   };
   image.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(picture(plot));
+}
+
+// A figure's CSV as a table, made when it is asked for.
+function addNumbers(details) {
+  details.addEventListener("toggle", () => {
+    if (!details.open || details.querySelector("table")) return;
+    const link = details.parentElement.querySelector("a[download]");
+    const [head, ...rows] = readCsv(decodeURIComponent(link.href.slice(link.href.indexOf(",") + 1)));
+    const table = document.createElement("table"), body = table.createTBody(), numeric = head.map((_, i) => rows.every(row => row[i] === "" || !isNaN(row[i])));
+    const titles = table.createTHead().insertRow();
+    head.forEach((title, i) => titles.append(Object.assign(document.createElement("th"), {scope: "col", textContent: title, className: numeric[i] ? "" : "left"})));
+    for (const row of rows.slice(0, MOST_ROWS)) {
+      const line = body.insertRow();
+      row.forEach((cell, i) => Object.assign(line.insertCell(), {
+        textContent: cell === "" ? "\u2013" : numeric[i] && cell.length > 8 ? String(Number(Number(cell).toPrecision(6))) : cell, className: numeric[i] ? "" : "left"}));
+    }
+    if (rows.length > MOST_ROWS) Object.assign(table.createCaption(), {textContent: `The first ${MOST_ROWS} of ${rows.length.toLocaleString("en-US")} rows; the CSV has all.`});
+    details.querySelector(".scroll").append(table);
+  });
+}
+
+const MOST_ROWS = 500;
+
+// Rows of cells; quoted cells may hold commas, line ends and doubled quotes.
+function readCsv(text) {
+  const rows = [[]];
+  for (const [, quoted, bare, end] of text.matchAll(/(?:"((?:[^"]|"")*)"|([^,\n"]*))(,|\n|$)/g)) {
+    rows[rows.length - 1].push(quoted === undefined ? bare : quoted.replaceAll('""', '"'));
+    if (end === "\n") rows.push([]);
+    if (end === "") break;
+  }
+  return rows.filter(row => row.length > 1 || row[0]);
 }
 
 function addTheme() {
