@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
@@ -55,6 +56,7 @@ def measure(data: Path) -> None:
     family = load_family(ROOT / "families" / "pocket.toml")
     document = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": []}
     document |= {"processor": machine.processor, "cores": machine.cores, "torch": machine.torch, "tokens": TOKENS}
+    document["date"] = datetime.now(UTC).date().isoformat()
     done = {(run["parametrisation"], run["width"], run["rate"]) for run in document["runs"]}
     for width in WIDTHS:
         for kind in ("standard", "mup"):

@@ -15,16 +15,16 @@ ROOMS = (
     "law",
     "data",
     "model",
+    "systems",
     "streaming",
     "train",
-    "systems",
     "evaluate",
     "release",
     "report",
     "pipeline",
     "cli",
 )
-FREE = {"errors", "durable", "interrupts", "cache"}
+FREE = {"errors", "durable", "interrupts", "cache", "compiled", "outcome"}
 PURE = {"config", "recipe", "published", "law", "data", "report", "pipeline", "cli"}
 
 

@@ -18,7 +18,7 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
     Raises:
         WorkError: the disk is full or the folder cannot be written. What was at `path` is untouched.
     """
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
@@ -30,7 +30,7 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
         sync_folder(path.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -52,7 +52,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     Raises:
         WorkError: the disk is full or cannot be written. What was at `folder` is untouched.
     """
-    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    part, old = part_of(folder), folder.with_name(folder.name + ".old")
     try:
         if old.exists() and not folder.exists():
             os.replace(old, folder)
@@ -73,10 +73,30 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise _cannot_write(folder, error) from error
+        raise cannot_write(folder, error) from error
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def part_of(path: Path) -> Path:
+    """Where what will be at `path` is written."""
+    return path.with_name(path.name + ".part")
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Writes a file of a folder that is not yet in place; on the disk when this returns.
+
+    Raises:
+        WorkError: the disk is full or the folder cannot be written.
+    """
+    try:
+        with open(path, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def to_json(document: Any, indent: int | None = 2) -> str:
@@ -114,6 +134,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _cannot_write(path: Path, error: OSError) -> WorkError:
+def cannot_write(path: Path, error: OSError) -> WorkError:
+    """What to raise when `error` came of writing at `path`."""
     remedy = "free some space and run again" if error.errno == 28 else "check the folder's permissions and run again"
     return WorkError(f"{path}: cannot write ({error.strerror or error}); nothing that was there is lost; {remedy}")

@@ -26,6 +26,10 @@ class DivergenceError(WorkError):
     """Training has run away: its loss or gradient is not finite."""
 
 
+class LostError(WorkError):
+    """Another system is gone: this one cannot go on alone, and can when all are started again."""
+
+
 class Interrupted(BaseException):
     """SIGINT or SIGTERM arrived and everything is saved. Exit code 128 + `signal_number`.
 

@@ -10,11 +10,28 @@ def test_plan_prints_each_model_and_totals_within_80_columns(isoflop, family_fil
     done = isoflop("plan", str(family_file))
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert sum(line.startswith("a ") for line in lines) == 2
+    assert sum(line.startswith("a ") for line in lines) == 4
     assert sum(line.startswith("b*") for line in lines) == 2
     assert any(line.startswith("all ") for line in lines)
     tables = lines[2:]
     assert all(len(line) <= 80 for line in tables)
+
+
+def test_plan_prints_what_every_model_will_train_with_by_file_or_rule(isoflop, family_file: Path) -> None:
+    text = family_file.read_text().replace("[recipe]", "[recipe]\nbase_width = 8\neps = 1e-9\nclip_norm = 0.5")
+    family_file.write_text('parametrisation = "mup"\n' + text)
+    done = isoflop("plan", str(family_file), "--json")
+    a = json.loads(done.stdout)["models"][0]
+    # Width 16 at a base of 8, one layer: 0.08 / sqrt(2), and that over sqrt(2).
+    assert a["hidden_init_std"] == pytest.approx(0.08 / 2**0.5)
+    assert a["residual_init_std"] == pytest.approx(0.04)
+    rows = [line.split() for line in isoflop("plan", str(family_file)).stdout.splitlines() if line.startswith("a ")]
+    warmup = f"{a['warmup_tokens'] / 1000:.3g}k"
+    assert rows[2] == ["a", warmup, "linear", "6.0e-4", "0.9,", "0.95", "1e-9", "0.1", "0.5"]
+    assert rows[3] == ["a", "0.08", "0.0566", "0.04", "10", "0.5", "0.125", "3.0e-3"]
+    family_file.write_text(text.replace("[recipe]", "[recipe]\ninit_truncation = 2.0\nresidual_init_std = 0.003"))
+    rows = [line.split() for line in isoflop("plan", str(family_file)).stdout.splitlines() if line.startswith("a ")]
+    assert rows[3][1:6] == ["0.02", "0.02", "0.003", "2", "sd"]
 
 
 def test_plan_as_json_is_plan_json_and_nothing_else(isoflop, family_file: Path, tmp_path: Path) -> None:
@@ -106,12 +123,13 @@ def test_a_bad_corpus_is_one_line_exit_code_2_and_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_several_systems_are_refused_before_anything_is_written(isoflop, family_file: Path, tmp_path: Path) -> None:
-    for command in ("train", "run"):
-        done = isoflop(command, str(family_file), "--systems", "4")
-        assert done.returncode == 2
-        assert "systems = 4" in done.stderr
-        assert not (tmp_path / "runs").exists()
+def test_what_only_the_systems_find_wrong_leaves_nothing_either(isoflop, family_file: Path, tmp_path: Path) -> None:
+    # The file's text is too short for the vocabulary, which shows when system 0 reads it.
+    before = sorted(tmp_path.rglob("*"))
+    done = isoflop("train", str(family_file), "--systems", "2")
+    assert done.returncode == 2
+    assert "use vocab_size" in done.stderr.splitlines()[-1]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_an_unknown_model_is_refused_with_the_names_there_are(isoflop, family_file: Path, tmp_path: Path) -> None:
@@ -125,3 +143,24 @@ def test_evaluate_before_training_says_what_to_do(isoflop, family_file: Path) ->
     done = isoflop("evaluate", str(family_file))
     assert done.returncode == 2
     assert "isoflop train" in done.stderr
+
+
+def test_several_systems_are_foretold_within_100_columns_and_one_is_planned_for(isoflop, family_file: Path) -> None:
+    done = isoflop("plan", str(family_file), "--systems", "1,2,4,...,1024")
+    assert done.returncode == 0, done.stderr
+    table = done.stdout[done.stdout.index("on N x this machine") :].splitlines()
+    assert all(len(line) <= 100 for line in table)
+    assert sum(line.split()[1:2] == ["resident"] for line in table) == 22
+    document = json.loads(isoflop("plan", str(family_file), "--systems", "1,4", "--json").stdout)
+    assert [table["hardware"]["name"] for table in document["scaling"]] == ["this machine", "h100-80gb"]
+    assert document["systems"] == 1
+    one = json.loads(isoflop("plan", str(family_file), "--systems", "4", "--json").stdout)
+    assert "scaling" not in one
+    assert one["systems"] == 4
+
+
+def test_hardware_without_several_systems_is_refused(isoflop, family_file: Path, tmp_path: Path) -> None:
+    done = isoflop("plan", str(family_file), "--systems", "4", "--hardware", "a100-80gb")
+    assert done.returncode == 2
+    assert "--systems 1,2,4" in done.stderr
+    assert not (tmp_path / "runs").exists()

@@ -1,10 +1,12 @@
 """`isoflop plan` of a published family, and `isoflop import`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from isoflop.errors import InputError
 from isoflop.model import initialise
@@ -57,7 +59,35 @@ def test_import_says_what_a_folder_holds_and_writes_it_anew(isoflop, model_folde
     assert "stored as fp16" in done.stdout
     again = json.loads(isoflop("import", "copy", "--json").stdout)
     assert (again["dtypes"], again["params"]) == (["fp32"], 300 * 16 + 32 * 16 + 12 * 256 + 13 * 16 + 32)
-    assert again["weights_sha256"] in done.stdout
+    assert f"SHA-256 of its weights, read as fp32: {again['weights_sha256']}\n" in done.stdout
+    assert f"SHA-256 of the weights written, read as fp32: {again['weights_sha256']}\n" in done.stdout
+    assert "differ" not in done.stdout
+
+
+def test_import_into_a_type_that_rounds_gives_the_hash_of_either(isoflop, model_folder: Path) -> None:
+    done = isoflop("import", str(model_folder), "--to", "half", "--dtype", "bf16")
+    source, written = (json.loads(isoflop("import", str(one), "--json").stdout) for one in (model_folder, "half"))
+    assert source["weights_sha256"] != written["weights_sha256"]
+    assert f"SHA-256 of its weights, read as fp32: {source['weights_sha256']}\n" in done.stdout
+    assert "written to half, stored as bf16\n" in done.stdout
+    assert f"SHA-256 of the weights written, read as fp32: {written['weights_sha256']}\n" in done.stdout
+    assert "the two differ" in done.stdout
+    assert (source["written_to"], source["written_weights_sha256"]) == (None, None)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_import_refuses_weights_that_are_not_finite_and_writes_nothing(
+    isoflop, model_folder: Path, tmp_path: Path, number: float
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model_folder, broken)
+    tensors = load_file(broken / "model.safetensors")
+    tensors["transformer.h.0.mlp.c_fc.weight"][3, :2] = number
+    save_file(tensors, broken / "model.safetensors")
+    done = isoflop("import", "broken", "--to", "copy")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "tensor transformer.h.0.mlp.c_fc.weight holds NaN or infinity (2 of 1,024 numbers)" in done.stderr
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_folder_that_cannot_work_is_one_line(isoflop, model_folder: Path, tmp_path: Path) -> None:

@@ -77,6 +77,31 @@ def test_a_mistake_is_one_line(tmp_path: Path, old: str, new: str, named: str) -
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (
+            '{ kind = "gpt2", vocab_size = 512 }',
+            "vocab_size: not with kind = 'gpt2'; remove it (known keys here: kind)",
+        ),
+        ('{ kind = "gpt2", path = "t.json" }', "path: not with kind = 'gpt2'; remove it (known keys here: kind)"),
+        (
+            '{ kind = "bpe", vocab_size = 512, path = "t.json" }',
+            "path: not with kind = 'bpe'; remove it (known keys here: kind, vocab_size)",
+        ),
+        ('{ kind = "bpe", vocab_sice = 512 }', "vocab_sice: unknown key; did you mean 'vocab_size'?"),
+        ('{ kind = "gpt2", vocab_sice = 512 }', "vocab_sice: unknown key; known keys here: kind"),
+        ('{ kind = "file", vocab_size = 512, pth = "t.json" }', "pth: unknown key; did you mean 'path'?"),
+    ],
+)
+def test_a_key_that_only_another_kind_of_tokenizer_has_is_told_apart(tmp_path: Path, table: str, said: str) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(re.sub(r"tokenizer = .*", f"tokenizer = {table}", GOOD))
+    with pytest.raises(InputError) as caught:
+        load_family(path)
+    assert str(caught.value) == f"{path}: data.tokenizer.{said}"
+
+
 def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.toml"
     path.write_text(GOOD + GOOD[GOOD.index("[[models]]") :])

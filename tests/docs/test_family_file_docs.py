@@ -9,6 +9,7 @@ from pydantic_core import PydanticUndefined
 
 from isoflop.config import (
     BpeTokenizer,
+    Cluster,
     Cost,
     DataSource,
     Evaluation,
@@ -33,6 +34,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "`[sizes]`": (Sizes,),
     "`[recipe]`": (Recipe, BatchStage),
     "`[cost]`": (Cost,),
+    "`[cluster]`": (Cluster,),
     "`[published]`": (Published, Deviation),
     "`[evaluation]`": (Evaluation,),
 }

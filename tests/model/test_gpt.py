@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isoflop.model import GPT, Weights, initialise, weights_sha256
+from isoflop.model import GPT, Weights, initialise, pieces_of, weights_sha256
 from isoflop.recipe import Shape
 
 SHAPE = Shape(n_layers=2, d_model=32, n_heads=4, vocab_size=300, context_length=100)
@@ -112,4 +112,5 @@ def test_initialisation_is_a_function_of_seed_with_residual_projections_scaled()
 def test_every_parameter_lies_in_the_buffer_once() -> None:
     weights = Weights(SHAPE, torch.arange(SHAPE.params, dtype=torch.float32))
     assert sorted(torch.cat([view.flatten() for view in weights.values()]).tolist()) == list(range(SHAPE.params))
-    assert sum(view.numel() for view in weights.values() if view.ndim == 2) == weights.n_matrix
+    vectors = sum(piece.stop - piece.vectors for piece in pieces_of(weights.shape))
+    assert sum(view.numel() for view in weights.values() if view.ndim == 1) == vectors

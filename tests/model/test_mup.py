@@ -1,6 +1,7 @@
 """muP in the model and the optimizer is what its table says, no more."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -12,8 +13,7 @@ from isoflop.config.family import Recipe
 from isoflop.model import GPT, Lanes, Weights, as_standard, initialise, load_kernels, make_model
 from isoflop.recipe import Parametrisation, Shape
 from isoflop.recipe.parametrisation import parametrisation_of
-from isoflop.train.gradients import FixedSums
-from isoflop.train.optimizer import AdamW
+from isoflop.train.learner import Learner
 
 SHAPE = Shape(n_layers=2, d_model=48, n_heads=3, vocab_size=300, context_length=32)
 MUP = parametrisation_of("mup", Recipe(base_width=16, output_multiplier=0.7), SHAPE)
@@ -29,7 +29,7 @@ def some_samples() -> Tensor:
     return torch.randint(0, 300, (3, 33), generator=torch.Generator().manual_seed(2))
 
 
-def slow_logits(w: Weights, ids: Tensor) -> Tensor:
+def slow_logits(w: Mapping[str, Tensor], ids: Tensor) -> Tensor:
     """muP as the table writes it: embeddings times 10, scores over d_head, logits times alpha over m."""
     d, heads, d_head, m = 48, 3, 16, 3.0
     x = 10 * (w["transformer.wte.weight"][ids] + w["transformer.wpe.weight"][: ids.shape[1]])
@@ -58,8 +58,8 @@ class Kept:
     def __init__(self) -> None:
         self.sum = Weights(SHAPE, torch.zeros(SHAPE.params))
 
-    def add(self, name: str, gradient: Tensor) -> None:
-        start = self.sum.offsets[name]
+    def add(self, name: str, gradient: Tensor, start: int = 0) -> None:
+        start += self.sum.offsets[name]
         self.sum.flat[start : start + gradient.numel()] += gradient.reshape(-1)
 
     def add_rows(self, name: str, ids: Tensor, gradient: Tensor) -> None:
@@ -116,9 +116,10 @@ def test_deviations_and_truncation_are_those_of_the_parametrisation() -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["kernels", "plain"])
-def test_updates_equal_torch_adamw_with_a_rate_for_each_kind_of_tensor(fused: bool) -> None:
-    ours = initialise(SHAPE, 0, MUP)
-    theirs = {name: view.clone().requires_grad_() for name, view in ours.items()}
+def test_steps_equal_the_slow_model_under_torch_adamw_with_a_rate_for_each_kind_of_tensor(fused: bool) -> None:
+    kernels = load_kernels() if fused else None
+    learner = Learner(SHAPE, seed=0, precision="fp32", lanes=Lanes(1), kernels=kernels, parametrisation=MUP)
+    theirs = {name: view.clone().requires_grad_() for name, view in learner.weights.items()}
 
     def of(ndim: int, hidden: bool | None) -> list[Tensor]:
         return [t for n, t in theirs.items() if t.ndim == ndim and hidden in (None, n.startswith("transformer.h."))]
@@ -132,27 +133,23 @@ def test_updates_equal_torch_adamw_with_a_rate_for_each_kind_of_tensor(fused: bo
         betas=(0.9, 0.95),
         eps=1e-8,
     )
-    kernels = load_kernels() if fused else None
-    optimizer = AdamW(
-        SHAPE,
-        beta1=0.9,
-        beta2=0.95,
-        eps=1e-8,
-        weight_decay=0.1,
-        clip_norm=1e9,
-        lanes=Lanes(1),
-        kernels=kernels,
-        hidden_lr_multiplier=MUP.hidden_lr_multiplier,
-    )
-    sums = FixedSums(SHAPE, kernels)
-    generator = torch.Generator().manual_seed(1)
     for step in (1, 2, 3):
-        gradient = Weights(SHAPE, torch.randn(SHAPE.params, generator=generator))
-        for name, tensor in theirs.items():
-            tensor.grad = gradient[name].clone()
+        samples = torch.randint(0, 300, (3, 33), generator=torch.Generator().manual_seed(step))
+        logits = slow_logits(theirs, samples[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), samples[:, 1:].flatten())
+        reference.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(theirs.values(), 1.0)
         reference.step()
-        sums.begin(1)
-        sums.add("transformer.wte.weight", gradient.flat)  # the first tensor: the whole buffer
-        optimizer.update(ours, ours, sums.sums, optimizer.norm(sums.sums), 1e-2, step)
+
+        nats = learner.gradients([lambda samples=samples: samples], samples[:, 1:].numel())  # type: ignore[misc]
+        assert nats == pytest.approx(float(loss.detach()), rel=1e-4)
+        assert learner.norm() == pytest.approx(float(norm), rel=1e-3)
+        learner.update(learner.norm(), 1e-2, step)
     for name, tensor in theirs.items():
-        torch.testing.assert_close(ours[name], tensor.detach(), rtol=1e-4, atol=1e-6)
+        ours, d = learner.weights[name], SHAPE.d_model
+        if name.endswith(
+            "c_attn.bias"
+        ):  # that of the keys has no gradient but rounding, of which Adam makes full steps
+            ours, tensor = (torch.cat([one[:d], one[2 * d :]]) for one in (ours, tensor))
+        torch.testing.assert_close(ours, tensor.detach(), rtol=0, atol=3e-5, msg=name)

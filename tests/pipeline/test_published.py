@@ -4,13 +4,17 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from isoflop.config import Family, load_family
 from isoflop.errors import FamilyError
-from isoflop.pipeline.published import NO_REASON, compare, planned_settings, published_settings
+from isoflop.pipeline.published import NO_REASON, Comparison, compare, planned_settings, published_settings
 from isoflop.published import published_recipes
-from isoflop.recipe import Machine, plan_family
+from isoflop.recipe import Machine, ModelPlan, Plan, learning_rate, plan_family, steps_of
+
+FloatArray = npt.NDArray[np.float64]
 
 ROOT = Path(__file__).parents[2]
 MACHINE = Machine("test", 2, 2, 8 * 2**30, "2.15.0", "cpu", 9e11, 2e11, "2026-11-25T00:00:00+00:00")
@@ -73,6 +77,67 @@ def test_a_deviation_that_is_none_and_an_unknown_family_are_refused() -> None:
         compare(good.model_copy(update={"published": unknown}), plan)
     with pytest.raises(FamilyError, match="no model here has the name"):
         compare(good, replace(plan, models=tuple(replace(one, size="x") for one in plan.models)))
+
+
+# The schedules of the configurations: steps of warm-up and decay of each run with one batch, 13B's two in a row, of
+# which the second begins at step 38,000 (Cerebras/modelzoo Release 2.10.0; README of Cerebras_GPT, Release 1.9.1).
+SCHEDULES = {
+    "111M": [(1525, 7512, 0, 9037)],
+    "256M": [(693, 8775, 0, 9468)],
+    "590M": [(693, 21143, 0, 21836)],
+    "1.3B": [(346, 23988, 0, 24334)],
+    "2.7B": [(346, 48695, 0, 49041)],
+    "6.7B": [(176, 62346, 0, 62522)],
+    "13B": [(254, 174081, 0, 57000), (169, 116054, 38000, 116223)],
+}
+
+
+def published_rates(model: ModelPlan, ahead: int) -> FloatArray:
+    """Every update's rate as the configurations have it, over the peak; `ahead` 1 is that of the update after it."""
+    rates = []
+    for warmup, decay, first, last in SCHEDULES[model.name]:
+        step = np.arange(first, last) + ahead
+        progress = np.clip((step - warmup) / decay, 0, 1)
+        left = 1 - progress if model.decay == "linear" else (1 + np.cos(np.pi * progress)) / 2
+        rates.append(np.where(step < warmup, step / warmup, 0.1 + 0.9 * left))
+    return np.concatenate(rates)
+
+
+def planned_rates(model: ModelPlan) -> FloatArray:
+    keys = ("tokens", "warmup_tokens", "peak_lr", "final_lr_fraction", "decay")
+    schedule = {key: getattr(model, key) for key in keys}
+    runs = steps_of(model.batch_schedule, model.tokens, model.shape.context_length)
+    sequences = np.cumsum(np.concatenate([np.full(run.steps, run.sequences) for run in runs]))
+    tokens = (sequences * model.shape.context_length).tolist()
+    return np.array([learning_rate(after, **schedule) for after in tokens]) / model.peak_lr
+
+
+@pytest.mark.parametrize(("name", "warmup"), [("cerebras-gpt", 0.6), ("cerebras-gpt-mup", 0.3)])
+def test_rates_differ_from_the_published_by_what_the_deviations_say(name: str, warmup: float) -> None:
+    in_warmup, after, shifted = [], [], {}
+    plan = plan_family(family(name), MACHINE)
+    for model in plan.models:
+        ours = planned_rates(model)
+        off = np.abs(ours - published_rates(model, ahead=0))
+        steps = SCHEDULES[model.name][0][0]
+        in_warmup.append(off[:steps].max())
+        after.append(off[steps:].max())
+        shifted[model.name] = float(np.abs(ours - published_rates(model, ahead=1)).max())
+    reasons = {one.what: one.reason for one in _comparison(name, plan).differences}
+    assert f"at most {warmup} % of the peak in the warm-up and 1.2e-4 of it after" in reasons["rate of a step"]
+    assert warmup - 0.1 < 100 * max(in_warmup) <= warmup
+    assert 1.1e-4 < max(after) <= 1.2e-4 * 1.005
+    if name == "cerebras-gpt":
+        assert "at most 2.4e-6 of the peak apart beside that one step, 1.1e-5 after the" in reasons["rate of 13B"]
+        assert 2.3e-6 < shifted.pop("13B") <= 2.4e-6
+        assert 1.0e-5 < after[-1] <= 1.1e-5
+    assert max(shifted.values()) < 1e-12
+
+
+def _comparison(name: str, plan: Plan) -> Comparison:
+    comparison = compare(family(name), plan)
+    assert comparison is not None
+    return comparison
 
 
 def test_the_papers_way_of_counting_flops_gives_the_published_two_digits() -> None:

@@ -1,8 +1,6 @@
-"""Tuning: the same trials whatever interrupts it, values that the family file takes, refusals in one line."""
+"""Tuning: values that the family file takes, refusals in one line; interruptions are in tests/cli."""
 
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import pytest
 
 from isoflop.config import Family, load_family
-from isoflop.errors import InputError, Interrupted, WorkError
+from isoflop.errors import InputError, WorkError
 from isoflop.pipeline import RunFolder
 from isoflop.pipeline.tune import Tuning, tune_family
 from isoflop.recipe import Machine, plan_family
@@ -32,47 +30,31 @@ def mup_file(family_file: Path) -> Path:
     return family_file
 
 
-class StopAt:
-    """A listener that sends SIGTERM at a step of the trial of a number."""
-
-    def __init__(self, trial: int, step: int) -> None:
-        self._trial, self._step = trial, step
-        self._now = -1
-
-    def starts(self, model: Any) -> None:
-        self._now += 1
-
-    def step(self, model: Any, step: Any) -> None:
-        if (self._now, step.step) == (self._trial, self._step):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *heard, **more: None
-
-
 def tune(path: Path, runs: str, listener: Any, trials: int = TRIALS) -> Tuning:
     family = load_family(path, use_tuned=False)
     return tune_family(family, RunFolder(path.parent / runs / family.name), listener, trials)
 
 
-def test_an_interrupted_study_makes_the_trials_of_an_undisturbed_one(mup_file: Path, heard: Any) -> None:
+def test_it_tries_the_familys_own_values_first_and_asked_for_more_it_goes_on(mup_file: Path, heard: Any) -> None:
     whole = tune(mup_file, "whole", heard)
-    for trial in (0, 1):
-        with pytest.raises(Interrupted):
-            tune(mup_file, "parts", StopAt(trial=1 if trial else 0, step=3))
-    parts = tune(mup_file, "parts", heard)
-    assert parts.trials == whole.trials
     assert len({tuple(trial.values.values()) for trial in whole.trials}) == TRIALS
     assert whole.trials[0].values == {key: pytest.approx(value, rel=5e-3) for key, value in whole.own.items()}
     assert whole.best.loss == min(trial.loss for trial in whole.trials if trial.loss is not None)
     document = json.loads((whole.folder / "tune.json").read_text())
     assert document["best"]["values"] == whole.best.values
     assert (whole.folder / "tune.svg").read_text().count("<svg") == 1
-    assert (whole.folder / "tune.svg").read_bytes() == (parts.folder / "tune.svg").read_bytes()
 
     # Asked again it has nothing to do; asked for more it goes on.
     assert tune(mup_file, "whole", heard).trials == whole.trials
     assert tune(mup_file, "whole", heard, TRIALS + 1).trials[:TRIALS] == whole.trials
+
+
+def test_a_line_that_a_crash_cut_off_is_done_again(mup_file: Path, heard: Any) -> None:
+    whole = tune(mup_file, "runs", heard, 2)
+    journal = whole.folder / "study.journal"
+    journal.write_bytes(journal.read_bytes()[:-20])  # the end of trial 1
+    assert tune(mup_file, "runs", heard, 2).trials == whole.trials
+    assert len(tune(mup_file, "runs", heard, 3).trials) == 3
 
 
 def test_the_family_file_takes_what_was_found(mup_file: Path, heard: Any) -> None:
@@ -92,7 +74,7 @@ def test_the_family_file_takes_what_was_found(mup_file: Path, heard: Any) -> Non
     with pytest.raises(InputError, match=r"parametrisation = standard, but .*tuned.toml was found at mup"):
         load_family(mup_file)
     mup_file.write_text('tuned = "elsewhere.toml"\n' + text)
-    with pytest.raises(InputError, match=r"elsewhere.toml is not there; isoflop tune"):
+    with pytest.raises(InputError, match=r"no file at .*elsewhere.toml; isoflop tune"):
         load_family(mup_file)
     load_family(mup_file, use_tuned=False)
     (mup_file.parent / "elsewhere.toml").write_text('parametrisation = "mup"\nbase_width = 8\npeak_lr = -1\n')

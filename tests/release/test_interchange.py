@@ -1,6 +1,7 @@
 """Cerebras-GPT to and fro: the logits of transformers, the same bits back, refusals that name the tensor."""
 
 import json
+import math
 import pickle
 import shutil
 from pathlib import Path
@@ -160,14 +161,19 @@ C_ATTN = "transformer.h.1.attn.c_attn.weight"
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t.pop(C_ATTN), f"tensor {C_ATTN} is missing"),
+        (lambda t: t.pop(C_ATTN), f"tensor {C_ATTN} is missing; fetch .* or the config.json"),
         (lambda t: t.update({C_ATTN: t[C_ATTN].T}), rf"tensor {C_ATTN} has shape \(96, 32\), .* \(32, 96\)"),
         (lambda t: t.update({C_ATTN: t[C_ATTN].double()}), f"tensor {C_ATTN} is F64"),
         (lambda t: t.update({"transformer.h.2.ln_1.bias": torch.ones(32)}), "transformer.h.2.ln_1.bias is none of"),
         (lambda t: t.update({"lm_head.weight": torch.ones(VOCAB, 32)}), "lm_head.weight is not transformer.wte.weight"),
         (lambda t: t.update({"wte.weight": torch.ones(VOCAB, 32)}), "transformer.wte.weight"),
+        (lambda t: t[C_ATTN][0, 0].fill_(math.nan), f"tensor {C_ATTN} holds NaN or infinity"),
+        (
+            lambda t: t.update({"lm_head.weight": torch.full((VOCAB, 32), math.inf)}),
+            "tensor lm_head.weight holds NaN or infinity",
+        ),
     ],
-    ids=["missing", "transposed", "fp64", "another layer", "untied head", "twice"],
+    ids=["missing", "transposed", "fp64", "another layer", "untied head", "twice", "NaN", "infinite head"],
 )
 def test_wrong_tensors_are_named(folder: Path, change: Any, said: str) -> None:
     tensors = tensors_of(folder)
@@ -176,6 +182,17 @@ def test_wrong_tensors_are_named(folder: Path, change: Any, said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
         import_model(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_of_more_layers_than_there_are_is_named_as_a_possible_cause(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "n_layer": 3}))
+    with pytest.raises(InputError) as caught:
+        import_model(folder)
+    assert str(caught.value) == (
+        f"{folder}: tensors transformer.h.2.attn.c_attn.weight and 11 more are missing; fetch what the download lacks, "
+        "or the config.json that belongs to it (this one says n_layer = 3)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,6 +276,9 @@ def test_export_refuses_what_is_there_and_what_does_not_fit(folder: Path, tmp_pa
     imported.weights["transformer.ln_f.bias"][0] = 1e6
     with pytest.raises(InputError, match=r"transformer.ln_f.bias: .* too large for torch.float16"):
         export_model(tmp_path / "out", imported.weights, dict.fromkeys(imported.weights, torch.float16), None)
+    imported.weights["transformer.ln_f.bias"][0] = math.nan
+    with pytest.raises(InputError, match=r"transformer.ln_f.bias: holds NaN"):
+        export_model(tmp_path / "out", imported.weights, imported.dtypes, None)
     assert not (tmp_path / "out").exists()
 
 
@@ -266,6 +286,14 @@ def test_a_bin_file_of_the_format_before_zip_is_read(tmp_path: Path) -> None:
     path, tensors = tmp_path / "pytorch_model.bin", {"transformer.wte.weight": torch.arange(6.0).view(2, 3)}
     torch.save(tensors, path, _use_new_zipfile_serialization=False)
     assert open_pickled(path) is not None
+
+
+@pytest.mark.parametrize("tensor", [torch.eye(3).to_sparse(), torch.empty(3, 3, device="meta")], ids=["sparse", "meta"])
+def test_a_pickled_tensor_without_all_its_numbers_is_named(tmp_path: Path, tensor: Tensor) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"transformer.wte.weight": tensor}, path)
+    with pytest.raises(InputError, match=r"tensor transformer.wte.weight is sparse or without its numbers"):
+        open_pickled(path)
 
 
 def test_a_hostile_pickle_is_refused_without_advice_to_load_it_all_the_same(tmp_path: Path) -> None:

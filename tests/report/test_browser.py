@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from isoflop.durable import write_json
-from isoflop.report import write_report
+from isoflop.report.page import write_report
 
 WIDTHS = (390, 1280)
 # A window of headless Chromium is at least some 500 px wide; a frame in it can be as narrow as a phone.

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from isoflop.errors import InputError, WorkError
+from isoflop.model import Shard, shards_of
 from isoflop.recipe import BatchStage, ModelPlan, Shape
-from isoflop.train.checkpoint import Position, State, load_newest, save_generation
+from isoflop.systems.group import ALONE
+from isoflop.train.checkpoint import Generation, Position, load_newest, save_generation
+from isoflop.train.learner import STATE, Learner
 
 PLAN = ModelPlan(
     name="a",
@@ -45,22 +48,39 @@ PLAN = ModelPlan(
 )
 
 
-def state(steps: int) -> State:
-    return State(Position(steps, steps * 80, 1.0, 1.0, None, 1, False), {"weights": torch.full((4,), float(steps))})
+class Holder(Learner):
+    """A learner of whom only the state counts."""
+
+    def __init__(self, value: float) -> None:
+        self._value = value
+
+    def shard(self, shard: Shard) -> dict[str, torch.Tensor]:
+        return {name: torch.full((shard.stop - shard.start,), self._value) for name in STATE}
 
 
-def load(folder: Path, events: list[str] | None = None) -> State | None:
+def position(steps: int) -> Position:
+    return Position(steps, steps * 80, 1.0, 1.0, None, 1, False, "cpu")
+
+
+def save(folder: Path, steps: int) -> None:
+    save_generation(folder, PLAN, "d", position(steps), Holder(float(steps)), ALONE)
+
+
+def load(folder: Path, events: list[str] | None = None) -> Generation | None:
     return load_newest(folder, PLAN, "d", (events if events is not None else []).append)
 
 
 def test_the_newest_of_two_generations_is_loaded_and_older_ones_go(tmp_path: Path) -> None:
     assert load(tmp_path) is None
     for steps in (1, 2, 10):
-        save_generation(tmp_path, PLAN, "d", state(steps))
+        save(tmp_path, steps)
     found = load(tmp_path)
     assert found is not None
-    assert found.position == state(10).position
-    assert torch.equal(found.tensors["weights"], state(10).tensors["weights"])
+    assert found.position == position(10)
+    for shard in shards_of(PLAN.shape):
+        assert all(
+            (part == 10).all() and part.numel() == shard.stop - shard.start for part in found.read(shard).values()
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["LATEST", "gen-00000002", "gen-00000010"]
 
 
@@ -69,16 +89,16 @@ def test_the_newest_of_two_generations_is_loaded_and_older_ones_go(tmp_path: Pat
 )
 def test_a_damaged_generation_is_set_aside_and_the_one_before_used(tmp_path: Path, damage: str) -> None:
     for steps in (1, 2):
-        save_generation(tmp_path, PLAN, "d", state(steps))
+        save(tmp_path, steps)
     newest = tmp_path / "gen-00000002"
-    content = bytearray((newest / "state.safetensors").read_bytes())
+    content = bytearray((newest / "layer-0.0.safetensors").read_bytes())
     if damage == "flip":
         content[-3] ^= 1
-        (newest / "state.safetensors").write_bytes(content)
+        (newest / "layer-0.0.safetensors").write_bytes(content)
     elif damage == "truncate":
-        (newest / "state.safetensors").write_bytes(content[:-1])
+        (newest / "layer-0.0.safetensors").write_bytes(content[:-1])
     elif damage == "empty":
-        (newest / "state.safetensors").write_bytes(b"")
+        (newest / "layer-0.0.safetensors").write_bytes(b"")
     elif damage == "no manifest":
         (newest / "manifest.json").unlink()
     elif damage in ("threads", "format"):
@@ -97,7 +117,7 @@ def test_a_damaged_generation_is_set_aside_and_the_one_before_used(tmp_path: Pat
 
 
 def test_other_settings_and_other_data_are_refused_by_name(tmp_path: Path) -> None:
-    save_generation(tmp_path, PLAN, "d", state(1))
+    save(tmp_path, 1)
     with pytest.raises(InputError, match=r"peak_lr = 0.001, the plan now says 0.002"):
         load_newest(tmp_path, replace(PLAN, peak_lr=2e-3), "d", print)
     with pytest.raises(InputError, match="data"):
@@ -106,7 +126,7 @@ def test_other_settings_and_other_data_are_refused_by_name(tmp_path: Path) -> No
 
 
 def test_a_full_disk_keeps_the_former_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_generation(tmp_path, PLAN, "d", state(1))
+    save(tmp_path, 1)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -114,7 +134,7 @@ def test_a_full_disk_keeps_the_former_generation(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(WorkError, match="No space left"):
-            save_generation(tmp_path, PLAN, "d", state(2))
+            save(tmp_path, 2)
     found = load(tmp_path)
     assert found is not None
     assert found.position.steps == 1

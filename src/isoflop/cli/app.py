@@ -35,7 +35,17 @@ Dtype = Annotated[
     str | None, typer.Option("--dtype", metavar="TYPE", help="With --to: fp32, bf16 or fp16; default as it was.")
 ]
 Systems = Annotated[int | None, typer.Option("--systems", min=1, metavar="N", help="Workers to train on.")]
-OfModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Whose step; without it, the largest.")]
+PlannedSystems = Annotated[
+    str | None,
+    typer.Option("--systems", metavar="N|N,N,...", help="Workers to plan for; several: what each would bring."),
+]
+HardwareName = Annotated[
+    str | None,
+    typer.Option("--hardware", metavar="NAME|FILE.csv", help="With several systems: on this published hardware."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the cluster's job instead of submitting it.")]
+OfModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Which model; without it, the largest.")]
+OfOneModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help="This model only.")]
 Step = Annotated[int, typer.Option("--step", min=1, metavar="S", help="Which step, counted from 1.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=0, metavar="N", help="Processes; default: one a core.")]
 Part = Annotated[
@@ -71,23 +81,44 @@ def options(
 
 
 @app.command()
-def plan(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False, debug: Debug = False) -> None:
-    """What will be trained, and what it will cost."""
-    from isoflop.cli import tables
+def plan(
+    family_file: FamilyFile,
+    systems: PlannedSystems = None,
+    hardware: HardwareName = None,
+    model: OfModel = None,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What will be trained, and what it will cost; with several numbers of systems, what each would bring."""
+    from isoflop.cli import plan_tables, scaling_table
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.plan import plan_document, show_plan
     from isoflop.pipeline.published import compare
+    from isoflop.pipeline.scaling import foretell_scaling, parse_systems
 
-    with _family(family_file, runs) as (family, folder), Terminal(quiet=json) as terminal:
+    numbers = parse_systems(systems) if systems is not None else []
+    if len(numbers) < 2 and (hardware is not None or model is not None):
+        raise InputError("--hardware and --model go with several systems, as in --systems 1,2,4,...,1024")
+    planned = numbers[0] if len(numbers) == 1 else None
+    with _family(family_file, runs, planned) as (family, folder), Terminal(quiet=json) as terminal:
         shown = show_plan(family, folder, terminal)
         published = compare(family, shown)
+        scaling = foretell_scaling(shown, numbers, model, hardware) if len(numbers) > 1 else []
+
+    def document() -> dict[str, Any]:
+        foretold = {"scaling": [table.to_json() for table in scaling]} if scaling else {}
+        return {**plan_document(family, shown), **foretold}
 
     def show() -> None:
-        tables.print_plan(shown)
+        plan_tables.print_plan(shown)
+        plan_tables.print_settings(shown)
         if published is not None:
-            tables.print_published(published)
+            plan_tables.print_published(published)
+        if scaling:
+            scaling_table.print_scaling(scaling)
 
-    _print(json, lambda: plan_document(family, shown), show)
+    _print(json, document, show)
 
 
 data = typer.Typer(cls=WithDefault, help="Make tokens of the corpus; show what a step read.")
@@ -99,11 +130,14 @@ def prepare(
     family_file: FamilyFile,
     workers: Workers = None,
     part: Part = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hash every file again, also those not touched since the last time.")
+    ] = False,
     runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Read the corpus, tokenise it, write shards; check every byte of those that are there.
+    """Read the corpus, tokenise it, write shards; check those that are there.
 
     This is what isoflop data FAMILY.toml does; the word prepare may be left out.
     """
@@ -121,7 +155,7 @@ def prepare(
         Terminal(quiet=json) as terminal,
         locked(folder),
     ):
-        manifest = prepare_data(family, folder, terminal, workers)
+        manifest = prepare_data(family, folder, terminal, workers, anew=verify)
     _print(json, lambda: manifest.model_dump(mode="json"), lambda: tables.print_data(manifest))
 
 
@@ -148,21 +182,51 @@ def train(
     family_file: FamilyFile,
     model: Model = None,
     systems: Systems = None,
+    dry_run: DryRun = False,
     runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Train all models, smallest first."""
     from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.cluster import goes_to_a_cluster, job_script, submit_family
     from isoflop.pipeline.forecast import read_forecast
+    from isoflop.pipeline.systems import train_on_systems
     from isoflop.pipeline.train import train_family
 
-    with _family(family_file, runs, systems) as (family, folder), Terminal(quiet=json) as terminal:
-        results = train_family(family, folder, terminal, model)
+    with _family(family_file, runs, systems) as (family, folder):
+        if dry_run:
+            print(job_script(family, family_file, folder, model), end="")
+            return
+        if goes_to_a_cluster(family):
+            submission = submit_family(family, family_file, folder, model)
+            _print(json, submission.to_json, lambda: print(submission))
+            return
+        if family.systems > 1:
+            results = train_on_systems(family, folder, _worker(family_file, family, runs, model, json))
+        else:
+            with Terminal(quiet=json) as terminal:
+                results = train_family(family, folder, terminal, model)
     if json:
         forecast = read_forecast(folder)
         models = [result.to_json() for result in results]
         print_json({"family": family.name, "models": models, "forecast": forecast.to_json() if forecast else None})
+
+
+@app.command(hidden=True)
+def worker(
+    family_file: FamilyFile,
+    model: Model = None,
+    runs: Runs = Path("runs"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no results.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Be one of the systems that train a family: started by isoflop train, torchrun, or what sets its variables."""
+    from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.systems import work
+
+    with _family(family_file, runs) as (family, folder), Terminal(quiet=quiet) as terminal:
+        work(family, folder, terminal, model)
 
 
 @app.command()
@@ -256,6 +320,16 @@ def predict(
         tables.print_notes(warnings)
 
     _print(json, lambda: document, show)
+
+
+@app.command()
+def watch(runs: RunFolderPath, model: OfOneModel = None, json: Json = False, debug: Debug = False) -> None:
+    """Is a training model on its track? Its loss beside the curve that the family's finished runs lead to expect."""
+    from isoflop.cli import tables
+    from isoflop.pipeline.watch import watch_run
+
+    watched = watch_run(runs, model)
+    _print(json, lambda: {"models": [one.to_json() for one in watched]}, lambda: tables.print_watched(watched))
 
 
 @app.command()
@@ -375,7 +449,8 @@ def run(
 
     begin = time.monotonic()
     with _family(family_file, runs, systems) as (family, folder), Terminal(quiet=json) as terminal:
-        outcome = run_family(family, folder, terminal)
+        on_systems = _worker(family_file, family, runs, None, json) if family.systems > 1 else None
+        outcome = run_family(family, folder, terminal, on_systems)
     seconds = time.monotonic() - begin
 
     def show() -> None:
@@ -401,6 +476,12 @@ def _family(
         yield family, RunFolder(runs / family.name)
     except FamilyError as error:
         raise InputError(f"{family_file}: {error}") from None
+
+
+def _worker(family_file: Path, family: "Family", runs: Path, model: str | None, quiet: bool) -> list[str]:
+    """The command that each of the family's systems runs."""
+    options = ["--runs", str(runs), *(["--model", model] if model else []), *(["--quiet"] if quiet else [])]
+    return ["worker", str(family_file), *options]
 
 
 def _print(json: bool, document: Callable[[], Any], show: Callable[[], None]) -> None:

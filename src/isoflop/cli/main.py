@@ -9,7 +9,8 @@ from typing import NoReturn
 
 from isoflop import interrupts
 from isoflop.cli.streams import guard_streams, let_go_streams
-from isoflop.errors import InputError, Interrupted, WorkError
+from isoflop.errors import InputError, Interrupted, LostError, WorkError
+from isoflop.outcome import ended_already, tell_launcher
 
 DONE, FAULT, BAD_INPUT = 0, 1, 2
 
@@ -18,13 +19,18 @@ def main() -> NoReturn:
     """The command `isoflop`. Exit codes: 0 done, 1 a fault while working, 2 bad input, 130 or 143 interrupted."""
     arguments = sys.argv[1:]
     guard_streams()
+    if ended_already():
+        sys.exit(DONE)
     try:
         interrupts.install()
         code = _run(arguments)
         sys.stdout.flush()
     except BaseException as error:
         code, line = _told(error)
-        if line:
+        told = tell_launcher(code, _one_line(line), lost=isinstance(error, LostError))
+        if told is not None:
+            code = told
+        elif line:
             if "--debug" in arguments:
                 traceback.print_exc()
             print(f"isoflop: {_one_line(line)}", file=sys.stderr)

@@ -1,10 +1,10 @@
 """What commands print for people: tables with units and aligned numbers."""
 
-import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from isoflop.cli import numbers as n
+from isoflop.cli.table import of, print_table
 
 if TYPE_CHECKING:
     from isoflop.data import Manifest
@@ -12,103 +12,16 @@ if TYPE_CHECKING:
     from isoflop.law.design import Purchase
     from isoflop.pipeline.interchange import ImportedModel
     from isoflop.pipeline.law import HeldOut
-    from isoflop.pipeline.published import Comparison
     from isoflop.pipeline.result import Result
     from isoflop.pipeline.trace import Trace
     from isoflop.pipeline.tune import Tuning
-    from isoflop.recipe import ModelPlan, Plan
-
-
-def print_plan(plan: "Plan") -> None:
-    """What will be trained, and what it will cost on this machine."""
-    machine, models = plan.machine, plan.models
-    rate = machine.matrix_flops_per_second(plan.precision)
-    print(
-        f"Family {plan.family}: {_of(len(models), 'model')}, {plan.precision}, {_of(plan.systems, 'system')} "
-        f"({machine.processor}, {_of(machine.cores, 'core')}, {n.digits(rate / 1e9)} GFLOP/s in matrix products)"
-    )
-    print()
-    _print_table(
-        ["model", "layers", "width", "heads", "params", "non-emb.", "tokens", "batch", "steps", "peak lr"],
-        [
-            [
-                _marked(model),
-                str(model.shape.n_layers),
-                str(model.shape.d_model),
-                str(model.shape.n_heads),
-                n.count(model.shape.params),
-                n.count(model.shape.params_non_embedding),
-                n.count(model.tokens),
-                _batch(model),
-                f"{model.steps:,}",
-                n.scientific(model.peak_lr, 1),
-            ]
-            for model in models
-        ],
-    )
-    print()
-    memory = [(model.weights_bytes, model.optimizer_bytes, model.activation_bytes) for model in models]
-    rows = [
-        [
-            _marked(model),
-            n.scientific(model.flops),
-            *map(n.size, parts),
-            *_costs(model.seconds, model.joules, model.price),
-        ]
-        for model, parts in zip(models, memory, strict=True)
-    ]
-    sums = plan.totals()
-    total = ["all", n.scientific(sums["flops"]), "", "", "", *_costs(sums["seconds"], sums["joules"], sums["price"])]
-    header = ["model", "FLOPs", "weights", "optimizer", "activat.", "time", "energy", plan.currency]
-    _print_table(*_without_empty(header, [*rows, total]))
-    print()
-    if plan.held_out:
-        print("* held out: its loss is foretold from the others before it starts")
-    print("batch: sequences a step x tokens of each; time: expected on this machine")
-
-
-def print_published(comparison: "Comparison") -> None:
-    """Ours beside the published: parameters and tokens exactly, FLOPs three ways, and every deviation."""
-    print(f"\nBeside {comparison.family} as published")
-    _print_table(
-        ["model", "parameters", "published", "tokens", "published"],
-        [
-            [
-                one.plan.name,
-                *(f"{count:,}" for count in (one.plan.shape.params, one.recipe.params)),
-                *(f"{count:,}" for count in (one.plan.tokens, one.recipe.tokens)),
-            ]
-            for one in comparison.models
-        ],
-    )
-    print()
-    _print_table(
-        ["model", "FLOPs", "6ND", "paper's way", "published", "off by"],
-        [
-            [
-                one.plan.name,
-                n.scientific(one.plan.flops),
-                n.scientific(one.plan.flops_6nd),
-                n.scientific(one.plan.flops_paper),
-                n.scientific(one.recipe.flops, 1),
-                f"{100 * (one.plan.flops_paper / one.recipe.flops - 1):+.1f} %",
-            ]
-            for one in comparison.models
-        ],
-    )
-    if comparison.missing:
-        print(f"published, but not in this family: {', '.join(comparison.missing)}")
-    print("\nDeviations (all other published settings are the same)" if comparison.differences else "\nNo deviations")
-    for difference in comparison.differences:
-        print(f"- {difference.what}: {difference.reason}")
-        for name, (ours, published) in difference.models.items():
-            print(f"    {name}: {_setting(ours)}, published {_setting(published)}")
+    from isoflop.pipeline.watch import Watched
 
 
 def print_data(data: "Manifest") -> None:
     """What was made of the corpus."""
     splits = {"training": data.splits.train, "held out": data.splits.held_out}
-    _print_table(
+    print_table(
         ["split", "documents", "tokens", "text", "bytes/token"],
         [
             [
@@ -141,7 +54,7 @@ def print_trace(traced: "Trace") -> None:
         f"{traced.model}, step {traced.step} of {traced.steps}: {traced.sequences} sequences of "
         f"{traced.context_length} tokens, {len(traced.passages)} passages"
     )
-    _print_table(
+    print_table(
         ["sample", "from", "tokens", "of", "domain", "source", "offset"],
         [
             [
@@ -163,8 +76,8 @@ def print_tuning(tuning: "Tuning") -> None:
     keys = list(tuning.own)
     best = sorted((trial for trial in tuning.trials if trial.loss is not None), key=lambda trial: trial.loss or 0.0)
     first = [trial for trial in tuning.trials if trial.number == 0 and trial not in best[:5]]
-    print(f"{_of(len(tuning.trials), 'trial')} on {tuning.model}; the best, and the family's own values (trial 0)")
-    _print_table(
+    print(f"{of(len(tuning.trials), 'trial')} on {tuning.model}; the best, and the family's own values (trial 0)")
+    print_table(
         ["trial", *keys, "nats/token"],
         [
             [str(trial.number), *(f"{trial.values[key]:g}" for key in keys), n.loss(trial.loss)]
@@ -173,7 +86,7 @@ def print_tuning(tuning: "Tuning") -> None:
     )
     diverged = len(tuning.trials) - len(best)
     if diverged:
-        print(f"{_of(diverged, 'trial')} diverged")
+        print(f"{of(diverged, 'trial')} diverged")
     print(f"figure   {tuning.folder / 'tune.svg'}")
     print(f'values   {tuning.folder / "tuned.toml"}; name it in the family file: tuned = "PATH", seen from that file')
     if tuning.parametrisation == "standard":
@@ -188,16 +101,19 @@ def print_imported(model: "ImportedModel") -> None:
     print(f"{model.folder}: GPT-2 of {shape.n_layers} layers, width {shape.d_model}, {shape.n_heads} heads")
     print(f"vocabulary {shape.vocab_size:,}, context {shape.context_length:,}, stored as {', '.join(model.dtypes)}")
     print(f"parameters {shape.params:,}, without embeddings {shape.params_non_embedding:,}")
-    print(f"SHA-256 of the weights {model.weights_sha256}")
+    print(f"SHA-256 of its weights, read as fp32: {model.weights_sha256}")
     for name in model.same_shape_as:
         print(f"has the shape of {name}")
     if model.written_to is not None:
-        print(f"written to {model.written_to}")
+        print(f"written to {model.written_to}, stored as {', '.join(model.written_dtypes)}")
+        print(f"SHA-256 of the weights written, read as fp32: {model.written_weights_sha256}")
+        if model.written_weights_sha256 != model.weights_sha256:
+            print("the two differ: the type written rounds the weights that were read")
 
 
 def print_results(results: Sequence["Result"]) -> None:
     """Held-out losses of trained models."""
-    _print_table(
+    print_table(
         ["model", "params", "tokens", "FLOPs", "nats/token", "bits/byte", "time"],
         [
             [
@@ -212,6 +128,17 @@ def print_results(results: Sequence["Result"]) -> None:
             for result in results
         ],
     )
+    domains = list(dict.fromkeys(name for result in results for name in result.domains))
+    if len(domains) > 1:
+        print("\nbits/byte by domain")
+        by_domain = [[result.domains.get(name) for result in results] for name in domains]
+        print_table(
+            ["domain", *(result.name for result in results)],
+            [
+                [name, *("-" if one is None else n.loss(one.bits_per_byte) for one in row)]
+                for name, row in zip(domains, by_domain, strict=True)
+            ],
+        )
 
 
 def print_identification(law: "Law") -> None:
@@ -229,10 +156,10 @@ def print_law(law: "Law") -> None:
     sizes = len({point.params for point in law.points})
     counted = law.points[0].convention
     print(
-        f"Fitted to {_of(len(law.points), 'run')} of {_of(sizes, 'size')}; params: {law.points[0].counted_params}, "
+        f"Fitted to {of(len(law.points), 'run')} of {of(sizes, 'size')}; params: {law.points[0].counted_params}, "
         f"FLOPs {_COUNTED.get(counted, counted)}"
     )
-    _print_table(
+    print_table(
         ["form", "weight", "error", "starts", "gradient", "equation"],
         [
             [
@@ -252,7 +179,7 @@ def print_law(law: "Law") -> None:
     )
     optima = [optimum for optimum in law.optima() if optimum.params_exponent is not None]
     if optima:
-        _print_table(
+        print_table(
             ["optimum", "N* ~ C^", "D* ~ C^", "tokens/param", "budgets", "note"],
             [
                 [
@@ -275,7 +202,7 @@ _COUNTED = {"given": "as given", "6ND": "by 6ND", "isoflop": "by isoflop"}
 
 def print_predictions(law: "Law", predictions: Sequence["Prediction"]) -> None:
     """Foretold losses with their intervals, and how far beyond the points they lie."""
-    _print_table(
+    print_table(
         ["params", "tokens", "FLOPs", "x largest", "loss", "80 % interval", "95 % interval"],
         [
             [
@@ -324,7 +251,7 @@ def print_test(tests: Sequence["HeldOut"]) -> None:
         print("No test on the largest run: it needs at least 4 runs besides, of 3 sizes")
         return
     print("Test: the largest compute, foretold from the rest")
-    _print_table(
+    print_table(
         ["run", "params", "measured", "foretold", "off by", "80 % interval", "95 % interval", ""],
         [
             [
@@ -347,7 +274,7 @@ def print_next_runs(runs: Sequence["Purchase"]) -> None:
     if not runs:
         return
     print("\nNext runs: together they narrow the target's interval most for this budget, as expected")
-    _print_table(
+    print_table(
         ["params", "tokens", "FLOPs", "95 % before", "after"],
         [
             [
@@ -362,53 +289,34 @@ def print_next_runs(runs: Sequence["Purchase"]) -> None:
     )
 
 
+def print_watched(watched: Sequence["Watched"]) -> None:
+    """Where each model stands beside its expected curve, and its alarms."""
+    print_table(
+        ["model", "step", "loss", "expected", "band", "off by", "held-out loss at the end", "95 % interval", ""],
+        [
+            [
+                one.model,
+                f"{one.standing.step:,}/{one.steps:,}",
+                n.loss(one.standing.loss),
+                n.loss(one.standing.expected),
+                _interval(one.standing.low, one.standing.high),
+                f"{one.standing.deviation:+.1f} sd",
+                n.loss(one.standing.final),
+                _interval(one.standing.final_low_95, one.standing.final_high_95),
+                "off its track" if one.off_track else "done" if one.finished else "on track",
+            ]
+            for one in watched
+        ],
+    )
+    for one in watched:
+        for alarm in one.alarms:
+            print(f"warning: {one.model}: {alarm['message']}")
+
+
 def place(inside_80: bool, inside_95: bool) -> str:
     """Where a measured loss lies."""
     return "inside 80 %" if inside_80 else "inside 95 %" if inside_95 else "outside"
 
 
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> None:
-    """Columns two spaces apart: the first and column `left` to the left, numbers to the right."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for i, name in enumerate(header):
-        last_text = left and i > left
-        table.add_column(Text(name), justify="left" if i == 0 or last_text else "right", no_wrap=not last_text)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    # A pipe has no width: nothing is cut there.
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def _without_empty(header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """The table without the columns of which nothing is known."""
-    kept = [i for i in range(len(header)) if any(row[i] not in ("", n.MISSING) for row in rows)]
-    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
-
-
-def _marked(model: "ModelPlan") -> str:
-    return model.name + "*" * model.held_out
-
-
-def _batch(model: "ModelPlan") -> str:
-    stages = [stage.sequences for stage in model.batch_schedule]
-    return f"{'/'.join(map(str, stages[:3]))} x {model.shape.context_length}"
-
-
-def _setting(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _costs(seconds: float | None, joules: float | None, price: float | None) -> list[str]:
-    return [n.duration(seconds), n.energy(joules), n.price(price)]
-
-
 def _interval(low: float, high: float) -> str:
     return f"{n.loss(low)} to {n.loss(high)}"
-
-
-def _of(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from isoflop.cli import numbers as n
-from isoflop.cli.tables import _print_table, print_results
+from isoflop.cli.table import print_table
+from isoflop.cli.tables import print_results
 
 if TYPE_CHECKING:
     from isoflop.pipeline.task_scores import TaskScore
@@ -32,7 +33,7 @@ def _print_shots(shots: int, scores: "list[tuple[str, TaskScore]]") -> None:
     some = next(iter(by_row.values()))
     several = len({name for name, _ in by_row}) < len(by_row)
     print(f"\n{shots} examples before each question: accuracy in per cent +- standard error")
-    _print_table(
+    print_table(
         ["model", *(["step"] if several else []), *(_short(task) for task in tasks)],
         [
             *(

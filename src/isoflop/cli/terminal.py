@@ -4,7 +4,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from isoflop.cli import numbers as n
-from isoflop.cli import tables
+from isoflop.cli import plan_tables, tables
 from isoflop.cli.progress import make_progress
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Terminal:
 
     def planned(self, plan: "Plan") -> None:
         if not self._quiet:
-            tables.print_plan(plan)
+            plan_tables.print_plan(plan)
             print(flush=True)
 
     def starts(self, model: "ModelPlan") -> None:

@@ -2,6 +2,7 @@
 
 from isoflop.config.family import (
     BpeTokenizer,
+    Cluster,
     Cost,
     DataSource,
     Evaluation,
@@ -16,6 +17,7 @@ from isoflop.config.load import load_family
 
 __all__ = [
     "BpeTokenizer",
+    "Cluster",
     "Cost",
     "DataSource",
     "Evaluation",

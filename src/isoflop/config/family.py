@@ -9,6 +9,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Address = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://.+")]
+TimeLimit = Annotated[str, Field(pattern=r"^(\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d){0,2})$")]
+Word = Annotated[str, Field(pattern=r"^\S+$")]
+SbatchOption = Annotated[str, Field(pattern=r"^--[a-z][^\n\r]*$")]
 Suffix = Annotated[str, Field(pattern=r"^\.[A-Za-z0-9._+-]{1,20}$")]
 
 
@@ -179,6 +182,20 @@ class Cost(Table):
     currency: str = "USD"
 
 
+class Cluster(Table):
+    """The cluster whose login node submits `isoflop train` as a job of its own."""
+
+    kind: Literal["slurm"]
+    systems_per_node: int = Field(1, ge=1, le=1024, description="workers on each node")
+    partition: Word | None = Field(None, description="default: the cluster's")
+    account: Word | None = Field(None, description="who pays; default: the user's")
+    time_limit: TimeLimit | None = Field(None, description="as sbatch takes it; default: the partition's")
+    save_seconds: int = Field(
+        120, ge=30, le=3600, description="how long before the limit the run is saved and goes back to the queue"
+    )
+    sbatch: list[SbatchOption] = Field([], description="further options of sbatch, one each")
+
+
 class Evaluation(Table):
     """Which downstream tasks `isoflop evaluate` asks the models, and where their data lie."""
 
@@ -222,6 +239,7 @@ class Family(Table):
     seed: int = Field(0, ge=0, le=2**31 - 1)
     precision: Literal["bf16", "fp32"] = "bf16"
     systems: int = Field(1, ge=1, le=65_536)
+    reproducible: bool = Field(True, description="gradients add up to the same bits on any number of systems")
     held_out: Name | Literal[False] | None = Field(
         None, description="the model whose loss the law must foretell; default: the largest; false: none"
     )
@@ -233,6 +251,7 @@ class Family(Table):
     sizes: Sizes | None = None
     recipe: Recipe = Recipe()
     cost: Cost = Cost()
+    cluster: Cluster | None = None
     published: Published | None = None
     evaluation: Evaluation = Evaluation()
 
@@ -246,6 +265,15 @@ class Family(Table):
             raise ValueError(f"models: the name {doubled[0]!r} is given twice; names must differ")
         if self.models and self.held_out and self.held_out not in names:
             raise ValueError(f"held_out = {self.held_out!r} is none of the models; use one of {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _nodes_are_full(self) -> Self:
+        if self.cluster is not None and self.systems % self.cluster.systems_per_node:
+            raise ValueError(
+                f"systems = {self.systems} fills no whole number of nodes with cluster.systems_per_node = "
+                f"{self.cluster.systems_per_node}; use a multiple of it"
+            )
         return self
 
     def recipe_of(self, size: ModelSize) -> Recipe:

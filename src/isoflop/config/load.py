@@ -5,6 +5,7 @@ import os
 import tomllib
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ def _with_tuned(family: Family, path: Path) -> Family:
         return family
     tuned_path = _seen_from(path.parent, family.tuned)
     if not tuned_path.is_file():
-        raise InputError(f"{path}: tuned: {tuned_path} is not there; isoflop tune {path} makes it")
+        raise InputError(f"{path}: tuned: no file at {tuned_path}; isoflop tune {path} makes it")
     tuned = _read(tuned_path, Tuned)
     for key, ours, theirs in (
         ("parametrisation", family.parametrisation, tuned.parametrisation),
@@ -134,7 +135,10 @@ def _explain(error: ErrorDetails, document: dict[str, Any], root: type[BaseModel
     given = _shown(_at(document, loc))
     match error["type"]:
         case "extra_forbidden":
-            known = [key for key in _known_keys(loc[:-1], root) if key != loc[-1]]
+            known = _known_keys(error["loc"][:-1], root)
+            if loc[-1] in _known_keys(loc[:-1], root):  # a tokenizer of another kind has it
+                kind = error["loc"][-2]
+                return f"{key}: not with kind = {kind!r}; remove it (known keys here: {', '.join(known)})"
             near = difflib.get_close_matches(str(loc[-1]), known, n=1)
             remedy = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
             return f"{key}: unknown key; {remedy}"
@@ -145,6 +149,10 @@ def _explain(error: ErrorDetails, document: dict[str, Any], root: type[BaseModel
             return f"{key}: {text}" if key else text
         case _ if loc == ["data", "source"]:
             return f"{key} = {given}: give the path of a file or folder, or an address such as s3://bucket/folder"
+        case "string_pattern_mismatch" if loc == ["cluster", "time_limit"]:
+            return f"{key} = {given}: give minutes, hours:minutes:seconds or days-hours, as in '12:00:00'"
+        case "string_pattern_mismatch" if loc[:2] == ["cluster", "sbatch"]:
+            return f"{key} = {given}: give a long option of sbatch, as in '--gpus-per-node=8'"
         case "string_pattern_mismatch" if "text_suffixes" in loc:
             return f"{key} = {given}: give the end of file names, as in '.txt'"
         case "string_pattern_mismatch":
@@ -194,14 +202,23 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _known_keys(loc: list[int | str], root: type[BaseModel]) -> list[str]:
-    """The keys that a table at `loc` may have, found by following the types of the fields."""
+def _known_keys(loc: Sequence[int | str], root: type[BaseModel]) -> list[str]:
+    """The keys that a table at `loc` may have, found by following the types of the fields.
+
+    A tag of a union in `loc`, as pydantic puts it there, leaves the tables of that `kind`; without it all are meant.
+    """
     kinds: list[Any] = [root]
     for part in loc:
         if isinstance(part, str):
-            kinds = [k.model_fields[part].annotation for k in kinds if _is_table(k) and part in k.model_fields]
+            fields = [k.model_fields[part].annotation for k in kinds if _is_table(k) and part in k.model_fields]
+            kinds = fields or [k for k in kinds if _is_table(k) and part in _tags(k)]
         kinds = [leaf for kind in kinds for leaf in _leaves(kind)]
     return sorted({key for kind in kinds if _is_table(kind) for key in kind.model_fields})
+
+
+def _tags(kind: type[BaseModel]) -> tuple[Any, ...]:
+    field = kind.model_fields.get("kind")
+    return () if field is None else typing.get_args(field.annotation)
 
 
 def _leaves(kind: Any) -> list[Any]:

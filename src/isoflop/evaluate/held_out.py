@@ -12,6 +12,7 @@ import torch
 from isoflop.data import DocumentIndex, Manifest, TokenStream, load_manifest
 from isoflop.model import Lanes, Weights, load_kernels, make_model
 
+CPU = torch.device("cpu")
 MOST_TOKENS_AT_ONCE = 4_096  # on each lane
 
 
@@ -36,7 +37,9 @@ class HeldOutLoss:
     domains: dict[str, DomainLoss]
 
 
-def held_out_loss(weights: Weights, data: Path, precision: Literal["bf16", "fp32"], lanes: Lanes) -> HeldOutLoss:
+def held_out_loss(
+    weights: Weights, data: Path, precision: Literal["bf16", "fp32"], lanes: Lanes, device: torch.device = CPU
+) -> HeldOutLoss:
     """Every held-out token is foretold exactly once, in windows of the context length side by side.
 
     The first token of the split follows the end-of-text token alone; the first target of every window follows the
@@ -46,14 +49,15 @@ def held_out_loss(weights: Weights, data: Path, precision: Literal["bf16", "fp32
     counts = manifest.split("held_out")
     length = weights.shape.context_length
     stream = TokenStream(data, "held_out")
-    model = make_model(weights.shape, precision, load_kernels())
+    model = make_model(weights.shape, precision, load_kernels() if device.type == "cpu" else None)
+    weights = Weights(weights.shape, weights.flat.to(device))
     image = model.image(weights)
 
     by_token = np.empty(counts.tokens)  # 8 bytes a token: the held-out side is small
 
     def summed(place: int, samples: npt.NDArray[np.int64]) -> float:
         """The nats of all targets of the samples, which are the split's tokens from `place` on."""
-        nats = model.nats(weights, image, torch.from_numpy(samples)).double()
+        nats = model.nats(weights, image, torch.from_numpy(samples).to(device)).double().cpu()
         by_token[place : place + nats.numel()] = nats.flatten().numpy()
         return float(nats.sum())
 

@@ -48,7 +48,7 @@ def read_points(path: Path) -> list[Point]:
         InputError: the file cannot be read or a row cannot be used; the message names the row as a spreadsheet counts
             (the header is row 1).
     """
-    reader = csv.DictReader(io.StringIO(_text_of(path)), strict=True)
+    reader = csv.DictReader(io.StringIO(text_of(path)), strict=True)
     try:
         header = [name.strip().lower() for name in reader.fieldnames or []]
         reader.fieldnames = header
@@ -115,7 +115,15 @@ def budget_of(log_flops: Sequence[float]) -> list[int]:
     return found
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a CSV file, its lines ended by a line feed.
+
+    Raises:
+        InputError: there is no such file, it is no plain one (a pipe may never end), or it is not UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no plain file"
+        raise InputError(f"{path}: {kind}; give a CSV file (of a pipe, save its text to one first)")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:

@@ -10,7 +10,7 @@ from isoflop.model.inference import Kept, Reader
 from isoflop.model.initialisation import initialise
 from isoflop.model.kernels import Kernels, load_kernels
 from isoflop.model.lanes import Lanes
-from isoflop.model.weights import Weights, tensor_sizes, weights_sha256
+from isoflop.model.weights import Piece, Shard, Weights, pieces_of, shards_of, tensor_sizes, weights_sha256
 from isoflop.recipe import STANDARD, Parametrisation, Shape
 
 __all__ = [
@@ -20,12 +20,16 @@ __all__ = [
     "Kept",
     "Kernels",
     "Lanes",
+    "Piece",
     "Reader",
+    "Shard",
     "Weights",
     "as_standard",
     "initialise",
     "load_kernels",
     "make_model",
+    "pieces_of",
+    "shards_of",
     "tensor_sizes",
     "weights_sha256",
 ]

@@ -391,24 +391,30 @@ void cross_entropy(int half, size_t rows, size_t V, float scale, void *logits, c
     else entropy(0, rows, V, scale, logits, targets, gradient, nats);
 }
 
-// sums += gradient * scale in fixed point; returns the largest bits of |gradient * scale|, by which NaN > Inf > numbers.
-uint32_t add_fixed(int half, size_t n, const void *gradient, float scale, int64_t *sums) {
+// sums += gradient * scale, in fixed point or fp32; returns the largest bits of |gradient * scale|, by which
+// NaN > Inf > numbers.
+INLINE uint32_t add_scaled(int fixed, int half, size_t n, const void *gradient, float scale, void *sums) {
     u16 top = {0};
     for (size_t i = 0; i < n; i += 16) {
-        v16 x = (half ? load(gradient, i, n, 1) : load(gradient, i, n, 0)) * scale;
+        v16 x = load(gradient, i, n, half) * scale;
         u16 bits = (u16)x & 0x7fffffff;
         i16 more = bits > top;
         top = (bits & (u16)more) | (top & ~(u16)more);
+        if (!fixed) {
+            store(sums, i, n, 0, load(sums, i, n, 0) + x);
+            continue;
+        }
         l16 whole = __builtin_convertvector(x, l16), s = {0};
         size_t bytes = 8 * left(i, n);
+        int64_t *at = (int64_t *)sums + i;
         if (bytes == 128) {
-            memcpy(&s, sums + i, 128);
+            memcpy(&s, at, 128);
             s += whole;
-            memcpy(sums + i, &s, 128);
+            memcpy(at, &s, 128);
         } else {
-            memcpy(&s, sums + i, bytes);
+            memcpy(&s, at, bytes);
             s += whole;
-            memcpy(sums + i, &s, bytes);
+            memcpy(at, &s, bytes);
         }
     }
     uint32_t m = 0;
@@ -416,35 +422,46 @@ uint32_t add_fixed(int half, size_t n, const void *gradient, float scale, int64_
     return m;
 }
 
+uint32_t add_gradient(int fixed, int half, size_t n, const void *gradient, float scale, void *sums) {
+    if (fixed) return half ? add_scaled(1, 1, n, gradient, scale, sums) : add_scaled(1, 0, n, gradient, scale, sums);
+    return half ? add_scaled(0, 1, n, gradient, scale, sums) : add_scaled(0, 0, n, gradient, scale, sums);
+}
+
 // The same for rows (rows, d) fp32 that belong to the rows `ids` of sums.
-uint32_t scatter_fixed(size_t rows, size_t d, const int64_t *ids, const float *gradient, float scale, int64_t *sums) {
+uint32_t scatter_gradient(int fixed, size_t rows, size_t d, const int64_t *ids, const float *gradient, float scale,
+                          void *sums) {
     uint32_t top = 0;
     for (size_t r = 0; r < rows; r++) {
-        uint32_t one = add_fixed(0, d, gradient + r * d, scale, sums + ids[r] * d);
+        void *row = fixed ? (void *)((int64_t *)sums + ids[r] * d) : (void *)((float *)sums + ids[r] * d);
+        uint32_t one = add_gradient(fixed, 0, d, gradient + r * d, scale, row);
         top = one > top ? one : top;
     }
     return top;
 }
 
 // Sum of squares of sums * unit, in fp64.
-double squares_of_fixed(size_t n, const int64_t *sums, float unit) {
+double squares(int fixed, size_t n, const void *sums, float unit) {
     double total[8] = {0};
     for (size_t i = 0; i < n; i++) {
-        double x = (double)sums[i] * unit;
+        double x = (fixed ? (double)((const int64_t *)sums)[i] : (double)((const float *)sums)[i]) * unit;
         total[i & 7] += x * x;
     }
     return ((total[0] + total[4]) + (total[1] + total[5])) + ((total[2] + total[6]) + (total[3] + total[7]));
 }
 
-// AdamW (Loshchilov and Hutter 2019, algorithm 2) on elements whose gradient is sums * unit * clip; clears sums.
-// keep = 1 - rate * decay, step = rate / (1 - beta1^t), root = 1 / sqrt(1 - beta2^t); image is w in bf16 where given.
-void adamw(size_t n, int64_t *sums, float unit, float clip, float *w, float *m, float *v, uint16_t *image, float beta1,
-           float beta2, float eps, float keep, float step, float root) {
+INLINE void adamw_on(int fixed, size_t n, void *sums, float unit, float clip, float *w, float *m, float *v,
+                     uint16_t *image, float beta1, float beta2, float eps, float keep, float step, float root) {
     for (size_t i = 0; i < n; i += 16) {
-        l16 s = {0};
-        memcpy(&s, sums + i, 8 * left(i, n));
-        memset(sums + i, 0, 8 * left(i, n));
-        v16 g = __builtin_convertvector(s, v16) * unit * clip;
+        v16 g;
+        if (fixed) {
+            l16 s = {0};
+            memcpy(&s, (int64_t *)sums + i, 8 * left(i, n));
+            memset((int64_t *)sums + i, 0, 8 * left(i, n));
+            g = __builtin_convertvector(s, v16) * unit * clip;
+        } else {
+            g = load(sums, i, n, 0) * clip;
+            memset((float *)sums + i, 0, 4 * left(i, n));
+        }
         v16 a = load(m, i, n, 0), b = load(v, i, n, 0), x = load(w, i, n, 0);
         a = a + (g - a) * (1 - beta1);
         b = b * beta2 + g * g * (1 - beta2);
@@ -456,4 +473,12 @@ void adamw(size_t n, int64_t *sums, float unit, float clip, float *w, float *m, 
         store(w, i, n, 0, x);
         if (image) store(image, i, n, 1, x);
     }
+}
+
+// AdamW (Loshchilov and Hutter 2019, algorithm 2) on elements whose gradient is sums * unit * clip; clears sums.
+// keep = 1 - rate * decay, step = rate / (1 - beta1^t), root = 1 / sqrt(1 - beta2^t); image is w in bf16 where given.
+void adamw(int fixed, size_t n, void *sums, float unit, float clip, float *w, float *m, float *v, uint16_t *image,
+           float beta1, float beta2, float eps, float keep, float step, float root) {
+    if (fixed) adamw_on(1, n, sums, unit, clip, w, m, v, image, beta1, beta2, eps, keep, step, root);
+    else adamw_on(0, n, sums, unit, clip, w, m, v, image, beta1, beta2, eps, keep, step, root);
 }

@@ -38,6 +38,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def logs(self) -> Path:
+        """What a cluster's jobs print, their script and number."""
+        return self.path / "logs"
+
+    @property
     def tune(self) -> Path:
         return self.path / "tune"
 

@@ -11,7 +11,10 @@ from isoflop.recipe import Shape
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A checked folder. `dtypes` are those of its tensors, `same_shape_as` the published models of the same shape."""
+    """A checked folder. `dtypes` are those of its tensors, `same_shape_as` the published models of the same shape.
+
+    `weights_sha256` is of what was read, `written_weights_sha256` of what was written: another where a type rounds.
+    """
 
     folder: Path
     shape: Shape
@@ -19,6 +22,8 @@ class ImportedModel:
     weights_sha256: str
     same_shape_as: tuple[str, ...]
     written_to: Path | None
+    written_dtypes: tuple[str, ...]
+    written_weights_sha256: str | None
 
     def to_json(self) -> dict[str, Any]:
         """What `isoflop import --json` prints."""
@@ -31,6 +36,8 @@ class ImportedModel:
             "weights_sha256": self.weights_sha256,
             "same_shape_as": list(self.same_shape_as),
             "written_to": None if self.written_to is None else str(self.written_to),
+            "written_dtypes": list(self.written_dtypes),
+            "written_weights_sha256": self.written_weights_sha256,
         }
 
 
@@ -53,9 +60,8 @@ def import_folder(folder: Path, to: Path | None, dtype: str | None) -> ImportedM
     if to is not None and to.exists():
         raise InputError(f"--to {to}: already there; give a folder that is not")
     model = import_model(folder)
-    if to is not None:
-        dtypes = model.dtypes if dtype is None else dict.fromkeys(model.dtypes, kinds[dtype])
-        export_model(to, model.weights, dtypes, model.end_of_text, tokenizer_from=folder)
+    dtypes = model.dtypes if dtype is None else dict.fromkeys(model.dtypes, kinds[dtype])
+    written = None if to is None else export_model(to, model.weights, dtypes, model.end_of_text, tokenizer_from=folder)
     return ImportedModel(
         folder=folder,
         shape=model.shape,
@@ -63,6 +69,8 @@ def import_folder(folder: Path, to: Path | None, dtype: str | None) -> ImportedM
         weights_sha256=weights_sha256(model.weights),
         same_shape_as=_same_shape_as(model.shape),
         written_to=to,
+        written_dtypes=() if to is None else tuple(sorted({DTYPES[kind] for kind in dtypes.values()})),
+        written_weights_sha256=written,
     )
 
 

@@ -20,19 +20,19 @@ def locked(folder: RunFolder) -> Iterator[None]:
         WorkError: another process works there.
     """
     path = folder.path / "lock"
-    made = [parent for parent in (folder.path, *folder.path.parents) if not parent.exists()]
+    made = missing_folders(folder.path)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         descriptor = _take(path)
     except BaseException:
-        _remove_empty(made)
+        remove_empty(made)
         raise
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
-        _remove_empty(made)
+        remove_empty(made)
 
 
 def _take(path: Path) -> int:
@@ -63,7 +63,12 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _remove_empty(folders: list[Path]) -> None:
+def missing_folders(path: Path) -> list[Path]:
+    """The folder and those above it that are not there yet, innermost first."""
+    return [parent for parent in (path, *path.parents) if not parent.exists()]
+
+
+def remove_empty(folders: list[Path]) -> None:
     """Removes folders that this process made, innermost first, as far as they are empty."""
     for folder in folders:
         try:

@@ -1,5 +1,6 @@
 """One model of a family: trained on some lanes, measured on the held-out text, its result written."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from math import isfinite
@@ -10,13 +11,15 @@ from isoflop.config import Family
 from isoflop.errors import WorkError
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.listener import TrainingListener
-from isoflop.pipeline.result import Result, fingerprint_of, write_result
+from isoflop.pipeline.result import Domain, Result, fingerprint_of, write_result
+from isoflop.pipeline.watch import TrainingWatch
 
 if TYPE_CHECKING:
     from isoflop.data import Manifest
     from isoflop.evaluate import HeldOutLoss
     from isoflop.model import Lanes
     from isoflop.recipe import ModelPlan, Plan
+    from isoflop.systems.group import Systems
     from isoflop.train import Trained
 
 
@@ -29,39 +32,79 @@ def train_member(
     listener: TrainingListener,
     lanes: "Lanes",
 ) -> Result:
-    """Trains `model` to its end, or goes on with it, and writes what came of it.
+    """Trains `model` to its end on this system, or goes on with it, and writes what came of it.
 
     Raises:
         Interrupted: a signal came; the last finished step is saved.
         InputError: the checkpoints belong to other settings.
         WorkError: a fault while working; everything done so far is kept.
     """
-    from isoflop.evaluate import held_out_loss
+    listener.starts(model)
+    share = min(1.0, lanes.count / plan.machine.lanes)
+    trained, joules_origin = train_part(family, plan, model, folder, listener, lanes, share)
+    return finish_member(family, plan, model, data, folder, listener, lanes, trained, joules_origin)
+
+
+def train_part(
+    family: Family,
+    plan: "Plan",
+    model: "ModelPlan",
+    folder: RunFolder,
+    listener: TrainingListener,
+    lanes: "Lanes",
+    share: float,
+    systems: "Systems | None" = None,
+    number: int = 0,
+) -> tuple["Trained", str]:
+    """This system's part of the training of `model`, and how its joules are known.
+
+    `share` is that of the machine which its systems are, `number` this system's among them.
+    """
     from isoflop.systems import EnergyMeter
+    from isoflop.systems.device import training_device
+    from isoflop.systems.group import ALONE
     from isoflop.train import train
 
-    listener.starts(model)
-    share = min(1.0, lanes.count / plan.machine.cores)
     meter, began = EnergyMeter(family.cost.watts_per_system, share), perf_counter()
     trained = train(
         model,
         folder.data,
         folder.model(model.name),
         lanes=lanes,
+        systems=systems or ALONE,
+        device=training_device(number),
         system_share=share,
         peak_flops_per_second=share * plan.machine.matrix_flops_per_second(model.precision),
         checkpoint_seconds=family.checkpoint_seconds,
         read_joules=lambda: meter.read(perf_counter() - began).joules,
-        on_step=lambda step: listener.step(model, step),
+        on_step=TrainingWatch(plan, model, folder, listener).step,
         on_event=listener.note,
     )
-    loss = held_out_loss(trained.weights, folder.data, model.precision, lanes)
+    return trained, meter.read(perf_counter() - began).origin
+
+
+def finish_member(
+    family: Family,
+    plan: "Plan",
+    model: "ModelPlan",
+    data: "Manifest",
+    folder: RunFolder,
+    listener: TrainingListener,
+    lanes: "Lanes",
+    trained: "Trained",
+    joules_origin: str,
+) -> Result:
+    """Measures a trained model on the held-out text and writes its result."""
+    from isoflop.evaluate import held_out_loss
+    from isoflop.systems.device import training_device
+
+    loss = held_out_loss(trained.weights, folder.data, model.precision, lanes, training_device())
     if not isfinite(loss.nats_per_token):
         raise WorkError(
             f"{folder.model(model.name)}: the held-out loss is {loss.nats_per_token}: training diverged; "
             "lower recipe.peak_lr and use another --runs folder"
         )
-    result = _result(family, plan, model, data, trained, loss, meter.read(perf_counter() - began).origin)
+    result = _result(family, plan, model, data, trained, loss, joules_origin)
     write_result(folder, result)
     listener.done(result, fresh=True)
     return result
@@ -92,11 +135,13 @@ def _result(
         bits_per_byte=loss.bits_per_byte,
         held_out_tokens=loss.tokens,
         held_out_bytes=loss.bytes,
+        domains={name: Domain(**asdict(domain)) for name, domain in loss.domains.items()},
         seconds=trained.seconds,
         joules=trained.joules,
         joules_origin=joules_origin,
         price=None if per_hour is None else per_hour * plan.systems * trained.system_seconds / 3600,
         weights_sha256=weights_sha256(trained.weights),
+        systems=plan.systems,
         threads=trained.threads,
         processor=plan.machine.processor,
         torch=plan.machine.torch,

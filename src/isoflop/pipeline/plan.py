@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from isoflop.config import Family
 from isoflop.durable import to_json, write_text
-from isoflop.errors import FamilyError, InputError, WorkError
+from isoflop.errors import InputError, WorkError
 from isoflop.pipeline.data import check_corpus
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.listener import Listener
@@ -60,10 +60,8 @@ def make_plan(family: Family, folder: RunFolder) -> Plan:
     """The plan to work by. Only what is still to be trained needs this machine measured.
 
     Raises:
-        InputError: the corpus is not there, the family cannot be planned, or it asks for more than one system.
+        InputError: the corpus is not there, or the family cannot be planned.
     """
-    if family.systems > 1:
-        raise FamilyError(f"systems = {family.systems}: this version trains on one system; use systems = 1")
     check_corpus(family.data)
     machine = _stored_machine(folder)
     if machine is not None:

@@ -103,13 +103,9 @@ def read_targets(path: Path) -> list[Target]:
     Raises:
         InputError: the file cannot be read or a row cannot be used.
     """
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the targets ({error.strerror}); give a CSV file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8 CSV") from None
-    reader = csv.DictReader(lines)
+    from isoflop.law.points import text_of
+
+    reader = csv.DictReader(text_of(path).splitlines())
     try:
         header = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
         rows = [(reader.line_num, row) for row in reader if any(row.get(name) for name in header)]

@@ -110,7 +110,6 @@ def planned_settings(model: ModelPlan) -> dict[str, Any]:
         "d_ff": model.shape.d_ff,
         "final_lr": model.peak_lr * model.final_lr_fraction,
         "batch_schedule": tuple((stage.from_tokens, stage.sequences) for stage in model.batch_schedule),
-        "residual_init_std": model.parametrisation.residual_std(model.shape.n_layers),
     }
 
 

@@ -14,7 +14,7 @@ def report_run(path: Path) -> Path:
     """
     folder = find_run(path)
     if not _is_current(folder):
-        from isoflop.report import write_report
+        from isoflop.report.page import write_report
 
         write_report(folder.path)
     return folder.report

@@ -19,11 +19,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Domain:
+    """The held-out loss over the documents of one domain."""
+
+    nats_per_token: float
+    bits_per_byte: float
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Result:
     """One trained model. Losses are of the held-out text, `tokens` and `flops` of the training.
 
     `joules` and `price` are None where nothing is known of them. `threads`, `processor` and `torch` are those of the
-    training: bits depend on them. `fingerprint` holds the settings that decide the weights, and the hash of the data.
+    training: bits depend on them, not on `systems`. `fingerprint` holds the settings that decide the weights, and the
+    hash of the data.
     """
 
     name: str
@@ -38,11 +49,13 @@ class Result:
     bits_per_byte: float
     held_out_tokens: int
     held_out_bytes: int
+    domains: dict[str, Domain]
     seconds: float
     joules: float | None
     joules_origin: str | None
     price: float | None
     weights_sha256: str
+    systems: int
     threads: int
     processor: str
     torch: str

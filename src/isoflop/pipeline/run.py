@@ -1,5 +1,6 @@
 """All of it in order: plan, data, ladder, forecast, held-out model, report, releases."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from isoflop.pipeline.plan import make_plan
 from isoflop.pipeline.release import release_models
 from isoflop.pipeline.report import report_run
 from isoflop.pipeline.result import Result
+from isoflop.pipeline.systems import train_on_systems
 from isoflop.pipeline.train import make_ready, train_models
 from isoflop.pipeline.verdict import Verdict, judge
 
@@ -44,8 +46,12 @@ class Outcome:
         }
 
 
-def run_family(family: Family, folder: RunFolder, listener: Listener) -> Outcome:
+def run_family(
+    family: Family, folder: RunFolder, listener: Listener, on_systems: Sequence[str] | None = None
+) -> Outcome:
     """Does what is still missing of the family and tells what came of all of it.
+
+    With `on_systems` given, that command of isoflop trains it on the family's systems; else this process does.
 
     Raises:
         InputError: the plan or the data cannot work, or the folder holds results of other settings.
@@ -53,9 +59,11 @@ def run_family(family: Family, folder: RunFolder, listener: Listener) -> Outcome
     """
     plan = make_plan(family, folder)
     listener.planned(plan)
+    results = train_on_systems(family, folder, on_systems) if on_systems is not None else None
     with locked(folder):
-        data = make_ready(family, plan, folder, listener)
-        results = train_models(family, plan, data, folder, listener)
+        if results is None:
+            data = make_ready(family, plan, folder, listener)
+            results = train_models(family, plan, data, folder, listener)
         verdicts = judge(plan, folder)
         for verdict in verdicts:
             listener.judged(verdict)

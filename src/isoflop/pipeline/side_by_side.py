@@ -1,6 +1,5 @@
 """Small members of a family side by side: a process for each core, each training one model after the other."""
 
-import ctypes
 import os
 import signal
 import traceback
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from isoflop import interrupts
 from isoflop.config import Family
 from isoflop.errors import Interrupted, WorkError
+from isoflop.outcome import die_with
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.listener import Listener, TrainingListener
 from isoflop.pipeline.member import train_member
@@ -29,7 +29,6 @@ _IDLE, _FAILED = "idle", "failed"
 # How often a signal is looked for while all workers are busy.
 _PATIENCE_SECONDS = 0.2
 _SECONDS_BETWEEN_STEPS = 0.2
-_PR_SET_PDEATHSIG = 1
 
 
 def train_side_by_side(
@@ -52,7 +51,7 @@ def train_side_by_side(
     results: list[Result] = []
     stop: BaseException | None = None
     with interrupts.deferred() as pending:
-        for _ in range(min(len(waiting), plan.machine.cores)):
+        for _ in range(min(len(waiting), plan.machine.lanes)):
             ours, theirs = context.Pipe()
             arguments = (theirs, os.getpid(), family, plan, data, folder)
             worker = context.Process(target=_work, args=arguments, daemon=True)
@@ -116,7 +115,7 @@ def _work(
     connection: Connection, parent: int, family: Family, plan: "Plan", data: "Manifest", folder: RunFolder
 ) -> None:
     """A worker's life: asks for a model, trains it, until there is none or something went wrong."""
-    _die_with(parent)
+    die_with(parent)
     code = 0
     try:
         # Nothing is raised out of the blue: training stops at its next step, the rest of the work is short.
@@ -165,12 +164,3 @@ class _Relay(TrainingListener):
 
     def done(self, result: Result, fresh: bool) -> None:
         self._connection.send(("done", (result, fresh)))
-
-
-def _die_with(parent: int) -> None:
-    """A worker whose parent was killed must not go on writing beside the next one."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

@@ -17,6 +17,7 @@ from isoflop.pipeline.side_by_side import train_side_by_side
 
 if TYPE_CHECKING:
     from isoflop.data import Manifest
+    from isoflop.pipeline.systems import Leader
     from isoflop.recipe import ModelPlan, Plan
 
 # A step this short (some tenths of a second on two cores) is better taken by one lane than cut for several: members of
@@ -24,8 +25,16 @@ if TYPE_CHECKING:
 SMALL_STEP_FLOPS = 5e10
 
 
-def train_family(family: Family, folder: RunFolder, listener: Listener, only: str | None = None) -> list[Result]:
+def train_family(
+    family: Family,
+    folder: RunFolder,
+    listener: Listener,
+    only: str | None = None,
+    leader: "Leader | None" = None,
+) -> list[Result]:
     """The results of all models of the family, or of the one named `only`; what is missing is prepared and trained.
+
+    A `leader` trains on its group of systems; without one, this process does.
 
     Raises:
         InputError: the plan or the data cannot work, or the folder holds results of other settings.
@@ -37,7 +46,7 @@ def train_family(family: Family, folder: RunFolder, listener: Listener, only: st
         raise InputError(f"--model {only}: no such model in family {plan.family}; use one of {', '.join(names)}")
     with locked(folder):
         data = make_ready(family, plan, folder, listener)
-        return train_models(family, plan, data, folder, listener, only)
+        return train_models(family, plan, data, folder, listener, only, leader)
 
 
 def make_ready(family: Family, plan: "Plan", folder: RunFolder, listener: Listener) -> "Manifest":
@@ -50,7 +59,13 @@ def make_ready(family: Family, plan: "Plan", folder: RunFolder, listener: Listen
 
 
 def train_models(
-    family: Family, plan: "Plan", data: "Manifest", folder: RunFolder, listener: Listener, only: str | None = None
+    family: Family,
+    plan: "Plan",
+    data: "Manifest",
+    folder: RunFolder,
+    listener: Listener,
+    only: str | None = None,
+    leader: "Leader | None" = None,
 ) -> list[Result]:
     """The results, smallest model first; the forecast is made between the ladder and the held-out models."""
 
@@ -61,17 +76,20 @@ def train_models(
             if result is not None:
                 listener.done(result, fresh=False)
         missing = [model for model in wanted if results[model.name] is None]
+        if leader is not None:
+            results |= {model.name: leader.train(family, plan, model, data, folder, listener) for model in missing}
+            return [result for result in results.values() if result is not None]
         small = [model for model in missing if model.flops / model.steps < SMALL_STEP_FLOPS]
         # Full rounds only: a model left over is done sooner by all lanes.
-        rounds = small[: len(small) - len(small) % plan.machine.cores]
-        if plan.machine.cores > 1 and rounds:
+        rounds = small[: len(small) - len(small) % plan.machine.lanes]
+        if plan.machine.lanes > 1 and rounds:
             for result in train_side_by_side(family, plan, rounds, data, folder, listener):
                 results[result.name] = result
         for model in missing:
             if results[model.name] is None:
                 from isoflop.model import Lanes
 
-                with Lanes(plan.machine.cores) as lanes:
+                with Lanes(plan.machine.lanes) as lanes:
                     results[model.name] = train_member(family, plan, model, data, folder, listener, lanes)
         return [result for result in results.values() if result is not None]
 

@@ -1,6 +1,7 @@
 """Tunes peak rate, initialisation and embedding multiplier on the smallest model; muP carries them to the others."""
 
 import math
+import os
 import shutil
 import warnings
 from dataclasses import asdict, dataclass
@@ -118,6 +119,7 @@ def _study(path: Path, settings: dict[str, Any], own: dict[str, float]) -> "Stud
     from optuna.storages.journal import JournalFileBackend
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    _cut_unfinished_line(path)
     try:
         storage = JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(storage=storage, study_name="tune", direction="minimize", load_if_exists=True)
@@ -134,6 +136,12 @@ def _study(path: Path, settings: dict[str, Any], own: dict[str, float]) -> "Stud
             f"delete {path.parent} to tune anew, or use another --runs folder"
         )
     return study
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """A crash of the machine may leave half a line; Optuna would write the next one behind it and read neither."""
+    if path.exists() and not (written := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, written.rfind(b"\n") + 1)
 
 
 def _next_trial(study: "Study", own: dict[str, float], seed: int, trials: int) -> "FrozenTrial | None":
@@ -182,13 +190,14 @@ def _loss(
     """Held-out nats per token of the smallest model trained with `values`; None where it diverged."""
     from isoflop.evaluate import held_out_loss
     from isoflop.model import Lanes
+    from isoflop.systems.device import training_device
     from isoflop.train import train
 
     tried = family.model_copy(update={"recipe": family.recipe.model_copy(update=values)})
     model = plan_family(tried, machine).models[0]
     listener.starts(model)
     try:
-        with Lanes(machine.cores) as lanes:
+        with Lanes(machine.lanes) as lanes:
             trained = train(
                 model,
                 folder.data,
@@ -200,8 +209,9 @@ def _loss(
                 read_joules=lambda: None,
                 on_step=lambda step: listener.step(model, step),
                 on_event=listener.note,
+                device=training_device(),
             )
-            loss = held_out_loss(trained.weights, folder.data, model.precision, lanes).nats_per_token
+            loss = held_out_loss(trained.weights, folder.data, model.precision, lanes, training_device()).nats_per_token
     except DivergenceError:
         loss = math.nan
     shutil.rmtree(trial_folder / "checkpoints", ignore_errors=True)

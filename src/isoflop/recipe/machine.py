@@ -18,6 +18,11 @@ class Machine:
     fp32_flops_per_second: float
     measured: str
 
+    @property
+    def lanes(self) -> int:
+        """Microbatches that compute side by side: one a core, or one on a GPU."""
+        return 1 if self.device == "cuda" else self.cores
+
     def matrix_flops_per_second(self, precision: str) -> float:
         """Measured rate of a large matrix product in `precision` ("bf16" or "fp32")."""
         return self.bf16_flops_per_second if precision == "bf16" else self.fp32_flops_per_second

@@ -16,6 +16,7 @@ from isoflop.recipe.rules import batch_sequences, peak_lr, warmup_tokens, whole_
 from isoflop.recipe.schedule import BatchStage, steps_of
 from isoflop.recipe.shape import Shape
 from isoflop.recipe.sizes import family_sizes
+from isoflop.recipe.streaming import GROUP_TOKENS, Cut, cut_of
 
 MOST_TOKENS = 2**60
 
@@ -53,17 +54,27 @@ class ModelPlan:
     joules: float | None
     price: float | None
     parametrisation: Parametrisation = STANDARD
+    reproducible: bool = True
+    execution: Literal["resident", "streamed"] = "resident"
+    store: Literal["disk", "host"] = "disk"
+    group_tokens: int = GROUP_TOKENS
 
     @property
     def batch_sequences(self) -> int:
         """Sequences of the last stage's step."""
         return self.batch_schedule[-1].sequences
 
+    def cut(self, systems: int) -> Cut:
+        """How a streamed run on so many systems cuts each one's part of a step."""
+        size, length = self.microbatch_sequences, self.shape.context_length
+        return cut_of(self.batch_schedule, size, length, systems, self.group_tokens)
+
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the bits of the trained weights, beside the data."""
         document = asdict(self)
         costs = ("flops", "flops_6nd", "flops_paper", "weights_bytes", "optimizer_bytes", "activation_bytes")
-        for key in ("name", "size", "held_out", "seconds", "joules", "price", *costs):
+        ways = ("execution", "store", "group_tokens")
+        for key in ("name", "size", "held_out", "seconds", "joules", "price", *costs, *ways):
             del document[key]
         return {**document.pop("shape"), **document.pop("parametrisation"), **document}
 
@@ -85,6 +96,7 @@ class ModelPlan:
             **shape,
             **derived,
             **parametrisation,
+            "residual_init_std": self.parametrisation.residual_std(self.shape.n_layers),
             **document,
         }
 
@@ -207,10 +219,10 @@ def _plan_model(
     runs = steps_of(schedule, wanted, shape.context_length)
     tokens = sum(run.steps * run.sequences for run in runs) * shape.context_length
     microbatch = _microbatch_sequences(recipe.microbatch_tokens, shape.context_length, schedule)
-    at_once = min(machine.cores, schedule[0].sequences // microbatch)
+    at_once = min(machine.lanes, schedule[0].sequences // microbatch)
     memory = training_memory(shape, microbatch, at_once, family.precision)
     flops = flops_per_token(shape) * tokens
-    seconds = flops / (expected_share(shape) * machine.matrix_flops_per_second(family.precision) * family.systems)
+    seconds = flops / (expected_share(shape) * machine.matrix_flops_per_second(family.precision))
     watts, hourly = family.cost.watts_per_system, family.cost.price_per_system_hour
     return ModelPlan(
         name=size.name if number == 0 else f"{size.name}-s{number}",
@@ -242,6 +254,7 @@ def _plan_model(
         joules=watts * family.systems * seconds if watts is not None else None,
         price=hourly * family.systems * seconds / 3600 if hourly is not None else None,
         parametrisation=parametrisation_of(family.parametrisation, recipe, shape),
+        reproducible=family.reproducible,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from isoflop.durable import to_json, write_folder
 from isoflop.errors import InputError
-from isoflop.model import Weights
+from isoflop.model import Weights, weights_sha256
 from isoflop.release.hugging_face import config
 from isoflop.release.tensors import WEIGHTS, save_tensors
 
@@ -29,21 +29,25 @@ def export_model(
     dtypes: Mapping[str, torch.dtype],
     end_of_text: int | None,
     tokenizer_from: Path | None = None,
-) -> None:
+) -> str:
     """Puts a folder in place that `transformers` loads as GPT2LMHeadModel, whole or not at all.
+
+    Returns the SHA-256 of the weights in it (`weights_sha256`): another than that of `weights` where a type rounds.
 
     `dtypes` gives each tensor's type: those of an imported model give its tensors back bit for bit. `tokenizer_from` is
     a folder whose tokenizer goes along.
 
     Raises:
-        InputError: something is at `folder`, or a weight is too large for its type; names the tensor.
+        InputError: something is at `folder`, or a weight is not finite or too large for its type; names the tensor.
         WorkError: the disk is full or cannot be written.
     """
     if folder.exists():
         raise InputError(f"{folder}: already there; give a folder that is not")
     tensors = {name: tensor.to(dtypes[name]) for name, tensor in weights.items()}
     for name, tensor in tensors.items():
-        if not tensor.isfinite().all() and weights[name].isfinite().all():
+        if not tensor.isfinite().all():
+            if not weights[name].isfinite().all():
+                raise InputError(f"{name}: holds NaN or infinity; such weights are not written")
             raise InputError(f"{name}: holds numbers too large for {tensor.dtype}; use bf16 or fp32")
     kinds = {str(dtype).removeprefix("torch.") for dtype in dtypes.values()}
     document = config(weights.shape, end_of_text, kinds.pop() if len(kinds) == 1 else "float32")
@@ -56,3 +60,4 @@ def export_model(
         save_tensors(part / WEIGHTS, tensors)
 
     write_folder(folder, fill)
+    return weights_sha256(tensors)

@@ -55,7 +55,7 @@ def import_model(folder: Path) -> Imported:
 
     Raises:
         InputError: a file is missing or damaged, the architecture is another, or a tensor is missing, of the wrong
-            shape or type, or unknown; names the file and the tensor.
+            shape or type, unknown, or holds NaN or infinity; names the file and the tensor.
     """
     shape, end_of_text = _read_config(folder / "config.json")
     tensors = _tensors(folder)
@@ -64,10 +64,14 @@ def import_model(folder: Path) -> Imported:
     dtypes = {}
     for name, view in weights.items():
         tensor = tensors[name].tensor(name)
+        _check_finite(tensors[name], name, tensor)
         dtypes[name] = tensor.dtype
         view.copy_(tensor)
-    if HEAD in tensors and not torch.equal(tensors[HEAD].tensor(HEAD), tensors[EMBEDDING].tensor(EMBEDDING)):
-        raise InputError(f"{folder}: {HEAD} is not {EMBEDDING}; isoflop's head is tied to the embedding")
+    if HEAD in tensors:
+        head = tensors[HEAD].tensor(HEAD)
+        _check_finite(tensors[HEAD], HEAD, head)
+        if not torch.equal(head, tensors[EMBEDDING].tensor(EMBEDDING)):
+            raise InputError(f"{folder}: {HEAD} is not {EMBEDDING}; isoflop's head is tied to the embedding")
     return Imported(shape, weights, dtypes, end_of_text)
 
 
@@ -137,16 +141,31 @@ def _check_tensors(folder: Path, tensors: Mapping[str, TensorFile], shape: Shape
     wanted = tensor_sizes(shape)
     missing = [name for name in wanted if name not in tensors]
     if missing:
-        more = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise InputError(f"{folder}: tensor {missing[0]}{more} is missing; the download is incomplete, fetch it again")
+        lacking = (
+            f"tensors {missing[0]} and {len(missing) - 1:,} more are" if missing[1:] else f"tensor {missing[0]} is"
+        )
+        raise InputError(
+            f"{folder}: {lacking} missing; fetch what the download lacks, or the config.json that belongs to it "
+            f"(this one says n_layer = {shape.n_layers})"
+        )
     for name, file in tensors.items():
         size = wanted.get(EMBEDDING if name == HEAD else name)
         if size is None:
-            raise InputError(f"{file.path}: tensor {name} is none of a GPT-2 with {shape.n_layers} layers")
+            raise InputError(f"{file.path}: tensor {name} is none of a GPT-2 with n_layer = {shape.n_layers}")
         if file.size(name) != size:
             raise InputError(f"{file.path}: tensor {name} has shape {file.size(name)}, config.json asks for {size}")
         if file.dtype(name) not in DTYPES:
             raise InputError(f"{file.path}: tensor {name} is {file.dtype(name)}; give fp32, bf16 or fp16")
+
+
+def _check_finite(file: TensorFile, name: str, tensor: torch.Tensor) -> None:
+    # One of these makes every logit NaN; no format marks them.
+    broken = tensor.numel() - int(tensor.isfinite().sum())
+    if broken:
+        raise InputError(
+            f"{file.path}: tensor {name} holds NaN or infinity ({broken:,} of {tensor.numel():,} numbers); "
+            "the file is damaged or its training diverged, fetch another"
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Files of named tensors: looked at without reading them, then read one tensor at a time."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,8 +54,10 @@ def open_pickled(path: Path) -> TensorFile:
         InputError: it is missing, damaged, or holds anything but named tensors.
     """
     try:
-        # Only the zip format, PyTorch's own since 1.6, can be mapped.
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        # What PyTorch warns of (old pickle protocols, sparse tensors) is read all the same or refused below.
+        with warnings.catch_warnings(action="ignore"):
+            # Only the zip format, PyTorch's own since 1.6, can be mapped.
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         # PyTorch's own words advise to load it without this guard.
         raise InputError(
@@ -66,6 +69,9 @@ def open_pickled(path: Path) -> TensorFile:
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
     ):
         raise InputError(f"{path}: holds something else than named tensors")
+    for name, tensor in loaded.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise InputError(f"{path}: tensor {name} is sparse or without its numbers; give dense ones")
     return _Pickled(path, {full: loaded[name] for full, name in _by_full_name(path, loaded).items()})
 
 

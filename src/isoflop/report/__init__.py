@@ -1,5 +1,4 @@
-"""One self-contained HTML page about a family: what was foretold, what was measured, and what it cost."""
+"""One self-contained HTML page about a family: what was foretold, what was measured, and what it cost.
 
-from isoflop.report.page import write_report
-
-__all__ = ["write_report"]
+Nothing is imported here: `isoflop tune` draws one figure and needs none of the laws that the page does.
+"""

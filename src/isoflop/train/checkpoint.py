@@ -9,17 +9,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 
-from isoflop.durable import write_folder, write_text
+from isoflop.durable import part_of, sha256_of_file, write_folder, write_text
 from isoflop.errors import InputError
+from isoflop.model import Shard, shards_of
 from isoflop.recipe import ModelPlan
+from isoflop.systems.group import Systems, owner
+from isoflop.train.learner import Learns
 
-FORMAT = 3
-KEEP = 2
-STATE, MANIFEST, LATEST = "state.safetensors", "manifest.json", "LATEST"
+FORMAT = 4
+MANIFEST, LATEST = "manifest.json", "LATEST"
 
 
 @dataclass(frozen=True)
@@ -33,45 +35,77 @@ class Position:
     joules: float | None
     threads: int
     fused: bool
+    device: str
 
 
 @dataclass(frozen=True)
-class State:
-    """Position and tensors (flat fp32: weights and both moments)."""
+class Generation:
+    """A checkpoint on disk whose hashes held when it was opened."""
 
+    folder: Path
     position: Position
-    tensors: dict[str, torch.Tensor]
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return self.position.steps
+
+    def read(self, shard: Shard) -> dict[str, torch.Tensor]:
+        """The state of a shard: flat fp32, by the names in `learner.STATE`."""
+        return load(self.path(shard).read_bytes())
+
+    def path(self, shard: Shard) -> Path:
+        """The file that holds it."""
+        return self.folder / _file_of(shard)
 
 
-def save_generation(folder: Path, plan: ModelPlan, data_sha256: str, state: State) -> None:
-    """Commits a generation and prunes all but the newest two.
+def save_generation(
+    folder: Path, plan: ModelPlan, data_sha256: str, position: Position, learner: Learns, systems: Systems
+) -> None:
+    """Commits a generation, of which every system writes the shards it owns, and prunes the oldest.
+
+    The files are the same for any number of systems.
 
     Raises:
         WorkError: it cannot be written; the former generations are untouched.
     """
-    content = save(state.tensors)
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "position": asdict(state.position),
-        "fingerprint": {**plan.fingerprint(), "data": data_sha256},
-        "torch": torch.__version__,
-        "files": {STATE: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}},
-    }
+    systems.doing("checkpoint")
+    name = f"gen-{position.steps:08d}"
+    shards = shards_of(plan.shape)
 
-    manifest["sha256"] = _hash_of(manifest)
+    def hashes_of(part: Path) -> list[str]:
+        own = np.zeros((len(shards), 32))
+        for shard in shards:
+            if owner(shard.index, systems) == systems.rank:
+                own[shard.index] = np.frombuffer(learner.write(shard, part / _file_of(shard)), np.uint8)
+        together = systems.gather(own.reshape(-1)).sum(axis=0).reshape(own.shape)
+        return [bytes(row.astype(np.uint8)).hex() for row in together]
 
     def fill(part: Path) -> None:
-        (part / STATE).write_bytes(content)
+        systems.gather(np.zeros(0))  # the folder is there
+        files = {_file_of(shard): {"sha256": one} for shard, one in zip(shards, hashes_of(part), strict=True)}
+        manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "position": asdict(position),
+            "fingerprint": {**plan.fingerprint(), "data": data_sha256},
+            "torch": torch.__version__,
+            "files": files,
+        }
+        manifest["sha256"] = _hash_of(manifest)
         (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
-    name = f"gen-{state.position.steps:08d}"
-    write_folder(folder / name, fill)
-    write_text(folder / LATEST, name + "\n")
-    for old in _generations(folder)[KEEP:]:
-        shutil.rmtree(old, ignore_errors=True)
+    if systems.rank == 0:
+        write_folder(folder / name, fill)
+        write_text(folder / LATEST, name + "\n")
+        for old in generations_in(folder)[learner.generations :]:
+            shutil.rmtree(old, ignore_errors=True)
+    else:
+        systems.gather(np.zeros(0))
+        hashes_of(part_of(folder / name))
+    systems.gather(np.zeros(0))  # it is committed
 
 
-def load_newest(folder: Path, plan: ModelPlan, data_sha256: str, on_event: Callable[[str], None]) -> State | None:
+def load_newest(folder: Path, plan: ModelPlan, data_sha256: str, on_event: Callable[[str], None]) -> Generation | None:
     """The newest generation whose hashes hold; damaged ones are set aside as `gen-N.damaged` and said so.
 
     Raises:
@@ -79,7 +113,7 @@ def load_newest(folder: Path, plan: ModelPlan, data_sha256: str, on_event: Calla
     """
     for left in folder.glob("gen-*.part"):
         shutil.rmtree(left, ignore_errors=True)
-    for generation in _generations(folder):
+    for generation in generations_in(folder):
         try:
             manifest = json.loads((generation / MANIFEST).read_bytes())
             said = manifest.pop("sha256")
@@ -87,34 +121,55 @@ def load_newest(folder: Path, plan: ModelPlan, data_sha256: str, on_event: Calla
                 raise ValueError(f"its format is {manifest['format']}, this version writes {FORMAT}")
             if said != _hash_of(manifest):
                 raise ValueError("its manifest has changed")
-            content = (generation / STATE).read_bytes()
-            if hashlib.sha256(content).hexdigest() != manifest["files"][STATE]["sha256"]:
-                raise ValueError("its SHA-256 does not match the manifest")
+            for name, file in manifest["files"].items():
+                if sha256_of_file(generation / name) != file["sha256"]:
+                    raise ValueError(f"the SHA-256 of {name} does not match the manifest")
             position = Position(**manifest["position"])
             found = manifest["fingerprint"]
-            tensors = load(content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             aside = generation.with_name(generation.name + ".damaged")
             shutil.rmtree(aside, ignore_errors=True)
             generation.rename(aside)
             on_event(f"checkpoint {generation} is damaged ({error}); set aside, going back to the one before")
             continue
-        _check_same(found, {**plan.fingerprint(), "data": data_sha256}, generation)
-        return State(position, tensors)
+        check_same(found, {**plan.fingerprint(), "data": data_sha256}, generation)
+        return Generation(generation, position)
     return None
+
+
+def load_together(
+    folder: Path, plan: ModelPlan, data_sha256: str, on_event: Callable[[str], None], systems: Systems
+) -> Generation | None:
+    """`load_newest` for all systems: the leader looks and checks, the others open what it found."""
+    systems.doing("reading the checkpoint")
+    found = load_newest(folder, plan, data_sha256, on_event) if systems.rank == 0 else None
+    steps = int(systems.gather(np.array([-1.0 if found is None else found.position.steps]))[0, 0])
+    if systems.rank == 0 or steps < 0:
+        return found
+    path = folder / f"gen-{steps:08d}"
+    return Generation(path, Position(**json.loads((path / MANIFEST).read_bytes())["position"]))
+
+
+def _file_of(shard: Shard) -> str:
+    return f"{shard.name}.safetensors"
 
 
 def _hash_of(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _generations(folder: Path) -> list[Path]:
-    """Newest first."""
+def generations_in(folder: Path) -> list[Path]:
+    """The folders of all generations, newest first."""
     found = [path for path in folder.glob("gen-*") if re.fullmatch(r"gen-\d{8,}", path.name)]
     return sorted(found, key=lambda path: int(path.name[4:]), reverse=True)
 
 
-def _check_same(found: Any, wanted: dict[str, Any], generation: Path) -> None:
+def check_same(found: Any, wanted: dict[str, Any], generation: Path) -> None:
+    """Refuses to go on from what was made by other settings.
+
+    Raises:
+        InputError: they differ; names how.
+    """
     wanted = json.loads(json.dumps(wanted))
     differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
     if differing:

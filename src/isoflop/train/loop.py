@@ -5,25 +5,28 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from time import perf_counter, time
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from isoflop.data import TokenStream, sample_ids
+from isoflop.data import ReadAhead, TokenStream, sample_ids
 from isoflop.durable import sha256_of_file
 from isoflop.errors import DivergenceError, InputError, Interrupted
 from isoflop.interrupts import deferred
-from isoflop.model import Kernels, Lanes, Weights, as_standard, load_kernels
+from isoflop.model import Lanes, Weights, as_standard, load_kernels
 from isoflop.model.lanes import THREADS
 from isoflop.recipe import ModelPlan, flops_per_token, learning_rate, steps_of
-from isoflop.recipe.schedule import StepPlan, step_at
+from isoflop.recipe.schedule import BatchRun, StepPlan, step_at
+from isoflop.systems.group import ALONE, Systems
 from isoflop.train.allocator import keep_freed_memory
-from isoflop.train.checkpoint import Position, State, load_newest, save_generation
-from isoflop.train.learner import Learner
+from isoflop.train.checkpoint import Position, load_together, save_generation
+from isoflop.train.learner import CPU, Learns
+from isoflop.train.learners import make_learner
 from isoflop.train.metrics import Metrics
+from isoflop.train.recovery import recover, remove_store
 
 # Steps over which the time left is estimated.
 RECENT_STEPS = 20
@@ -44,8 +47,10 @@ class Step:
     grad_norm: float
     tokens_per_second: float
     mfu: float
+    wait_seconds: float
     time: float
     seconds_left: float
+    link_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,12 +82,16 @@ def train(
     read_joules: Callable[[], float | None],
     on_step: Callable[[Step], None],
     on_event: Callable[[str], None],
+    systems: Systems = ALONE,
+    device: torch.device = CPU,
 ) -> Trained:
     """Trains to the end of the plan, or goes on from the newest good checkpoint in `folder`.
 
-    Weights are a function of plan and data, on machines that compute alike; the number of lanes does not change them.
-    `system_share` is the share of the machine that the lanes are. `read_joules` counts up from any start, or says None;
-    it is asked every few seconds. `on_event` hears what a user should know, a line each.
+    Weights are a function of plan and data, on machines that compute alike; the numbers of lanes and of systems do not
+    change them. All `systems` call this alike; the leader writes and speaks, each system writes its shards of a
+    checkpoint. `system_share` is the share of the machine that the lanes of all systems on it are. `read_joules` counts
+    up from any start, or says None; it is asked every few seconds. `on_event` hears what a user should
+    know, a line each.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the last finished step is saved.
@@ -90,23 +99,47 @@ def train(
         WorkError: a checkpoint cannot be written.
         InputError: the checkpoints belong to other settings, or need a C compiler that is not there.
     """
-    checkpoints = folder / "checkpoints"
+    checkpoints, store, leads = folder / "checkpoints", folder / "store", systems.rank == 0
     data_sha256 = sha256_of_file(data / "manifest.json")
-    state = load_newest(checkpoints, plan, data_sha256, on_event)
-    kernels = load_kernels()
-    unbegun = Position(0, 0, 0.0, 0.0, 0.0, THREADS, kernels is not None)
-    position = unbegun if state is None else state.position
-    if position.fused and kernels is None and position.steps < plan.steps:
+    recover(store, checkpoints, plan, data_sha256, lanes, systems, on_event)
+    generation = load_together(checkpoints, plan, data_sha256, on_event, systems)
+    kernels = load_kernels() if device.type == "cpu" else None
+    unbegun = Position(0, 0, 0.0, 0.0, 0.0, THREADS, kernels is not None, device.type)
+    position = unbegun if generation is None else generation.position
+    if position.fused and kernels is None and device.type == "cpu" and position.steps < plan.steps:
         raise InputError(f"{folder}: began with kernels that a C compiler built, and there is none now; install gcc")
-    session = _Session(plan, data, lanes, kernels if position.fused else None, state, peak_flops_per_second)
+    if position.device != device.type and position.steps < plan.steps:
+        on_event(f"{plan.name} began on {position.device} and goes on on {device.type}: its bits are those of neither")
+    used = kernels if position.fused else None
+    keep_freed_memory()
+    learner = make_learner(
+        plan, data_sha256, store, lanes=lanes, kernels=used, systems=systems, device=device, source=generation
+    )
+    session = _Session(plan, data, learner, systems, position.steps, peak_flops_per_second)
+
+    def trained(position: Position) -> Trained:
+        weights = as_standard(learner.complete(), plan.parametrisation)
+        learner.close()
+        remove_store(store, systems)
+        return Trained(
+            weights=weights,
+            tokens=position.tokens,
+            steps=position.steps,
+            seconds=position.seconds,
+            system_seconds=position.system_seconds,
+            joules=position.joules,
+            threads=position.threads,
+        )
+
     if position.steps == plan.steps:
-        return session.trained(position)
+        return trained(position)
 
     def save(now: Position) -> None:
-        metrics.sync()
-        save_generation(checkpoints, plan, data_sha256, State(now, session.tensors()))
+        if metrics is not None:
+            metrics.sync()
+        save_generation(checkpoints, plan, data_sha256, now, learner, systems)
 
-    metrics = Metrics(folder / "metrics.jsonl", position.steps)
+    metrics = Metrics(folder / "metrics.jsonl", position.steps) if leads else None
     started = saved = counted = perf_counter()
     joules_before = read_joules()
 
@@ -121,84 +154,92 @@ def train(
             joules=position.joules + joules - joules_before if known else None,  # type: ignore[operator]
             threads=position.threads,
             fused=position.fused,
+            device=device.type,
         )
 
     try:
         with deferred() as pending:
             for step in session.steps():
-                metrics.write({key: value for key, value in asdict(step).items() if key in _METRIC_KEYS})
-                on_step(step)
+                if metrics is not None:
+                    line = {key: value for key, value in asdict(step).items() if key in _METRIC_KEYS}
+                    metrics.write({key: value for key, value in line.items() if value is not None})
+                    on_step(step)
+                if learner.lasting:
+                    if metrics is not None:
+                        metrics.sync()
+                    learner.commit(asdict(position_now(step)))
+                else:
+                    learner.commit({})
                 if perf_counter() - counted >= SECONDS_BETWEEN_JOULES:
                     read_joules()
                     counted = perf_counter()
-                if pending.signal_number is not None:
+                due = not learner.lasting and perf_counter() - saved >= checkpoint_seconds
+                # All stop at the same step, at a signal to any; all save at the same, when the leader's clock says so.
+                said = systems.gather(np.array([float(pending.signal_number or 0), float(due)]))
+                signal_number = int(said[:, 0].max())
+                if signal_number:
                     save(position_now(step))
-                    raise Interrupted(pending.signal_number)
-                if step.step == plan.steps or perf_counter() - saved >= checkpoint_seconds:
+                    learner.close()
+                    remove_store(store, systems)
+                    pending.signal_number = None
+                    raise Interrupted(signal_number)
+                if step.step == plan.steps or said[0, 1]:
                     now = position_now(step)
                     save(now)
                     saved = perf_counter()
+    except BaseException:
+        learner.close()
+        raise
     finally:
-        metrics.close()
-    return session.trained(now)
+        if metrics is not None:
+            metrics.close()
+    return trained(now)
 
 
-_METRIC_KEYS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "time")
+_METRIC_KEYS = (
+    *("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "wait_seconds", "time"),
+    "link_bytes",
+)
 
 
 class _Session:
-    """Everything that one process holds of a run."""
+    """The steps that one process takes of a run."""
 
     def __init__(
-        self, plan: ModelPlan, data: Path, lanes: Lanes, kernels: Kernels | None, state: State | None, peak: float
+        self, plan: ModelPlan, data: Path, learner: Learns, systems: Systems, steps_done: int, peak: float
     ) -> None:
-        keep_freed_memory()
-        self._plan, self._peak = plan, peak
-        self._start = 0 if state is None else state.position.steps
+        self._plan, self._peak, self._systems = plan, peak, systems
+        self._start = steps_done
         self._stream = TokenStream(data, "train")
-        self._learner = Learner(
-            plan.shape,
-            seed=plan.seed,
-            precision=plan.precision,
-            lanes=lanes,
-            kernels=kernels,
-            parametrisation=plan.parametrisation,
-            beta1=plan.beta1,
-            beta2=plan.beta2,
-            eps=plan.eps,
-            weight_decay=plan.weight_decay,
-            clip_norm=plan.clip_norm,
-        )
-        self.tensors = self._learner.tensors
-        if state is not None:
-            self._learner.restore(state.tensors)
-
-    def trained(self, position: Position) -> Trained:
-        return Trained(
-            weights=as_standard(self._learner.weights, self._plan.parametrisation),
-            tokens=position.tokens,
-            steps=position.steps,
-            seconds=position.seconds,
-            system_seconds=position.system_seconds,
-            joules=position.joules,
-            threads=position.threads,
-        )
+        self.learner = learner
 
     def steps(self) -> Iterator[Step]:
         """Trains on from the start position, a step each time the next one is asked for."""
         plan = self._plan
         runs = steps_of(plan.batch_schedule, plan.tokens, plan.shape.context_length)
+        with ReadAhead(self._stream, plan.shape.context_length, self._batches(runs)) as reader:
+            yield from self._steps(runs, reader)
+
+    def _steps(self, runs: list[BatchRun], reader: ReadAhead) -> Iterator[Step]:
+        plan = self._plan
         recent: deque[float] = deque(maxlen=RECENT_STEPS)
         for i in range(self._start, plan.steps):
             began = perf_counter()
+            self._systems.place = f"{plan.name} step {i + 1}"
             this = step_at(runs, i)
             tokens = (this.first_sequence + this.sequences) * plan.shape.context_length
-            loss = self._learner.gradients(self._microbatches(this), this.sequences * plan.shape.context_length)
-            norm = self._learner.norm()
+            waited = reader.wait_seconds
+            # Lanes take what is next, so which of them has which differs; the sums do not.
+            microbatches = [lambda: torch.from_numpy(reader.take())] * len(self._microbatches(this))
+            loss = self.learner.gradients(microbatches, this.sequences * plan.shape.context_length)
+            norm = self.learner.norm()
             if not (math.isfinite(loss) and math.isfinite(norm)):
+                told = f"{plan.name}: loss {loss:g}, gradient norm {norm:g} at step {i + 1}"
+                if i == 0:
+                    raise DivergenceError(f"{told}: the initial weights give no finite numbers; lower recipe.init_std")
                 raise DivergenceError(
-                    f"{plan.name}: loss {loss:g}, gradient norm {norm:g} at step {i + 1}: training has diverged before "
-                    "this update; the last checkpoint is good; lower recipe.peak_lr and train in another --runs folder"
+                    f"{told}: training has diverged before this update; what was saved before is good; "
+                    "lower recipe.peak_lr and train in another --runs folder"
                 )
             lr = learning_rate(
                 tokens,
@@ -208,7 +249,7 @@ class _Session:
                 final_lr_fraction=plan.final_lr_fraction,
                 decay=plan.decay,
             )
-            self._learner.update(norm, lr, i + 1)
+            self.learner.update(norm, lr, i + 1)
             seconds = perf_counter() - began
             recent.append(seconds)
             speed = this.sequences * plan.shape.context_length / seconds
@@ -222,16 +263,23 @@ class _Session:
                 grad_norm=norm,
                 tokens_per_second=speed,
                 mfu=speed * flops_per_token(plan.shape) / self._peak,
+                wait_seconds=reader.wait_seconds - waited,
                 time=time(),
                 seconds_left=statistics.median(recent) * (plan.steps - i - 1),
+                link_bytes=self.learner.link_bytes or None,
             )
 
-    def _microbatches(self, this: StepPlan) -> list[Callable[[], Tensor]]:
-        """What reads each microbatch of a step."""
+    def _batches(self, runs: list[BatchRun]) -> Iterator[npt.NDArray[np.int64]]:
+        """The numbers of the samples of each of this system's microbatches, from the first step to come on."""
         length, size = self._plan.shape.context_length, self._plan.microbatch_sequences
-        ids = sample_ids(this.first_sequence, this.sequences, self._stream.n_samples(length), self._plan.seed)
+        n_samples = self._stream.n_samples(length)
+        for i in range(self._start, self._plan.steps):
+            this = step_at(runs, i)
+            ids = sample_ids(this.first_sequence, this.sequences, n_samples, self._plan.seed)
+            for first in self._microbatches(this):
+                yield ids[first : first + size]
 
-        def read(first: int) -> Tensor:
-            return torch.from_numpy(self._stream.batch(ids[first : first + size], length))
-
-        return [partial(read, first) for first in range(0, this.sequences, size)]
+    def _microbatches(self, this: StepPlan) -> range:
+        """Where this system's microbatches of a step begin among its sequences."""
+        firsts = range(0, this.sequences, self._plan.microbatch_sequences)
+        return firsts[self._systems.rank :: self._systems.size]

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from isoflop.durable import to_json, write_bytes
+from isoflop.durable import cannot_write, to_json, write_bytes
 
 
 class Metrics:
@@ -16,11 +16,19 @@ class Metrics:
             kept = _lines_until(path.read_bytes(), steps_done)
             write_bytes(path, kept)
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by `close`)
 
     def write(self, line: dict[str, Any]) -> None:
-        """One line, in the file when this returns."""
-        self._file.write(to_json(line, indent=None).encode() + b"\n")
+        """One line, in the file when this returns.
+
+        Raises:
+            WorkError: the disk is full or cannot be written.
+        """
+        try:
+            self._file.write(to_json(line, indent=None).encode() + b"\n")
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
 
     def sync(self) -> None:
         """On the disk when this returns: called before a checkpoint that says these steps are done."""

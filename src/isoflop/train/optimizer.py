@@ -1,116 +1,109 @@
-"""AdamW over flat buffers, on gradients in fixed point."""
+"""AdamW over ranges of flat buffers, on gradients in fixed point or fp32."""
 
-import math
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from isoflop.model import Kernels, Lanes, Weights
-from isoflop.recipe import Shape
-from isoflop.train.gradients import UNIT
+from isoflop.model import Kernels, Shard
 
 # Norms are added up and weights updated in chunks of this many elements, wherever and by whomever: equal bits.
 CHUNK = 2**18
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """The range [start : stop] of the flat buffer, all of it under one learning rate and one decay."""
+
+    start: int
+    stop: int
+    hidden: bool
+    decays: bool
+
+
+def chunks_of(shard: Shard) -> list[Chunk]:
+    """The chunks of a shard in order: a function of the shape alone."""
+    found = []
+    for first, last, decays in (
+        (shard.start, min(shard.stop, shard.piece.vectors), True),
+        (max(shard.start, shard.piece.vectors), shard.stop, False),
+    ):
+        for start in range(first, last, CHUNK):
+            # muP's multiplier is for the layers' matrices alone.
+            found.append(Chunk(start, min(last, start + CHUNK), hidden=shard.piece.hidden and decays, decays=decays))
+    return found
+
+
+@dataclass(frozen=True)
+class Update:
+    """The numbers of one update: how much of the gradient is taken, the rate, and the moments' bias corrections."""
+
+    clip: float
+    lr: float
+    correction: float
+    root: float
+
+
+@dataclass(frozen=True)
 class AdamW:
     """AdamW, decay decoupled and on matrices only (Loshchilov & Hutter 2019, algorithm 2), exact global-norm clipping.
 
-    State is two flat fp32 moments in the layout of `Weights`. `hidden_lr_multiplier` (muP's) multiplies the rate of the
-    layers' matrices, and with it their decay.
+    Holds no state: weights and moments are given to every call. `hidden_lr_multiplier` (muP's) multiplies the rate of
+    the layers' matrices, and with it their decay.
     """
 
-    def __init__(
-        self,
-        shape: Shape,
-        *,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
-        clip_norm: float,
-        lanes: Lanes,
-        kernels: Kernels | None,
-        hidden_lr_multiplier: float = 1.0,
-    ) -> None:
-        self.first_moment = torch.zeros(shape.params)
-        self.second_moment = torch.zeros(shape.params)
-        self._beta1, self._beta2, self._eps = beta1, beta2, eps
-        self._weight_decay, self._clip_norm = weight_decay, clip_norm
-        self._lanes, self._kernels = lanes, kernels
-        self._hidden_lr_multiplier = hidden_lr_multiplier
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    hidden_lr_multiplier: float = 1.0
 
-    def norm(self, sums: Weights) -> float:
-        """The global norm of the gradient in `sums`, int64 in units of 2^-48."""
-        chunks = [sums.flat[part] for part in _chunks(0, sums.flat.numel())]
-        return math.sqrt(math.fsum(self._lanes.map(self._squares, chunks)))
+    def at(self, step: int, norm: float, lr: float) -> Update:
+        """The update of that step, counted from 1, by a gradient of that global norm."""
+        return Update(
+            clip=min(1.0, self.clip_norm / norm) if norm > 0 else 1.0,
+            lr=lr,
+            correction=1 / (1 - self.beta1**step),
+            root=(1 - self.beta2**step) ** -0.5,
+        )
+
+    def squares(self, sums: Tensor, unit: float, kernels: Kernels | None) -> float:
+        """The sum of squares of a chunk of the gradient, in fp64. `sums` (elements,) times `unit` is the gradient."""
+        if kernels is not None:
+            return float(kernels.squares(int(sums.dtype == torch.int64), sums.numel(), sums, unit))
+        return float((sums.double() * unit).square().sum())
 
     @torch.no_grad()
-    def update(self, weights: Weights, image: Weights, sums: Weights, norm: float, lr: float, step: int) -> None:
-        """One update of `weights` and their image in place, by the gradient in `sums` clipped to the clipping norm.
+    def update(
+        self,
+        chunk: Chunk,
+        update: Update,
+        sums: Tensor,
+        unit: float,
+        weights: Tensor,
+        first: Tensor,
+        second: Tensor,
+        image: Tensor | None,
+        kernels: Kernels | None,
+    ) -> None:
+        """Updates one chunk's weights, moments and image (bf16, where there is one) in place, and clears `sums`.
 
-        Clears `sums`. `step` counts from 1 and corrects the moments' bias.
+        All tensors are the chunk's own part, (elements,).
         """
-        clip = min(1.0, self._clip_norm / norm) if norm > 0 else 1.0
-        correction, root = 1 / (1 - self._beta1**step), (1 - self._beta2**step) ** -0.5
-        update = self._update_fused if self._kernels is not None else self._update_plain
-
-        def one(task: tuple[slice, float, float]) -> None:
-            part, rate, decay = task
-            update(part, weights, image, sums, clip, 1 - rate * decay, rate * correction, root)
-
-        ranges = (
-            (0, weights.n_embedding, lr, self._weight_decay),
-            (weights.n_embedding, weights.n_matrix, lr * self._hidden_lr_multiplier, self._weight_decay),
-            (weights.n_matrix, weights.flat.numel(), lr, 0.0),
-        )
-        chunks = [(part, rate, decay) for start, stop, rate, decay in ranges for part in _chunks(start, stop)]
-        self._lanes.map(one, chunks)
-
-    def _squares(self, chunk: torch.Tensor) -> float:
-        if self._kernels is not None:
-            return float(self._kernels.squares_of_fixed(chunk.numel(), chunk, UNIT))
-        return float((chunk.double() * UNIT).square().sum())
-
-    def _update_fused(
-        self,
-        part: slice,
-        weights: Weights,
-        image: Weights,
-        sums: Weights,
-        clip: float,
-        keep: float,
-        rate: float,
-        root: float,
-    ) -> None:
-        tensors = (weights.flat[part], self.first_moment[part], self.second_moment[part])
-        cast = None if image is weights else image.flat[part]
-        numbers = (self._beta1, self._beta2, self._eps, keep, rate, root)
-        assert self._kernels is not None
-        self._kernels.adamw(part.stop - part.start, sums.flat[part], UNIT, clip, *tensors, cast, *numbers)
-
-    def _update_plain(
-        self,
-        part: slice,
-        weights: Weights,
-        image: Weights,
-        sums: Weights,
-        clip: float,
-        keep: float,
-        rate: float,
-        root: float,
-    ) -> None:
-        gradient = sums.flat[part].float().mul_(UNIT).mul_(clip)
-        first, second = self.first_moment[part], self.second_moment[part]
-        first.lerp_(gradient, 1 - self._beta1)
-        second.mul_(self._beta2).addcmul_(gradient, gradient, value=1 - self._beta2)
-        width = second.sqrt().mul_(root).add_(self._eps)
-        weights.flat[part].mul_(keep).addcdiv_(first, width, value=-rate)
-        sums.flat[part].zero_()
-        if image is not weights:
-            image.flat[part].copy_(weights.flat[part])
-
-
-def _chunks(start: int, stop: int) -> Iterator[slice]:
-    for first in range(start, stop, CHUNK):
-        yield slice(first, min(stop, first + CHUNK))
+        rate = update.lr * (self.hidden_lr_multiplier if chunk.hidden else 1.0)
+        keep = 1 - rate * (self.weight_decay if chunk.decays else 0.0)
+        step = rate * update.correction
+        if kernels is not None:
+            numbers = (self.beta1, self.beta2, self.eps, keep, step, update.root)
+            tensors = (weights, first, second, image)
+            kernels.adamw(int(sums.dtype == torch.int64), sums.numel(), sums, unit, update.clip, *tensors, *numbers)
+            return
+        gradient = sums.float().mul_(unit).mul_(update.clip)
+        first.lerp_(gradient, 1 - self.beta1)
+        second.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+        width = second.sqrt().mul_(update.root).add_(self.eps)
+        weights.mul_(keep).addcdiv_(first, width, value=-step)
+        sums.zero_()
+        if image is not None:
+            image.copy_(weights)

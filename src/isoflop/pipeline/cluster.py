@@ -1,0 +1,125 @@
+"""`isoflop train` on the login node of a cluster: writes the job, submits it once, and says where its logs are."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isoflop.config import Family
+from isoflop.durable import write_json, write_text
+from isoflop.errors import FamilyError, InputError
+from isoflop.pipeline.folder import RunFolder
+from isoflop.recipe.sizes import family_sizes
+from isoflop.systems import slurm
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job that waits or runs, `fresh` unless it was submitted before; no job where everything is trained."""
+
+    job: str | None
+    state: str
+    script: Path
+    logs: Path
+    fresh: bool
+
+    def __str__(self) -> str:
+        if self.job is None:
+            return "everything is trained: nothing to submit"
+        submitted = "submitted" if self.fresh else "was submitted before"
+        return f"job {self.job} {submitted} and is {self.state.lower()}; what it prints lies in {self.logs}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a JSON object."""
+        return {**vars(self), "script": str(self.script), "logs": str(self.logs)}
+
+
+def goes_to_a_cluster(family: Family) -> bool:
+    """Whether to submit: the family has a cluster, and this is not one of its jobs already."""
+    return family.cluster is not None and not slurm.within_a_job()
+
+
+def job_script(family: Family, family_file: Path, folder: RunFolder, only: str | None = None) -> str:
+    """The script that `submit_family` submits.
+
+    Raises:
+        FamilyError: the systems do not fill the nodes.
+    """
+    return slurm.script(_job(family, family_file, folder, only))
+
+
+def submit_family(family: Family, family_file: Path, folder: RunFolder, only: str | None = None) -> Submission:
+    """Submits the job that trains the family, or its model named `only`, unless one waits or runs or all is trained.
+
+    The script is kept beside the logs, with the job's number.
+
+    Raises:
+        InputError: the family or the cluster cannot take it.
+        WorkError: Slurm does not answer, or the logs' folder cannot be written.
+    """
+    path, kept = folder.logs / "job.sh", folder.logs / "job.json"
+    names = _names(family)
+    if only is not None and only not in names:
+        raise InputError(f"--model {only}: no such model in family {family.name}; use one of {', '.join(names)}")
+    if all(folder.result(name).exists() for name in names if only in (None, name)):
+        return Submission(None, "trained", path, folder.logs, fresh=False)
+    before = _kept_job(kept)
+    state = slurm.state_of(before) if before is not None else None
+    if before is not None and state is not None:
+        return Submission(before, state, path, folder.logs, fresh=False)
+    text = job_script(family, family_file, folder, only)
+    missing = [one for one in (folder.logs, *folder.logs.parents) if not one.exists()]
+    # Slurm makes no folder, and a job may start at once.
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    try:
+        job = slurm.submit(text)
+    except InputError:
+        for one in missing:
+            one.rmdir()
+        raise
+    write_text(path, text)
+    write_json(kept, {"job": job})
+    return Submission(job, slurm.state_of(job) or "PENDING", path, folder.logs, fresh=True)
+
+
+def _job(family: Family, family_file: Path, folder: RunFolder, only: str | None) -> slurm.Job:
+    cluster = family.cluster
+    if cluster is None:
+        raise FamilyError("cluster: missing, so there is no job to show; add [cluster] with kind = 'slurm'")
+    if family.systems % cluster.systems_per_node:
+        raise FamilyError(
+            f"systems = {family.systems} fills no whole number of nodes with cluster.systems_per_node = "
+            f"{cluster.systems_per_node}; use a multiple of it"
+        )
+    worker = ["-m", "isoflop", "worker", str(family_file.absolute()), "--runs", str(folder.path.absolute().parent)]
+    return slurm.Job(
+        name=f"isoflop-{family.name}",
+        nodes=family.systems // cluster.systems_per_node,
+        systems_per_node=cluster.systems_per_node,
+        worker=tuple(worker if only is None else [*worker, "--model", only]),
+        python=sys.executable,
+        logs=folder.logs.absolute(),
+        partition=cluster.partition,
+        account=cluster.account,
+        time_limit=cluster.time_limit,
+        save_seconds=cluster.save_seconds,
+        options=tuple(cluster.sbatch),
+    )
+
+
+def _names(family: Family) -> list[str]:
+    """Of all runs, as `plan_family` calls them; a plan would want this machine measured."""
+    return [
+        size.name if number == 0 else f"{size.name}-s{number}"
+        for size in family_sizes(family)
+        for number in range(size.seeds)
+    ]
+
+
+def _kept_job(path: Path) -> str | None:
+    try:
+        document: Any = json.loads(path.read_bytes())
+        return str(document["job"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,165 @@
+"""A family on several systems: this process starts them; among them one leads and the others follow."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from isoflop.config import Family
+from isoflop.errors import InputError, Interrupted, LostError, WorkError
+from isoflop.pipeline.folder import RunFolder
+from isoflop.pipeline.listener import Listener
+from isoflop.pipeline.lock import missing_folders, remove_empty
+from isoflop.pipeline.member import finish_member, train_part
+from isoflop.pipeline.plan import make_plan
+from isoflop.pipeline.result import Result, read_results
+
+if TYPE_CHECKING:
+    from isoflop.data import Manifest
+    from isoflop.model import Lanes
+    from isoflop.recipe import ModelPlan, Plan
+    from isoflop.systems.distributed import Group
+
+# What a leader tells its followers beside a model to train.
+_END = "end"
+
+
+def train_on_systems(family: Family, folder: RunFolder, command: Sequence[str]) -> list[Result]:
+    """Starts `isoflop COMMAND` on as many systems as the family says, here; the results when they have trained it.
+
+    Raises:
+        Interrupted: a signal came; the last finished step is saved.
+        InputError: the plan or the data cannot work, or the folder holds results of other settings.
+        WorkError: a fault while working; everything done so far is kept.
+    """
+    plan = make_plan(family, folder)
+    from isoflop.systems.device import device_count
+    from isoflop.systems.launcher import launch
+
+    devices = device_count()
+    if devices is not None and family.systems > devices:
+        raise InputError(
+            f"systems = {family.systems}: this machine has {devices} GPUs; use at most as many, or start "
+            "isoflop worker on more machines"
+        )
+    logs = folder.path / "logs"
+    made = missing_folders(logs)
+    code, line = launch(command, family.systems, logs)
+    if code == 2:
+        remove_empty(made)
+    if code > 128:
+        raise Interrupted(code - 128)
+    if code:
+        raise (InputError if code == 2 else WorkError)(line)
+    return read_results(folder, plan)
+
+
+class Leader:
+    """System 0 of a group: does the family's work, and has the others with it for the training of every model."""
+
+    def __init__(self, group: "Group", lanes: "Lanes", everywhere: set[int]) -> None:
+        self._group, self._lanes, self._everywhere = group, lanes, everywhere
+
+    def train(
+        self,
+        family: Family,
+        plan: "Plan",
+        model: "ModelPlan",
+        data: "Manifest",
+        folder: RunFolder,
+        listener: Listener,
+    ) -> Result:
+        """As `train_member`, on all systems; what only one can do, it does on all cores of its machine."""
+        from isoflop.model import Lanes
+
+        listener.starts(model)
+        self._group.tell((plan, model))
+        share = _share(self._group, self._lanes, plan)
+        trained, origin = train_part(
+            family, plan, model, folder, listener, self._lanes, share, self._group, self._group.local_rank
+        )
+        self._group.doing("held-out loss")
+        with self._on_all_cores(), Lanes(len(self._everywhere)) as lanes:
+            return finish_member(family, plan, model, data, folder, listener, lanes, trained, origin)
+
+    @contextmanager
+    def _on_all_cores(self) -> Iterator[None]:
+        own = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, self._everywhere)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, own)
+
+
+def work(family: Family, folder: RunFolder, listener: Listener, only: str | None) -> None:
+    """One system's life, as `isoflop worker`: joins the others, then leads them or follows, to the end of the family.
+
+    Raises:
+        As `train_on_systems`; and LostError: another system is gone.
+    """
+    # PyTorch would tell pages of what we tell in a line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    from isoflop.model import Lanes, load_kernels
+    from isoflop.pipeline.train import train_family
+    from isoflop.systems.distributed import Group
+    from isoflop.systems.processes import pin
+
+    everywhere = os.sched_getaffinity(0)
+    group = Group()
+    family = family.model_copy(update={"systems": group.size})
+    about = {
+        "isoflop": version("isoflop"),
+        "torch": version("torch"),
+        "the family file": hashlib.sha256(family.model_dump_json().encode()).hexdigest()[:12],
+        "a C compiler": "there" if load_kernels() else "not there",
+    }
+    notes = group.agree(about, folder.path)
+    with Lanes(pin(group.local_rank, group.local_size)) as lanes:
+        if group.rank:
+            _follow(family, folder, group, lanes)
+        else:
+            if group.attempt:
+                fault = group.fault_before() or "all systems ended without a word"
+                listener.note(f"{fault}; all {group.size} started again from the last checkpoint ({group.attempt})")
+            for note in notes:
+                listener.note(note)
+            if group.local_size > len(everywhere):
+                listener.note(f"{group.local_size} systems take turns on {len(everywhere)} cores")
+            try:
+                train_family(family, folder, listener, only, Leader(group, lanes, everywhere))
+            finally:
+                with contextlib.suppress(LostError):
+                    group.tell(_END)
+    group.close()
+
+
+def _follow(family: Family, folder: RunFolder, group: "Group", lanes: "Lanes") -> None:
+    while (order := group.hear()) != _END:
+        plan, model = order
+        share = _share(group, lanes, plan)
+        train_part(family, plan, model, folder, _Silent(), lanes, share, group, group.local_rank)
+
+
+def _share(group: "Group", lanes: "Lanes", plan: "Plan") -> float:
+    """The share of a machine that the systems on it are."""
+    return min(1.0, lanes.count * group.local_size / plan.machine.lanes)
+
+
+class _Silent:
+    """A follower's listener: the leader speaks for all."""
+
+    def note(self, line: str) -> None:
+        print(line, flush=True)
+
+    def starts(self, model: "ModelPlan") -> None:
+        pass
+
+    def step(self, model: "ModelPlan", step: object) -> None:
+        pass
+
+    def done(self, result: Result, fresh: bool) -> None:
+        pass

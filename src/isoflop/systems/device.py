@@ -1,0 +1,25 @@
+"""The device that a system computes on: a GPU where PyTorch sees one, else the processor."""
+
+import os
+
+import torch
+
+
+def training_device(number: int = 0) -> torch.device:
+    """The device of the system of that number on this machine.
+
+    On a GPU, from here on only kernels that give the same bits again: PyTorch refuses others.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # Without it cuBLAS may choose another order of adding from call to call.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    return device
+
+
+def device_count() -> int | None:
+    """How many systems this machine has devices for; None on a processor, whose cores systems share."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else None

@@ -1,0 +1,272 @@
+"""Systems as processes of torch.distributed: how they come together, and how one that is gone is noticed and named."""
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import Store
+
+from isoflop.errors import InputError, LostError, WorkError
+from isoflop.systems.group import Systems
+from isoflop.systems.machine import processor_name
+
+# A system that has not been heard of for this long is given up: its processes are started again from the checkpoint.
+SILENCE_SECONDS = 15.0
+BEAT_SECONDS = 0.25
+# One whose beat stands still for this long, after a connection broke, is the one that broke it.
+DEAF_SECONDS = 3.0
+JOIN_SECONDS = 300.0
+# One exchange between systems that are all alive takes seconds at most.
+EXCHANGE_SECONDS = 600.0
+ENDED_BY_WATCH = 75
+
+Answer = TypeVar("Answer")
+
+
+class Group(Systems):
+    """This process among those that torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) describe.
+
+    Four times a second each says to the store what it is about; each watches the next one, and ends itself (and it, on
+    the same machine) if that falls silent: whoever started them starts them again.
+
+    Raises:
+        InputError: the variables are not there, or the port is taken.
+        WorkError: the systems did not come together in time.
+        LostError: in any call, one of them is gone.
+    """
+
+    def __init__(self) -> None:
+        missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise InputError(
+                f"isoflop worker: {missing[0]} is not set; isoflop train --systems N or torchrun starts workers"
+            )
+        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self.attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        try:
+            store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
+            # The launcher keeps one store over all attempts: what an earlier one left there must not be read.
+            store = PrefixStore(f"attempt/{self.attempt}", store)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+                store=store,
+                rank=rank,
+                world_size=size,
+                timeout=timedelta(seconds=EXCHANGE_SECONDS),
+            )
+            self._store, self._watched = self._client(), self._client()
+        except (RuntimeError, ValueError) as error:
+            if "EADDRINUSE" in str(error):
+                raise InputError(
+                    f"isoflop worker: port {os.environ['MASTER_PORT']} is taken on this machine; "
+                    "set MASTER_PORT to a free one, the same for all systems"
+                ) from error
+            raise WorkError(
+                f"system {self.rank} of {self.size}: not all came together at {where} within {JOIN_SECONDS:.0f} s; "
+                f"see that every node is up and reaches that address ({str(error).splitlines()[0]})"
+            ) from error
+        self.place, self._doing = "", "starting"
+        self._orders = 0
+        self._ending = threading.Event()
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+
+    def gather(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """As `Systems` says."""
+        own = torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.float64))
+        own = torch.cat([own, own.new_zeros(1)])  # gloo gathers nothing of nothing: an empty gather would not wait
+        everyone = torch.empty(self.size, len(own), dtype=torch.float64)
+        self._together(lambda: dist.all_gather(list(everyone), own))
+        return everyone[:, :-1].numpy()
+
+    def exchange(self, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]) -> None:
+        """As `Systems` says."""
+
+        # In one batch: NCCL would wait for ever for sends and receives that each system begins in another order.
+        ways = [dist.P2POp(dist.irecv, tensor, rank) for rank, tensor in receives]
+        ways += [dist.P2POp(dist.isend, tensor, rank) for rank, tensor in sends]
+
+        def all_of_them() -> None:
+            for one in dist.batch_isend_irecv(ways) if ways else ():
+                one.wait()
+
+        self._together(all_of_them)
+
+    def doing(self, what: str) -> None:
+        """As `Systems` says."""
+        self._doing = f"{self.place}, {what}" if self.place else what
+
+    def tell(self, order: Any) -> None:
+        """Says something to all others, who `hear` it in turn; the leader's alone."""
+        self._orders += 1
+        self._together(lambda: self._store.set(self._order(), pickle.dumps(order).hex()))
+
+    def hear(self) -> Any:
+        """What the leader told next, however long it takes."""
+        self._orders += 1
+        self.place = ""
+        self.doing("waiting for the leader")
+        key = self._order()
+        while not self._together(lambda: self._store.check([key])):
+            time.sleep(0.05)
+        return pickle.loads(bytes.fromhex(self._together(lambda: self._store.get(key)).decode()))
+
+    def agree(self, about: dict[str, str], folder: Path) -> list[str]:
+        """Checks that all systems are alike and see one run directory; what the user should know of them, a line each.
+
+        `about` says what must be the same everywhere: {"isoflop": "1.0", …}.
+
+        Raises:
+            InputError: they differ, or do not share `folder`; on all of them, naming the difference.
+        """
+        token = folder / f"systems-{os.environ['MASTER_PORT']}-{self.attempt}.token"
+        if self.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            token.touch()
+        self.gather(np.zeros(0))
+        for _ in range(100):  # a network's file system may show a new file late
+            seen = token.exists()
+            if seen:
+                break
+            time.sleep(0.1)
+        own = {**about, "sees": str(seen), "host": socket.gethostname(), "processor": processor_name()}
+        self._store.set(f"about/{self.attempt}/{self.rank}", json.dumps(own))
+        self.gather(np.zeros(0))
+        if self.rank == 0:
+            token.unlink(missing_ok=True)
+            everyone = [self._about(rank) for rank in range(self.size)]
+            self._store.set(f"verdict/{self.attempt}", json.dumps(_verdict(everyone, about, folder)))
+        verdict: tuple[str | None, list[str]] = json.loads(self._store.get(f"verdict/{self.attempt}"))
+        fault, notes = verdict
+        if fault:
+            raise InputError(fault)
+        return notes
+
+    def fault_before(self) -> str | None:
+        """Why the systems were started again, as those of the attempt before have told it."""
+        key = f"fault/{self.attempt - 1}"
+        return self._store.get(key).decode() if self.attempt and self._store.check([key]) else None
+
+    def close(self) -> None:
+        """This system needs the others no more."""
+        self._ending.set()
+        dist.destroy_process_group()
+
+    def _order(self) -> str:
+        return f"order/{self.attempt}/{self._orders}"
+
+    def _about(self, rank: int) -> dict[str, str]:
+        found: dict[str, str] = json.loads(self._store.get(f"about/{self.attempt}/{rank}"))
+        return found
+
+    def _client(self) -> Store:
+        """A connection of its own to the store, which threads do not share."""
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=JOIN_SECONDS))
+        return PrefixStore("isoflop", store)
+
+    def _together(self, call: Callable[[], Answer]) -> Answer:
+        """What `call` answers; if a peer is gone, says which and what it was about.
+
+        The beats tell: who does not answer any more has stopped them.
+        """
+        try:
+            return call()
+        except RuntimeError as error:
+            with contextlib.suppress(RuntimeError):
+                before = self._beats()
+                time.sleep(DEAF_SECONDS)
+                gone = [self._named(rank, beat) for rank, beat in before.items() if self._beats()[rank] == beat]
+                if gone:
+                    self._fault(f"{' and '.join(gone)} ended without a word")
+            raise LostError(f"system {self.rank}: another system is gone ({str(error).splitlines()[0]})") from error
+
+    def _beats(self) -> dict[int, str]:
+        return {
+            rank: self._store.get(f"beat/{self.attempt}/{rank}").decode()
+            for rank in range(self.size)
+            if rank != self.rank
+        }
+
+    def _fault(self, line: str) -> None:
+        self._store.set(f"fault/{self.attempt}", line)
+
+    def _named(self, rank: int, beat: str) -> str:
+        said = json.loads(beat)
+        return f"system {rank} ({said['host']}, process {said['process']}; was at: {said['doing']})"
+
+    def _beat(self) -> None:
+        """A thread's life: says what this system is about, and looks after the next one."""
+        store, following = self._watched, (self.rank + 1) % self.size
+        heard, since, count = "", time.monotonic(), 0
+        while not self._ending.wait(BEAT_SECONDS):
+            count += 1
+            own = {"doing": self._doing, "host": socket.gethostname(), "process": os.getpid(), "beat": count}
+            try:
+                store.set(f"beat/{self.attempt}/{self.rank}", json.dumps(own))
+                key = f"beat/{self.attempt}/{following}"
+                said = store.get(key).decode() if store.check([key]) else ""
+            except RuntimeError:
+                # Whoever started this system is gone.
+                if not self._ending.is_set():
+                    os._exit(ENDED_BY_WATCH)
+                return
+            now = time.monotonic()
+            if said != heard or not said:
+                heard, since = said, now
+            elif now - since >= SILENCE_SECONDS:
+                self._give_up(store, following, said)
+
+    def _give_up(self, store: Store, silent: int, beat: str) -> NoReturn:
+        line = f"{self._named(silent, beat)} has not been heard of for {SILENCE_SECONDS:.0f} s"
+        store.set(f"fault/{self.attempt}", line)
+        print(f"isoflop: {line}", file=sys.stderr, flush=True)
+        said = json.loads(beat)
+        if said["host"] == socket.gethostname():
+            with contextlib.suppress(OSError):
+                os.kill(said["process"], signal.SIGKILL)
+        os._exit(ENDED_BY_WATCH)
+
+
+def _verdict(everyone: list[dict[str, str]], about: dict[str, str], folder: Path) -> tuple[str | None, list[str]]:
+    """The fault, if there is one, and notes."""
+    for key in about:
+        for rank, other in enumerate(everyone):
+            if other[key] != everyone[0][key]:
+                return (
+                    f"systems 0 ({everyone[0]['host']}) and {rank} ({other['host']}) differ: {key} is "
+                    f"{everyone[0][key]} and {other[key]}; make them alike",
+                    [],
+                )
+    blind = [f"{rank} ({other['host']})" for rank, other in enumerate(everyone) if other["sees"] != "True"]
+    if blind:
+        return (
+            f"{folder}: system {', '.join(blind[:4])} does not see what system 0 ({everyone[0]['host']}) writes there; "
+            "--runs must be a folder that all nodes share",
+            [],
+        )
+    processors = sorted({other["processor"] for other in everyone})
+    if len(processors) > 1:
+        return None, [
+            f"the systems run on different processors ({'; '.join(processors)}), which may round differently: "
+            "the bits may not be those of one system"
+        ]
+    return None, []

@@ -1,0 +1,256 @@
+"""systems = N: the bits of one system for any N, through stops, resumes at another N, kills and silence."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# One model that is quick, one that lasts some seconds on two busy cores.
+FAMILY = """
+name = "tiny"
+held_out = false
+checkpoint_seconds = 1
+
+[data]
+source = "corpus.jsonl"
+licence = "CC0-1.0"
+tokenizer = { kind = "bpe", vocab_size = 300 }
+context_length = 32
+
+[recipe]
+batch_schedule = [{ from_tokens = 0, sequences = 10 }]
+microbatch_tokens = 64
+
+[[models]]
+name = "w8"
+n_layers = 1
+d_model = 8
+n_heads = 2
+recipe = { tokens = 6_400 }
+
+[[models]]
+name = "w16"
+n_layers = 2
+d_model = 16
+n_heads = 2
+recipe = { tokens = 160_000 }
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("systems")
+    texts = [f"Number {i} squared is {i * i}. The next one follows at once. " * 8 for i in range(300)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (folder / "tiny.toml").write_text(FAMILY)
+    return folder
+
+
+def command(place: Path, runs: str, systems: int) -> list[str]:
+    isoflop = [sys.executable, "-m", "isoflop", "train", str(place / "tiny.toml")]
+    return [*isoflop, "--runs", str(place / runs), "--systems", str(systems)]
+
+
+def train(place: Path, runs: str, systems: int) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command(place, runs, systems), capture_output=True, text=True, timeout=100)
+
+
+def bits(place: Path, runs: str) -> dict[str, object]:
+    """Everything of a finished run that must not depend on the number of systems."""
+    found: dict[str, object] = {}
+    for model in sorted((place / runs / "tiny" / "models").iterdir()):
+        result = json.loads((model / "result.json").read_text())
+        lines = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
+        last = json.loads(
+            (
+                model / "checkpoints" / (model / "checkpoints" / "LATEST").read_text().strip() / "manifest.json"
+            ).read_text()
+        )
+        found[model.name] = (
+            result["weights_sha256"],
+            result["nats_per_token"],
+            [(line["step"], line["loss"], line["grad_norm"], line["lr"]) for line in lines],
+            last["files"],
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(place: Path) -> dict[str, object]:
+    """What one system makes of the family."""
+    done = train(place, "alone", 1)
+    assert done.returncode == 0, done.stderr
+    return bits(place, "alone")
+
+
+@pytest.fixture
+def running(place: Path, request: pytest.FixtureRequest) -> Iterator["subprocess.Popen[str]"]:
+    """The command on two systems, some steps into the second model."""
+    process = subprocess.Popen(
+        command(place, request.node.name, 2), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = place / request.node.name / "tiny" / "models" / "w16" / "metrics.jsonl"
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not (metrics.exists() and metrics.read_bytes().count(b"\n") > 20):
+        time.sleep(0.02)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def workers_of(process: "subprocess.Popen[str]") -> list[int]:
+    """The systems below a running command, in order of rank."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    found = {}
+    for child in children:
+        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks = [one.removeprefix(b"RANK=") for one in variables if one.startswith(b"RANK=")]
+        if ranks:
+            found[int(ranks[0])] = int(child)
+    return [found[rank] for rank in sorted(found)]
+
+
+@pytest.mark.parametrize("systems", [2, 3])
+def test_the_bits_are_those_of_one_system(place: Path, alone: dict[str, object], systems: int) -> None:
+    # Five microbatches a step: some systems get fewer than others.
+    done = train(place, f"on-{systems}", systems)
+    assert done.returncode == 0, done.stderr
+    assert bits(place, f"on-{systems}") == alone
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_one_that_is_killed_is_named_and_all_go_on(
+    place: Path, alone: dict[str, object], running: "subprocess.Popen[str]", request: pytest.FixtureRequest, who: int
+) -> None:
+    victim = workers_of(running)[who]
+    os.kill(victim, signal.SIGKILL)
+    _, said = running.communicate(timeout=90)
+    assert running.returncode == 0, said
+    assert f"system {who} (" in said
+    assert f"process {victim}; was at: w16 step" in said
+    assert "started again from the last checkpoint" in said
+    assert bits(place, request.node.name) == alone
+
+
+def test_one_that_is_stopped_is_noticed_within_half_a_minute(
+    place: Path, alone: dict[str, object], running: "subprocess.Popen[str]", request: pytest.FixtureRequest
+) -> None:
+    os.kill(workers_of(running)[1], signal.SIGSTOP)
+    _, said = running.communicate(timeout=90)
+    assert running.returncode == 0, said
+    assert "has not been heard of for 15 s" in said
+    assert "was at: w16 step" in said
+    assert bits(place, request.node.name) == alone
+
+
+def test_a_signal_to_any_of_them_stops_all_at_one_step_and_another_number_goes_on(
+    place: Path, alone: dict[str, object], running: "subprocess.Popen[str]", request: pytest.FixtureRequest
+) -> None:
+    os.kill(workers_of(running)[1], signal.SIGTERM)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM, said
+    assert "everything is saved" in said
+    for systems in (3, 1):
+        done = train(place, request.node.name, systems)
+        assert done.returncode == 0, done.stderr
+    assert bits(place, request.node.name) == alone
+
+
+def test_none_outlives_the_launcher_and_one_system_goes_on(
+    place: Path, alone: dict[str, object], running: "subprocess.Popen[str]", request: pytest.FixtureRequest
+) -> None:
+    workers = workers_of(running)
+    running.kill()
+    end = time.monotonic() + 10
+    while time.monotonic() < end and any(Path(f"/proc/{worker}").exists() for worker in workers):
+        time.sleep(0.05)
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+    assert train(place, request.node.name, 1).returncode == 0
+    assert bits(place, request.node.name) == alone
+
+
+def test_a_fault_that_no_restart_mends_is_told_once_in_one_line(place: Path, alone: dict[str, object]) -> None:
+    file = place / "tiny.toml"
+    other = place / "other.toml"
+    other.write_text(file.read_text().replace("tokens = 160_000", "tokens = 320_000"))
+    isoflop = [sys.executable, "-m", "isoflop", "train", str(other), "--runs", str(place / "alone"), "--systems", "2"]
+    done = subprocess.run(isoflop, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("isoflop: ")]
+    assert len(lines) == 1
+    assert "w16" in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_systems_that_are_not_alike_say_what_differs(place: Path) -> None:
+    other = place / "unlike.toml"
+    other.write_text((place / "tiny.toml").read_text().replace('name = "tiny"', 'name = "tiny"\nseed = 7'))
+    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "isoflop", "worker", str(file), "--runs", str(place / "unlike")],
+            env={**os.environ, **variables, "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, file in enumerate((place / "tiny.toml", other))
+    ]
+    for process in processes:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 2, said
+        assert "differ: the family file is" in said
+
+
+def test_a_folder_that_is_not_shared_is_told(place: Path) -> None:
+    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port())}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "isoflop", "worker", str(place / "tiny.toml"), "--runs", str(place / f"own-{rank}")],
+            env={**os.environ, **variables, "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    for process in processes:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 2, said
+        assert "must be a folder that all nodes share" in said
+
+
+def test_a_worker_that_nobody_started_says_what_starts_it(place: Path) -> None:
+    variables = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
+    isoflop = [sys.executable, "-m", "isoflop", "worker", str(place / "tiny.toml")]
+    done = subprocess.run(isoflop, env=variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "RANK is not set; isoflop train --systems N" in done.stderr
+
+
+def test_a_port_that_is_taken_is_told_at_once(place: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        isoflop = [sys.executable, "-m", "isoflop", "worker", str(place / "tiny.toml"), "--runs", str(place / "taken")]
+        done = subprocess.run(isoflop, env=os.environ | variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"isoflop: isoflop worker: port {port} is taken on this machine; set MASTER_PORT to a free one, "
+        "the same for all systems"
+    ]
+    assert not (place / "taken").exists()
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        port: int = one.getsockname()[1]
+        return port
