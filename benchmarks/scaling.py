@@ -4,10 +4,11 @@ uv run python benchmarks/scaling.py
 
 Workers of one core each. In every round each of four kinds makes one step by turns: one system alone; two systems on
 twice the tokens; both again with plain fp32 sums (`reproducible = false`). Medians over the rounds of one process tree;
-ratios are medians of ratios within a round. Writes benchmarks/results/scaling.json.
+ratios are medians of ratios within a round. Rows of other shapes stay. Writes benchmarks/results/scaling.json.
 """
 
 import argparse
+import json
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ RESULTS = Path(__file__).parent / "results" / "scaling.json"
 SHAPES = {
     "pocket w80": (Shape(3, 80, 2, 1024, 256), 8, 2),
     "small": (Shape(6, 384, 6, 8192, 512), 4, 4),
-    "111M": (Shape(10, 768, 12, 50257, 2048), 1, 4),
+    "111M": (Shape(10, 768, 12, 50257, 2048), 1, 2),
 }
 KINDS = {
     "one": (False, True),
@@ -81,16 +82,18 @@ def main() -> None:
     machine = measure_machine()
     if machine.cores < 2:
         raise SystemExit("two systems of one core each need two cores")
-    rows = [_shape(name, given.rounds) for name in given.shapes]
-    document = {
-        "command": "uv run python benchmarks/scaling.py",
+    about = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": machine.processor,
         "cores": machine.cores,
         "torch": version("torch"),
         "rounds": given.rounds,
     }
-    write_json(RESULTS, {**document, "rows": rows})
+    earlier = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = [row for row in earlier if row["shape"] not in given.shapes]
+    rows += [{**_shape(name, given.rounds), **about} for name in given.shapes]
+    rows.sort(key=lambda row: list(SHAPES).index(row["shape"]))
+    write_json(RESULTS, {"command": "uv run python benchmarks/scaling.py", "rows": rows})
 
 
 def _shape(name: str, rounds: int) -> dict[str, Any]:

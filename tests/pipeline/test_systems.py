@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -232,9 +233,23 @@ def test_a_worker_that_nobody_started_says_what_starts_it(place: Path) -> None:
     assert "RANK is not set; isoflop train --systems N" in done.stderr
 
 
-def _free_port() -> int:
-    import socket
+def test_a_port_that_is_taken_is_told_at_once(place: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        isoflop = [sys.executable, "-m", "isoflop", "worker", str(place / "tiny.toml"), "--runs", str(place / "taken")]
+        done = subprocess.run(isoflop, env=os.environ | variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"isoflop: isoflop worker: port {port} is taken on this machine; set MASTER_PORT to a free one, "
+        "the same for all systems"
+    ]
+    assert not (place / "taken").exists()
 
+
+def _free_port() -> int:
     with socket.socket() as one:
         one.bind(("localhost", 0))
         port: int = one.getsockname()[1]

@@ -10,7 +10,7 @@ from typing import NoReturn
 from isoflop import interrupts
 from isoflop.cli.streams import guard_streams, let_go_streams
 from isoflop.errors import InputError, Interrupted, LostError, WorkError
-from isoflop.systems.outcome import ended_already, tell_launcher
+from isoflop.outcome import ended_already, tell_launcher
 
 DONE, FAULT, BAD_INPUT = 0, 1, 2
 

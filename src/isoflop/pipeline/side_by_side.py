@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from isoflop import interrupts
 from isoflop.config import Family
 from isoflop.errors import Interrupted, WorkError
+from isoflop.outcome import die_with
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.listener import Listener, TrainingListener
 from isoflop.pipeline.member import train_member
 from isoflop.pipeline.result import Result
-from isoflop.systems.processes import die_with
 
 if TYPE_CHECKING:
     from isoflop.data import Manifest

@@ -101,6 +101,8 @@ def work(family: Family, folder: RunFolder, listener: Listener, only: str | None
     Raises:
         As `train_on_systems`; and LostError: another system is gone.
     """
+    # PyTorch would tell pages of what we tell in a line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from isoflop.model import Lanes, load_kernels
     from isoflop.pipeline.train import train_family
     from isoflop.systems.distributed import Group

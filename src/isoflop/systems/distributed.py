@@ -46,7 +46,7 @@ class Group(Systems):
     the same machine) if that falls silent: whoever started them starts them again.
 
     Raises:
-        InputError: the variables are not there.
+        InputError: the variables are not there, or the port is taken.
         WorkError: the systems did not come together in time.
         LostError: in any call, one of them is gone.
     """
@@ -75,6 +75,11 @@ class Group(Systems):
             )
             self._store, self._watched = self._client(), self._client()
         except (RuntimeError, ValueError) as error:
+            if "EADDRINUSE" in str(error):
+                raise InputError(
+                    f"isoflop worker: port {os.environ['MASTER_PORT']} is taken on this machine; "
+                    "set MASTER_PORT to a free one, the same for all systems"
+                ) from error
             raise WorkError(
                 f"system {self.rank} of {self.size}: not all came together at {where} within {JOIN_SECONDS:.0f} s; "
                 f"see that every node is up and reaches that address ({str(error).splitlines()[0]})"

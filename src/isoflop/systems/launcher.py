@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from isoflop.errors import Interrupted, WorkError
-from isoflop.systems.outcome import LAUNCHER, OUTCOME
+from isoflop.outcome import LAUNCHER, OUTCOME
 
 RESTARTS = 3
 

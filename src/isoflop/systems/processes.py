@@ -1,19 +1,6 @@
-"""Processes of this machine: their cores, and that none outlives whoever started it."""
+"""Processes of this machine and their cores."""
 
-import ctypes
 import os
-import signal
-
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with(parent: int) -> None:
-    """Ends this process when its `parent` ends: one that was killed must not leave it at work beside the next."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def pin(number: int, count: int) -> int:

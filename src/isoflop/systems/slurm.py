@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isoflop.errors import InputError, WorkError
-from isoflop.systems.outcome import LAUNCHER, OUTCOME
+from isoflop.outcome import LAUNCHER, OUTCOME
 
 # How long a launcher waits for its workers to save before it kills them; a PyTorch that does not know the variable
 # waits 30 s.

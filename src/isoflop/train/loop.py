@@ -237,9 +237,12 @@ class _Session:
             loss = self.learner.gradients(microbatches, this.sequences * plan.shape.context_length)
             norm = self.learner.norm()
             if not (math.isfinite(loss) and math.isfinite(norm)):
+                told = f"{plan.name}: loss {loss:g}, gradient norm {norm:g} at step {i + 1}"
+                if i == 0:
+                    raise DivergenceError(f"{told}: the initial weights give no finite numbers; lower recipe.init_std")
                 raise DivergenceError(
-                    f"{plan.name}: loss {loss:g}, gradient norm {norm:g} at step {i + 1}: training has diverged before "
-                    "this update; the last checkpoint is good; lower recipe.peak_lr and train in another --runs folder"
+                    f"{told}: training has diverged before this update; what was saved before is good; "
+                    "lower recipe.peak_lr and train in another --runs folder"
                 )
             lr = learning_rate(
                 tokens,

@@ -1,18 +1,20 @@
-"""How a worker tells the launcher that started it what no restart would mend."""
+"""How a worker tells the launcher that started it what no restart would mend; and that it does not outlive it."""
 
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import socket
 import time
 from pathlib import Path
-
-from isoflop.systems.processes import die_with
 
 # The file for it, and the launcher's process, in the environment of its workers.
 OUTCOME, LAUNCHER = "ISOFLOP_OUTCOME", "ISOFLOP_LAUNCHER"
 # For how long one that has lost another waits for that other's word.
 PATIENCE_SECONDS = 5.0
+
+_PR_SET_PDEATHSIG = 1
 
 
 def ended_already() -> bool:
@@ -45,3 +47,12 @@ def tell_launcher(code: int, line: str, lost: bool) -> int | None:
     with contextlib.suppress(FileExistsError):
         os.link(part, outcome)
     return 0
+
+
+def die_with(parent: int) -> None:
+    """Ends this process when its `parent` ends: one that was killed must not leave it at work beside the next."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

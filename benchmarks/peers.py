@@ -1,0 +1,207 @@
+"""One training step of isoflop and of what a user would pick instead, each as its users run it at its best.
+
+A runner is made in a process of its own: `step(samples)` with int64 (sequences, T + 1) trains on them once.
+"""
+
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isoflop.model import Lanes, load_kernels
+from isoflop.recipe import Shape
+from isoflop.train.allocator import keep_freed_memory
+from isoflop.train.learner import Learner
+
+Step = Callable[[Tensor], None]
+RATE, CLIP = 3e-4, 1.0
+
+
+def isoflop(shape: Shape, microbatch: int, cores: int, checkout: Path | None) -> Step:
+    """Ours: kernels, one lane a core, fixed-point sums, exact clipping."""
+    keep_freed_memory()
+    learner = Learner(shape, seed=0, precision="bf16", lanes=Lanes(cores), kernels=load_kernels())
+    count = 0
+
+    def step(samples: Tensor) -> None:
+        nonlocal count
+        count += 1
+        parts = torch.split(samples, microbatch)  # type: ignore[no-untyped-call]
+        learner.gradients([lambda part=part: part for part in parts], samples[:, 1:].numel())
+        learner.update(learner.norm(), RATE, count)
+
+    return step
+
+
+def nanogpt(shape: Shape, microbatch: int, cores: int, checkout: Path | None) -> Step:
+    """nanoGPT's model, compiled whole."""
+    assert checkout is not None
+    sys.path.insert(0, str(checkout))
+    from model import GPT, GPTConfig  # type: ignore[import-not-found]
+
+    config = GPTConfig(
+        block_size=shape.context_length,
+        vocab_size=shape.vocab_size,
+        n_layer=shape.n_layers,
+        n_head=shape.n_heads,
+        n_embd=shape.d_model,
+        dropout=0.0,
+        bias=True,
+    )
+    model = torch.compile(GPT(config))
+
+    def loss(ids: Tensor, targets: Tensor) -> Tensor:
+        found: Tensor = model(ids, targets)[1]
+        return found
+
+    return _compiled(model, loss, microbatch, cores)
+
+
+def litgpt(shape: Shape, microbatch: int, cores: int, checkout: Path | None) -> Step:
+    """litgpt's model with GPT-2's LayerNorm and MLP; its positions are rotary and its head is not tied."""
+    assert checkout is not None
+    package = types.ModuleType("litgpt")  # its own __init__ imports more than its model
+    package.__path__ = [str(checkout / "litgpt")]
+    sys.modules["litgpt"] = package
+    from litgpt.config import Config  # type: ignore[import-not-found]
+    from litgpt.model import GPT  # type: ignore[import-not-found]
+
+    config = Config(
+        block_size=shape.context_length,
+        padded_vocab_size=shape.vocab_size,
+        n_layer=shape.n_layers,
+        n_head=shape.n_heads,
+        n_embd=shape.d_model,
+        norm_class_name="LayerNorm",
+        mlp_class_name="GptNeoxMLP",
+        parallel_residual=False,
+        bias=True,
+        lm_head_bias=False,
+        rotary_percentage=1.0,
+    )
+    model = torch.compile(GPT(config))
+
+    def loss(ids: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+
+    return _compiled(model, loss, microbatch, cores)
+
+
+def hugging_face(shape: Shape, microbatch: int, cores: int, checkout: Path | None) -> Step:
+    """transformers' GPT2LMHeadModel, compiled whole, in the loop that its Trainer runs."""
+    model = torch.compile(_gpt2(shape))
+
+    def loss(ids: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(model(ids, use_cache=False).logits.flatten(0, 1), targets.flatten())
+
+    return _compiled(model, loss, microbatch, cores)
+
+
+def hugging_face_trainer(shape: Shape, microbatch: int, cores: int, checkout: Path | None) -> Step:
+    """transformers' GPT2LMHeadModel under its own Trainer, which takes a step whenever one is asked for."""
+    import queue
+    import tempfile
+    import threading
+
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    torch.set_num_threads(cores)
+    given: queue.Queue[Tensor] = queue.Queue()
+    done: queue.Queue[None] = queue.Queue()
+
+    class Given(torch.utils.data.IterableDataset[dict[str, Tensor]]):
+        def __iter__(self) -> Iterator[dict[str, Tensor]]:
+            while True:
+                for sample in given.get():
+                    yield {"input_ids": sample[:-1], "labels": sample[:-1]}
+
+    class Told(TrainerCallback):
+        def on_step_end(self, *arguments: Any, **more: Any) -> None:
+            done.put(None)
+
+    arguments = TrainingArguments(
+        tempfile.mkdtemp(),
+        per_device_train_batch_size=microbatch,
+        gradient_accumulation_steps=max(1, _sequences(shape) // microbatch),
+        max_steps=10**9,
+        learning_rate=RATE,
+        max_grad_norm=CLIP,
+        bf16=True,
+        use_cpu=True,
+        torch_compile=True,
+        optim="adamw_torch_fused",
+        logging_strategy="no",
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+    )
+    trainer = Trainer(_gpt2(shape), arguments, train_dataset=Given(), callbacks=[Told()])
+    threading.Thread(target=trainer.train, daemon=True).start()
+
+    def step(samples: Tensor) -> None:
+        given.put(samples)
+        done.get()
+
+    return step
+
+
+def _sequences(shape: Shape) -> int:
+    from training import SHAPES
+
+    return next(sequences for other, _, sequences in SHAPES.values() if other == shape)
+
+
+def _gpt2(shape: Shape) -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=shape.vocab_size,
+        n_positions=shape.context_length,
+        n_embd=shape.d_model,
+        n_layer=shape.n_layers,
+        n_head=shape.n_heads,
+        activation_function="gelu",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        attn_implementation="sdpa",
+    )
+    model: nn.Module = GPT2LMHeadModel(config)
+    return model
+
+
+def _compiled(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], microbatch: int, cores: int) -> Step:
+    """bf16 autocast, accumulated gradients, clipping, fused AdamW; freed memory is kept, as ours is."""
+    keep_freed_memory()
+    torch.set_num_threads(cores)
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim != 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), fused=True)
+
+    def step(samples: Tensor) -> None:
+        parts = torch.split(samples, microbatch)  # type: ignore[no-untyped-call]
+        for part in parts:
+            with torch.autocast("cpu", torch.bfloat16):
+                one = loss(part[:, :-1].contiguous(), part[:, 1:].contiguous())
+            (one / len(parts)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+RUNNERS = {
+    "isoflop": isoflop,
+    "nanoGPT": nanogpt,
+    "litgpt": litgpt,
+    "transformers": hugging_face,
+    "transformers Trainer": hugging_face_trainer,
+}

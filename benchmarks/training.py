@@ -1,0 +1,154 @@
+"""Tokens a second of ours and of what a user would pick instead, on the same tokens.
+
+uv run --with lightning,psutil,accelerate python benchmarks/training.py --nanogpt CHECKOUT --litgpt CHECKOUT
+
+Each trains the same shape in a process of its own on all cores; they take a step by turns while the others wait, in an
+order that changes every round. Ratios are medians of ratios within a round. Without a checkout a peer is left out and
+said so. Writes
+benchmarks/results/training.json.
+"""
+
+import argparse
+import json
+from datetime import UTC, datetime
+from importlib.metadata import version
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from peers import RUNNERS
+
+from isoflop.durable import write_json
+from isoflop.recipe import Shape, flops_per_token
+from isoflop.systems.machine import measure_machine
+
+RESULTS = Path(__file__).parent / "results" / "training.json"
+# name: shape, sequences of a microbatch, sequences of a step
+SHAPES = {
+    "tiny": (Shape(4, 128, 4, 4096, 256), 8, 16),
+    "small": (Shape(6, 384, 6, 8192, 512), 4, 8),
+    "111M": (Shape(10, 768, 12, 50257, 2048), 1, 4),
+}
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT")
+    parser.add_argument("--litgpt", type=Path, help="a checkout of Lightning-AI/litgpt")
+    parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    checkouts = {"nanoGPT": given.nanogpt, "litgpt": given.litgpt}
+    left_out = [name for name, path in checkouts.items() if path is None]
+    if left_out:
+        print(f"left out for want of a checkout: {', '.join(left_out)}")
+    names = [name for name in RUNNERS if name not in left_out]
+    machine = measure_machine()
+    about = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": machine.processor,
+        "cores": machine.cores,
+        "bf16_flops_per_second": machine.bf16_flops_per_second,
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+        "rounds": given.rounds,
+    }
+    earlier = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = [row for row in earlier if row["shape"] not in given.shapes]
+    for name in given.shapes:
+        rows.append({**_shape(name, names, checkouts, given.rounds, machine.bf16_flops_per_second), **about})
+        _show(rows[-1])
+    rows.sort(key=lambda row: list(SHAPES).index(row["shape"]))
+    write_json(RESULTS, {"command": "uv run python benchmarks/training.py", "rows": rows})
+
+
+def _shape(name: str, names: list[str], checkouts: dict[str, Path | None], rounds: int, peak: float) -> dict[str, Any]:
+    shape, _, sequences = SHAPES[name]
+    context = get_context("spawn")
+    runners: dict[str, Connection] = {}
+    first: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    for runner in names:
+        ours, theirs = context.Pipe()
+        context.Process(target=_work, args=(theirs, runner, name, checkouts.get(runner)), daemon=True).start()
+        theirs.close()
+        ours.send(0)
+        kind, value = ours.recv()
+        if kind == "failed":
+            failed[runner] = value
+            print(f"{name}: {runner} does not run here: {value}", flush=True)
+            continue
+        runners[runner], first[runner] = ours, value
+    seconds: dict[str, list[float]] = {runner: [] for runner in runners}
+    for i in range(rounds + 1):
+        for runner in list(runners)[i % len(runners) :] + list(runners)[: i % len(runners)]:
+            runners[runner].send(i + 1)
+            _, value = runners[runner].recv()
+            if i:  # the first round warms up
+                seconds[runner].append(value)
+    peaks = {}
+    for runner, connection in runners.items():
+        connection.send(None)
+        _, peaks[runner] = connection.recv()
+    tokens = sequences * shape.context_length
+    found = {
+        runner: {
+            "tokens_per_second": tokens / median(times),
+            "share_of_peak": tokens / median(times) * flops_per_token(shape) / peak,
+            "ours_times": median(theirs / ours for theirs, ours in zip(times, seconds["isoflop"], strict=True)),
+            "peak_bytes": peaks[runner],
+            "seconds_to_first_step": first[runner],
+        }
+        for runner, times in seconds.items()
+    }
+    return {"shape": name, "params": shape.params, "tokens_a_step": tokens, "runners": found, "failed": failed}
+
+
+def _work(connection: Connection, runner: str, name: str, checkout: Path | None) -> None:
+    began = perf_counter()
+    shape, microbatch, sequences = SHAPES[name]
+    cores = measure_machine().cores
+    connection.recv()
+    try:
+        step = RUNNERS[runner](shape, microbatch, cores, checkout)
+        step(_samples(shape, sequences, 0))
+    except Exception as error:
+        connection.send(("failed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
+        return
+    connection.send(("first", perf_counter() - began))
+    while (number := connection.recv()) is not None:
+        samples = _samples(shape, sequences, number)
+        began = perf_counter()
+        step(samples)
+        connection.send(("step", perf_counter() - began))
+    connection.send(("peak", _peak_bytes()))
+
+
+def _samples(shape: Shape, sequences: int, number: int) -> torch.Tensor:
+    size = (sequences, shape.context_length + 1)
+    return torch.randint(0, shape.vocab_size, size, generator=torch.Generator().manual_seed(number))
+
+
+def _peak_bytes() -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def _show(row: dict[str, Any]) -> None:
+    print(f"\n{row['shape']}: {row['params'] / 1e6:.1f} M parameters, {row['tokens_a_step']:,} tokens a step")
+    print(f"{'':22}{'tokens/s':>10}{'of peak':>9}{'ours x':>8}{'memory':>10}{'first step':>12}")
+    for runner, one in row["runners"].items():
+        print(
+            f"{runner:22}{one['tokens_per_second']:>10,.0f}{one['share_of_peak']:>9.0%}{one['ours_times']:>8.2f}"
+            f"{one['peak_bytes'] / 1e9:>8.2f} GB{one['seconds_to_first_step']:>10.0f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
