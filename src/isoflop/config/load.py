@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from isoflop.config.family import DataSource, Family, FileTokenizer
 from isoflop.config.tuned import TUNED_KEYS, Tuned
 from isoflop.errors import InputError
+from isoflop.given import read_given
 
 _Document = TypeVar("_Document", bound=BaseModel)
 
@@ -52,7 +53,7 @@ def _with_tuned(family: Family, path: Path) -> Family:
 
 def _read(path: Path, kind: type[_Document]) -> _Document:
     try:
-        document = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        document = tomllib.loads(read_given(path).decode("utf-8-sig"))
     except OSError as error:
         raise InputError(
             f"{path}: cannot read the family file ({error.strerror}); give the path of a .toml file"

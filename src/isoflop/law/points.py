@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isoflop.errors import InputError
+from isoflop.given import read_given
 
 SIX_ND = "6ND"
 GIVEN = "given"
@@ -117,7 +118,7 @@ def budget_of(log_flops: Sequence[float]) -> list[int]:
 
 def _text_of(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_given(path).decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: cannot read the points ({error.strerror}); give a CSV file") from None
     except UnicodeDecodeError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoflop.errors import InputError
+from isoflop.given import read_given
 from isoflop.pipeline.folder import find_run
 from isoflop.pipeline.law import ladder_law
 from isoflop.pipeline.plan import stored_plan
@@ -104,7 +105,7 @@ def read_targets(path: Path) -> list[Target]:
         InputError: the file cannot be read or a row cannot be used.
     """
     try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+        lines = read_given(path).decode("utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot read the targets ({error.strerror}); give a CSV file") from None
     except UnicodeDecodeError as error:

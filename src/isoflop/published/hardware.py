@@ -1,6 +1,7 @@
 """Systems that other people train on: rates and bandwidths, each row with its source."""
 
 import csv
+import io
 import math
 from dataclasses import dataclass, fields
 from importlib.resources import files
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.errors import InputError, WorkError
+from isoflop.given import read_given
 
 HARDWARE_FILE = "hardware.csv"
 
@@ -52,8 +54,8 @@ def read_hardware(path: Path) -> list[PublishedHardware]:
         InputError: the file or a row of it cannot be read.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [_hardware(row) for row in csv.DictReader(file)]
+        lines = io.StringIO(read_given(path).decode("utf-8-sig"), newline="")
+        rows = [_hardware(row) for row in csv.DictReader(lines)]
     except OSError as error:
         raise InputError(f"{path}: cannot read the hardware ({error.strerror}); give a CSV file") from None
     except (ValueError, csv.Error) as error:
