@@ -19,8 +19,8 @@ RESULTS = Path(__file__).parent / "results" / "law_design.json"
 SHARES = (0.01, 0.05, 0.10)
 # The cheapest runs over sizes and tokens with which any law must begin.
 FIRST = 12
-# Runs bought before the law is fitted anew.
-AT_ONCE = 6
+# Runs that a plan may hold, and how many of them are bought before the law is fitted anew and the rest planned again.
+PLANNED, AT_ONCE = 40, 6
 
 
 def main() -> None:
@@ -40,8 +40,8 @@ def main() -> None:
             if not rest:
                 break
             targets = [(point.params, point.tokens) for point in held]
-            chosen = buy(law, targets, [(point.params, point.tokens) for point in rest], left, AT_ONCE)
-            places = {(one.params, one.tokens) for one in chosen}
+            chosen = buy(law, targets, [(point.params, point.tokens) for point in rest], left, PLANNED)
+            places = {(one.params, one.tokens) for one in chosen[:AT_ONCE]}
             new = [point for point in rest if (point.params, point.tokens) in places]
             if not new:
                 break

@@ -5,6 +5,8 @@ import os
 import stat
 from pathlib import Path
 
+from isoflop.errors import InputError
+
 
 def read_given(path: Path) -> bytes:
     """The content of the plain file at `path`. A pipe would be waited for, a device read without end.
@@ -26,4 +28,19 @@ def refuse_unless_plain(path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        raise OSError(errno.EINVAL, "no plain file", str(path))
+
+
+def csv_text(path: Path) -> str:
+    """The text of a CSV file, its lines ended by a line feed.
+
+    Raises:
+        InputError: there is no such file, it is no plain one, or it is not UTF-8.
+    """
+    try:
+        text = read_given(path).decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read ({error.strerror}); give a CSV file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8 CSV") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")

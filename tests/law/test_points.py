@@ -1,5 +1,6 @@
 """Reading anyone's points: what is good comes through unchanged, what is bad is named in one line with its row."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,8 +76,8 @@ def test_what_cannot_be_used_is_named_in_one_line(tmp_path: Path, text: str | by
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.csv", tmp_path):
-        with pytest.raises(InputError, match="cannot read the points"):
+    for path, says in ((tmp_path / "absent.csv", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(InputError, match=says):
             read_points(path)
 
 
@@ -96,3 +97,10 @@ def test_which_parameters_were_counted_is_kept_and_not_mixed(tmp_path: Path) -> 
     assert both == read_points(write(tmp_path, GOOD))
     with pytest.raises(InputError, match="params counted in different ways"):
         fit_law([*points, Point(8e8, 2e9, 2.4, 9.6e18, "x", convention="6ND")])
+
+
+def test_what_is_no_plain_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InputError, match=r"no plain file\); give a CSV file"):
+            read_points(path)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from isoflop.pipeline.result import Result
     from isoflop.pipeline.trace import Trace
     from isoflop.pipeline.tune import Tuning
+    from isoflop.pipeline.watch import Watched
 
 
 def print_data(data: "Manifest") -> None:
@@ -286,6 +287,30 @@ def print_next_runs(runs: Sequence["Purchase"]) -> None:
             for run in runs
         ],
     )
+
+
+def print_watched(watched: Sequence["Watched"]) -> None:
+    """Where each model stands beside its expected curve, and its alarms."""
+    print_table(
+        ["model", "step", "loss", "expected", "band", "off by", "held-out loss at the end", "95 % interval", ""],
+        [
+            [
+                one.model,
+                f"{one.standing.step:,}/{one.steps:,}",
+                n.loss(one.standing.loss),
+                n.loss(one.standing.expected),
+                _interval(one.standing.low, one.standing.high),
+                f"{one.standing.deviation:+.1f} sd",
+                n.loss(one.standing.final),
+                _interval(one.standing.final_low_95, one.standing.final_high_95),
+                "off its track" if one.off_track else "done" if one.finished else "on track",
+            ]
+            for one in watched
+        ],
+    )
+    for one in watched:
+        for alarm in one.alarms:
+            print(f"warning: {one.model}: {alarm['message']}")
 
 
 def place(inside_80: bool, inside_95: bool) -> str:

@@ -12,6 +12,7 @@ from isoflop.errors import WorkError
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.listener import TrainingListener
 from isoflop.pipeline.result import Domain, Result, fingerprint_of, write_result
+from isoflop.pipeline.watch import TrainingWatch
 
 if TYPE_CHECKING:
     from isoflop.data import Manifest
@@ -76,7 +77,7 @@ def train_part(
         peak_flops_per_second=share * plan.machine.matrix_flops_per_second(model.precision),
         checkpoint_seconds=family.checkpoint_seconds,
         read_joules=lambda: meter.read(perf_counter() - began).joules,
-        on_step=lambda step: listener.step(model, step),
+        on_step=TrainingWatch(plan, model, folder, listener).step,
         on_event=listener.note,
     )
     return trained, meter.read(perf_counter() - began).origin

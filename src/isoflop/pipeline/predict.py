@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoflop.errors import InputError
-from isoflop.given import read_given
+from isoflop.given import csv_text
 from isoflop.pipeline.folder import find_run
 from isoflop.pipeline.law import ladder_law
 from isoflop.pipeline.plan import stored_plan
@@ -104,13 +104,7 @@ def read_targets(path: Path) -> list[Target]:
     Raises:
         InputError: the file cannot be read or a row cannot be used.
     """
-    try:
-        lines = read_given(path).decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the targets ({error.strerror}); give a CSV file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8 CSV") from None
-    reader = csv.DictReader(lines)
+    reader = csv.DictReader(csv_text(path).splitlines())
     try:
         header = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
         rows = [(reader.line_num, row) for row in reader if any(row.get(name) for name in header)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.errors import InputError, WorkError
-from isoflop.given import read_given
+from isoflop.given import csv_text
 
 HARDWARE_FILE = "hardware.csv"
 
@@ -54,10 +54,7 @@ def read_hardware(path: Path) -> list[PublishedHardware]:
         InputError: the file or a row of it cannot be read.
     """
     try:
-        lines = io.StringIO(read_given(path).decode("utf-8-sig"), newline="")
-        rows = [_hardware(row) for row in csv.DictReader(lines)]
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the hardware ({error.strerror}); give a CSV file") from None
+        rows = [_hardware(row) for row in csv.DictReader(io.StringIO(csv_text(path)))]
     except (ValueError, csv.Error) as error:
         columns = ", ".join(field.name for field in fields(PublishedHardware))
         raise InputError(f"{path}: {error}; it needs the columns {columns}") from None

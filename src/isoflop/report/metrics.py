@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-COLUMNS = ("tokens", "loss", "tokens_per_second", "mfu")
+COLUMNS = ("tokens", "loss", "tokens_per_second", "mfu", "lr")
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Metrics:
     loss: Array
     tokens_per_second: Array
     mfu: Array
+    lr: Array
 
 
 def read_metrics(path: Path) -> Metrics | None:

@@ -1,0 +1,241 @@
+"""Is a training model on its track? Its loss beside the curve that the family's finished runs lead to expect.
+
+It warns and never stops a run. In training the warnings are heard as notes; they are kept in models/<name>/alarms.json.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoflop.durable import write_json
+from isoflop.errors import InputError
+from isoflop.pipeline.folder import RunFolder, find_run
+from isoflop.pipeline.listener import TrainingListener
+from isoflop.pipeline.plan import stored_plan
+from isoflop.pipeline.result import read_result
+from isoflop.recipe.schedule import learning_rate
+from isoflop.report.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from isoflop.law.forms import Array
+    from isoflop.law.track import Record, Track
+    from isoflop.law.watch import Alarm, Standing
+    from isoflop.recipe import ModelPlan, Plan
+    from isoflop.train import Step
+
+# The rate is told to the track at so many even shares of a run.
+CELLS = 400
+# Of the run: when training says where it stands.
+TOLD_AT = (0.25, 0.5, 0.75)
+# A rate is the planned one to this part: it is written with all its digits.
+SAME_RATE = 1e-6
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A model of a run directory: where it stands after its last step, and its alarms so far."""
+
+    model: str
+    steps: int
+    finished: bool
+    off_track: bool
+    standing: "Standing"
+    alarms: tuple[dict[str, Any], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `isoflop watch --json` says of it."""
+        return {**asdict(self), "alarms": list(self.alarms)}
+
+
+def watch_run(path: Path, only: str | None = None) -> list[Watched]:
+    """Every model of the run directory that has made steps (or the one named `only`), smallest first; each beside the
+    finished ones other than it, and left out where those are too few.
+
+    Raises:
+        InputError: no such run or model, nothing trains there, or too few runs are finished to expect anything.
+    """
+    folder = find_run(path)
+    _, plan = stored_plan(folder)
+    names = [model.name for model in plan.models]
+    if only is not None and only not in names:
+        raise InputError(f"--model {only}: no such model in family {plan.family}; use one of {', '.join(names)}")
+    found = []
+    unknown: InputError | None = None
+    for model in plan.models:
+        log = _steps_of(folder, model)
+        if log is None or only not in (None, model.name):
+            continue
+        try:
+            watching = ModelWatch(track_of(folder, plan, model), model)
+        except InputError as error:
+            unknown = error
+            continue
+        alarms = [alarm for tokens, loss, lr in log if (alarm := watching.see(tokens, loss, lr)) is not None]
+        finished = read_result(folder, model.name) is not None
+        standing = watching.watch.standing()
+        found.append(Watched(model.name, model.steps, finished, watching.off_track, standing, tuple(alarms)))
+    if not found and unknown is not None:
+        raise InputError(f"{folder.path}: {unknown}; let more of the family's models finish")
+    if not found:
+        raise InputError(f"{folder.path}: {only or 'a model'} has made no step yet; start isoflop train")
+    return found
+
+
+def track_of(folder: RunFolder, plan: "Plan", model: "ModelPlan") -> "Track":
+    """What the finished runs of the family, other than `model` itself, lead to expect.
+
+    Raises:
+        InputError: they are too few.
+    """
+    from isoflop.law.track import Track
+
+    others = [other for other in plan.models if other.name != model.name]
+    return Track([record for other in others if (record := _record(folder, other)) is not None])
+
+
+class TrainingWatch:
+    """Hears every step of a model in training, warns, and says at every quarter where it stands."""
+
+    def __init__(self, plan: "Plan", model: "ModelPlan", folder: RunFolder, listener: TrainingListener) -> None:
+        self._plan, self._model, self._folder, self._listener = plan, model, folder, listener
+        self._watching: ModelWatch | None = None
+        self._alarms: list[dict[str, Any]] = []
+        self._begun = False
+
+    def step(self, step: "Step") -> None:
+        """As `TrainingListener.step`, which hears it too."""
+        self._listener.step(self._model, step)
+        if not self._begun:
+            self._begun = True
+            self._begin(step.step)
+        if self._watching is None:
+            return
+        before = (step.tokens - self._watching.step_tokens(step.tokens)) / step.total_tokens
+        alarm = self._watching.see(step.tokens, step.loss, step.lr)
+        if alarm is not None:
+            self._alarms.append(alarm | {"time": step.time})
+            write_json(_alarms(self._folder, self._model.name), self._alarms)
+            self._listener.note(f"warning: {self._model.name}: {alarm['message']}")
+        if any(before < share <= step.tokens / step.total_tokens for share in TOLD_AT):
+            self._listener.note(f"{self._model.name}: {told(self._watching.watch.standing())}")
+
+    def _begin(self, first_step: int) -> None:
+        """The finished runs so far lead what is expected; of a run that goes on, the steps made before count."""
+        try:
+            self._watching = ModelWatch(track_of(self._folder, self._plan, self._model), self._model)
+        except InputError:
+            return  # the first runs of a family have nothing to be held to
+        for tokens, loss, lr in (_steps_of(self._folder, self._model) or [])[: first_step - 1]:
+            self._watching.see(tokens, loss, lr)
+        try:
+            kept = json.loads(_alarms(self._folder, self._model.name).read_bytes())
+            self._alarms = [alarm for alarm in kept if alarm["step"] < first_step]
+        except (OSError, ValueError, TypeError, KeyError):
+            self._alarms = []
+
+
+def told(standing: "Standing") -> str:
+    """Where a run stands, in one line."""
+    s = standing
+    return (
+        f"{100 * s.progress:.0f} %: loss {s.loss:.3f}, expected {s.expected:.3f} ({s.low:.3f} to {s.high:.3f}), "
+        f"{s.deviation:+.1f} sd; held-out loss at the end {s.final:.3f} (95 %: {s.final_low_95:.3f} to "
+        f"{s.final_high_95:.3f})"
+    )
+
+
+class ModelWatch:
+    """One model's steps beside the track, and its rates beside the plan."""
+
+    def __init__(self, track: "Track", model: "ModelPlan") -> None:
+        from isoflop.law.watch import Watch
+
+        self.watch: Watch = Watch(track, model.name, float(model.shape.params), planned_rate(model))
+        self._model, self._tokens = model, 0.0
+        self._wrong_rate = False
+
+    @property
+    def off_track(self) -> bool:
+        return self.watch.off_track or self._wrong_rate
+
+    def step_tokens(self, tokens: float) -> float:
+        """Of the step that has brought the run to `tokens` tokens"""
+        return tokens - self._tokens
+
+    def see(self, tokens: float, loss: float, lr: float) -> dict[str, Any] | None:
+        """One more step; the alarm that it gives, as alarms.json has it."""
+        alarm = self.watch.see(tokens / self._model.tokens, loss, self.step_tokens(tokens))
+        self._tokens = tokens
+        planned = _planned(self._model, tokens)
+        was, self._wrong_rate = self._wrong_rate, abs(lr - planned) > SAME_RATE * self._model.peak_lr
+        if self._wrong_rate and not was:
+            step = self.watch.steps
+            message = f"step {step:,}: learning rate {lr:.3g}, planned is {planned:.3g}: another schedule than planned"
+            return {"step": step, "kind": "rate", "message": message, "lr": lr, "planned_lr": planned}
+        return None if alarm is None else {**asdict(alarm), "message": _message(alarm)}
+
+
+def _message(alarm: "Alarm") -> str:
+    away = f"{abs(alarm.deviation):.1f} sd {'above' if alarm.deviation > 0 else 'below'}"
+    if alarm.kind == "level":
+        return (
+            f"step {alarm.step:,}: loss {alarm.loss:.3f} is {away} the expected {alarm.expected:.3f}, healthy runs "
+            f"stay within {alarm.limit:.1f}; look at its rate, data and layers"
+        )
+    return (
+        f"step {alarm.step:,}: over its last {alarm.steps} steps the loss moved {away} what came before, healthy runs "
+        f"stay within {alarm.limit:.1f}; look at its rate, data and layers"
+    )
+
+
+def _record(folder: RunFolder, model: "ModelPlan") -> "Record | None":
+    """A finished run with the log of all its steps"""
+    from isoflop.law.track import Record
+
+    result, metrics = read_result(folder, model.name), read_metrics(folder.model(model.name) / "metrics.jsonl")
+    if result is None or metrics is None or len(metrics.tokens) != result.steps:
+        return None
+    if not (metrics.loss > 0).all():
+        return None
+    import numpy as np
+
+    return Record(
+        run=model.name,
+        params=float(result.params),
+        progress=metrics.tokens / metrics.tokens[-1],
+        loss=metrics.loss,
+        step_tokens=np.diff(metrics.tokens, prepend=0.0),
+        rate=planned_rate(model),
+        final=result.nats_per_token,
+    )
+
+
+def _steps_of(folder: RunFolder, model: "ModelPlan") -> list[tuple[float, float, float]] | None:
+    """Tokens, loss and rate of each step logged so far"""
+    metrics = read_metrics(folder.model(model.name) / "metrics.jsonl")
+    if metrics is None or not (metrics.loss > 0).all():
+        return None
+    return list(zip(metrics.tokens.tolist(), metrics.loss.tolist(), metrics.lr.tolist(), strict=True))
+
+
+def planned_rate(model: "ModelPlan") -> "Array":
+    """(CELLS): planned learning rate over its peak, at even shares of the run"""
+    import numpy as np
+
+    return np.array([_planned(model, model.tokens * (i + 1) / CELLS) for i in range(CELLS)]) / model.peak_lr
+
+
+def _planned(model: "ModelPlan", tokens: float) -> float:
+    return learning_rate(
+        tokens,  # type: ignore[arg-type]
+        tokens=model.tokens,
+        warmup_tokens=model.warmup_tokens,
+        peak_lr=model.peak_lr,
+        final_lr_fraction=model.final_lr_fraction,
+        decay=model.decay,
+    )
+
+
+def _alarms(folder: RunFolder, name: str) -> Path:
+    return folder.model(name) / "alarms.json"

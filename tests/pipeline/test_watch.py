@@ -1,0 +1,151 @@
+"""A training model is held beside its family's finished runs; real small runs, one healthy and some with a fault."""
+
+import json
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zstandard
+
+import isoflop.train.loop as loop
+from isoflop.config import load_family
+from isoflop.data import ReadAhead
+from isoflop.errors import InputError
+from isoflop.pipeline import RunFolder
+from isoflop.pipeline.data import prepare_data
+from isoflop.pipeline.member import train_member
+from isoflop.pipeline.plan import store_plan
+from isoflop.pipeline.watch import watch_run
+from isoflop.recipe import plan_family
+from tests.pipeline.conftest import MACHINE, Heard
+
+CORPUS = Path(__file__).parents[2] / "corpora" / "pocket.jsonl.zst"
+MODEL = '\n[[models]]\nname = "w{w}"\nn_layers = 2\nd_model = {w}\nn_heads = 2\nseeds = {n}\n'
+FAULT_AT = 0.5
+
+
+@pytest.fixture(scope="module")
+def ladder(undisturbed: Path) -> Path:
+    """The family's file: its three small models are trained, with two seeds each and some hundred steps."""
+    file = undisturbed / "watched.toml"
+    text = (undisturbed / "tiny.toml").read_text().replace("parameter = 1.0", "parameter = 7.0")
+    text = text[: text.index("[[models]]")].replace("corpus.jsonl", "pocket.jsonl")
+    file.write_text(text + "".join(MODEL.format(w=width, n=n) for width, n in ((16, 2), (20, 2), (24, 2), (28, 1))))
+    with zstandard.open(CORPUS, "rt", encoding="utf-8") as texts, open(undisturbed / "pocket.jsonl", "w") as slice_:
+        slice_.writelines(islice(texts, 400))
+    train(file, ("w16", "w20", "w24"))
+    return file
+
+
+def train(file: Path, names: tuple[str, ...]) -> tuple[RunFolder, Heard]:
+    from isoflop.model import Lanes
+
+    family = load_family(file)
+    plan, folder, heard = plan_family(family, MACHINE), RunFolder(file.parent / "watched"), Heard()
+    manifest = prepare_data(family, folder, heard)
+    store_plan(family, plan, folder)
+    for model in plan.models:
+        if model.size in names:
+            with Lanes(1) as lanes:
+                train_member(family, plan, model, manifest, folder, heard, lanes)
+    return folder, heard
+
+
+def train_largest(file: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Heard, list[dict[str, Any]]]:
+    import shutil
+
+    folder = RunFolder(file.parent / "watched")
+    shutil.rmtree(folder.model("w28"), ignore_errors=True)
+    _, heard = train(file, ("w28",))
+    alarms = folder.model("w28") / "alarms.json"
+    return heard, json.loads(alarms.read_text()) if alarms.exists() else []
+
+
+def test_a_healthy_run_is_told_of_and_not_warned(ladder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, alarms = train_largest(ladder, monkeypatch)
+    assert not alarms
+    assert "warning" not in heard.notes
+    assert heard.notes.count("held-out loss at the end") == 3
+    (watched,) = watch_run(ladder.parent / "watched", "w28")
+    assert watched.finished
+    assert not watched.off_track
+
+
+def random_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = 0
+
+    class Corrupted(ReadAhead):
+        def take(self) -> Any:
+            nonlocal taken
+            batch, taken = super().take(), taken + 1
+            wrong = np.random.default_rng(taken).integers(0, 300, batch.shape)
+            return wrong if taken > fault_step() else batch
+
+    monkeypatch.setattr(loop, "ReadAhead", Corrupted)
+
+
+def doubled_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = loop.learning_rate
+    monkeypatch.setattr(
+        loop, "learning_rate", lambda t, **rest: planned(t, **rest) * (2 if t > FAULT_AT * rest["tokens"] else 1)
+    )
+
+
+def never_falling_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = loop.learning_rate
+    monkeypatch.setattr(
+        loop, "learning_rate", lambda t, **rest: planned(min(t, int(FAULT_AT * rest["tokens"])), **rest)
+    )
+
+
+def dead_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    update = loop.Learner.update
+
+    def update_and_kill(learner: Any, norm: float, lr: float, step: int) -> None:
+        update(learner, norm, lr, step)
+        if step > fault_step():
+            for name in ("attn.c_proj.weight", "mlp.c_proj.weight"):
+                learner.weights[f"transformer.h.0.{name}"].zero_()
+
+    monkeypatch.setattr(loop.Learner, "update", update_and_kill)
+
+
+def fault_step() -> int:
+    """The step after which a fault of the family's largest model begins"""
+    return int(FAULT_AT * STEPS)
+
+
+STEPS = 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "within"),
+    [(random_tokens, "jump", 8), (dead_layer, "jump", 8), (doubled_rate, "rate", 1), (never_falling_rate, "rate", 1)],
+)
+def test_a_fault_is_warned_of_within_so_many_steps(
+    ladder: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[pytest.MonkeyPatch], None], kind: str, within: int
+) -> None:
+    global STEPS
+    STEPS = next(m.steps for m in plan_family(load_family(ladder), MACHINE).models if m.name == "w28")
+    fault(monkeypatch)
+    heard, alarms = train_largest(ladder, monkeypatch)
+    assert alarms[0]["kind"] == kind
+    assert fault_step() < alarms[0]["step"] <= fault_step() + within + 1
+    assert f"warning: w28: {alarms[0]['message']}" in heard.notes
+    (watched,) = watch_run(ladder.parent / "watched", "w28")
+    assert [alarm["step"] for alarm in watched.alarms] == [alarm["step"] for alarm in alarms]
+
+
+def test_too_few_finished_runs_are_told(folder: RunFolder) -> None:
+    with pytest.raises(InputError, match="has made no step yet; start isoflop train"):
+        watch_run(folder.path)
+    log = folder.model("w32") / "metrics.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"step": 1, "tokens": 256, "loss": 5.5, "lr": 0.001}\n')
+    with pytest.raises(InputError, match="0 finished runs; to expect another's curve takes 6 or more"):
+        watch_run(folder.path)
+    with pytest.raises(InputError, match="--model big: no such model"):
+        watch_run(folder.path, "big")
