@@ -41,7 +41,7 @@ def _with_tuned(family: Family, path: Path) -> Family:
     if family.tuned is None:
         return family
     tuned_path = _seen_from(path.parent, family.tuned)
-    if not tuned_path.is_file():
+    if not tuned_path.exists():
         raise InputError(f"{path}: tuned: no file at {tuned_path}; isoflop tune {path} makes it")
     tuned = _read(tuned_path, Tuned)
     for key, ours, theirs in (
