@@ -3,10 +3,10 @@
     uv run python benchmarks/data.py --corpus corpora/larger --gib 1
 
 Three measurements, written to benchmarks/results/data.json:
-- tokenizers against tiktoken, one thread each, taking turns on the same documents;
-- `prepare` of an input of that size on all cores: rate against cores x the faster library's, and peak memory of all
-  its processes together;
-- the smallest pocket model training with batches read ahead: the share of its steps that is waiting.
+- tokenizers, tiktoken and this package's own encoder, one thread each, taking turns on the same documents;
+- `prepare` of an input of that size on all cores: rate against cores x that of the fastest library, tiktoken, measured
+  just before and just after; and peak memory of all its processes together;
+- the smallest pocket model in training: the share of its steps that is waiting for batches, by its metrics.
 """
 
 import argparse
@@ -15,9 +15,12 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from datetime import date
 from multiprocessing import active_children
 from pathlib import Path
@@ -25,14 +28,15 @@ from typing import Any
 
 import numpy as np
 
-from isoflop.config import DataSource, Gpt2Tokenizer, load_family
-from isoflop.data import ReadAhead, TokenStream, prepare, read_documents, sample_ids
+from isoflop.config import DataSource, Gpt2Tokenizer
+from isoflop.data import prepare, read_documents
 from isoflop.data.encoding import Encoder
 from isoflop.data.tokenizer import make_tokenizer, tokenizer_json
 from isoflop.data.workers import available_cores
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "data.json"
+RATES = ("megabytes_per_second", "megabytes_per_processor_second")
 GPT2 = Gpt2Tokenizer(kind="gpt2")
 
 
@@ -43,53 +47,54 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=0.25, help="text to prepare, in GiB; the corpus is repeated")
     arguments = parser.parse_args()
     libraries = measure_libraries(arguments.corpus)
+    preparation = measure_preparation(arguments.corpus, arguments.gib)
+    again = measure_libraries(arguments.corpus)
+    for name, rates in libraries.items():
+        for key, values in rates.items():
+            values += again[name][key]
     document: dict[str, Any] = {
         "date": date.today().isoformat(),
         "processor": _processor(),
         "cores": available_cores(),
         "load_average_before": os.getloadavg()[0],
         "libraries": libraries,
-        "preparation": measure_preparation(arguments.corpus, arguments.gib),
+        "preparation": preparation,
         "waiting": measure_waiting(),
     }
-    fastest, preparation = libraries["tiktoken"], document["preparation"]
-    preparation["share_of_cores_times_fastest"] = preparation["megabytes_per_second"] / (
-        document["cores"] * fastest["median"]
-    )
-    # The same of processor time: what is lost to all that is not tokenising, whoever else uses the machine.
-    preparation["share_of_fastest_per_processor_second"] = (
-        preparation["megabytes_per_processor_second"] / fastest["median_per_processor_second"]
-    )
+    by_clock, by_processor = (statistics.median(libraries["tiktoken"][key]) for key in RATES)
+    preparation["share_of_cores_times_tiktoken"] = preparation[RATES[0]] / (document["cores"] * by_clock)
+    # The same of processor time, which is comparable whoever else uses the machine.
+    preparation["share_of_tiktoken_per_processor_second"] = preparation[RATES[1]] / by_processor
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(document, indent=2) + "\n")
     print(json.dumps(document, indent=2))
 
 
-def measure_libraries(corpus: Path) -> dict[str, Any]:
-    """MB/s of one thread, and MB a second of processor time, five turns each on the same documents."""
+def measure_libraries(corpus: Path) -> dict[str, dict[str, list[float]]]:
+    """Of each encoder, MB/s of one thread and MB a second of processor time, three turns on the same documents."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     texts = _sample(corpus)
-    n_bytes = sum(len(text.encode()) for text in texts)
+    megabytes = sum(len(text.encode()) for text in texts) / 1e6
     text = tokenizer_json(make_tokenizer(GPT2, []))
-    encoders = {"tiktoken": Encoder("gpt2", text), "tokenizers": Encoder("file", text)}
-    rates: dict[str, list[float]] = {name: [] for name in encoders}
-    by_processor: dict[str, list[float]] = {name: [] for name in encoders}
-    tokens = {}
-    for _ in range(5):
-        for name, encoder in encoders.items():
-            began, used = time.perf_counter(), time.process_time()
-            tokens[name] = np.concatenate([encoder.encode(text) for text in texts])
-            rates[name].append(n_bytes / 1e6 / (time.perf_counter() - began))
-            by_processor[name].append(n_bytes / 1e6 / (time.process_time() - used))
-    assert np.array_equal(tokens["tiktoken"], tokens["tokenizers"])
-    return {
-        name: {
-            "megabytes_per_second": rates[name],
-            "median": statistics.median(rates[name]),
-            "median_per_processor_second": statistics.median(by_processor[name]),
-        }
-        for name in encoders
+    library = Encoder("gpt2", text)._tiktoken
+    assert library is not None
+    encoders: dict[str, Callable[[str], Any]] = {
+        "isoflop": Encoder("gpt2", text).encode,
+        "tiktoken": lambda text: library.encode_to_numpy(text, disallowed_special=()),
+        "tokenizers": Encoder("file", text).encode,
     }
+    rates: dict[str, dict[str, list[float]]] = {name: {key: [] for key in RATES} for name in encoders}
+    tokens = {name: [encode("to build its tables")] for name, encode in encoders.items()}
+    for _ in range(3):
+        for name, encode in encoders.items():
+            began, used = time.perf_counter(), time.process_time()
+            tokens[name] = [encode(text) for text in texts]
+            used, began = time.process_time() - used, time.perf_counter() - began
+            for key, seconds in zip(RATES, (began, used), strict=True):
+                rates[name][key].append(megabytes / seconds)
+    for one, other in (("isoflop", "tiktoken"), ("isoflop", "tokenizers")):
+        assert all(map(np.array_equal, tokens[one], tokens[other]))
+    return rates
 
 
 def _sample(corpus: Path) -> list[str]:
@@ -138,50 +143,22 @@ def _text_bytes(packed: list[Path]) -> int:
 
 
 def measure_waiting() -> dict[str, Any]:
-    """The model with the shortest steps needs its batches soonest: pocket's w32, 300 steps of 16 sequences.
-
-    Gradients only: with the optimizer a step is longer, and the share smaller.
-    """
-    # Imported here, so that preparation's memory is its own.
-    import torch
-
-    from isoflop.model import Lanes, Weights, initialise, load_kernels, make_model
-    from isoflop.recipe import Shape
-    from isoflop.systems.sums import Sums
-
-    family = load_family(ROOT / "families" / "pocket.toml")
-    shape = Shape(3, 32, 2, family.data.tokenizer.vocab_size, family.data.context_length)
-    weights, kernels = initialise(shape, 0), load_kernels()
-    model = make_model(shape, "bf16", kernels)
-    sums = Sums(Weights(shape, torch.zeros(shape.params, dtype=torch.int64)), kernels)
-    image = model.image(weights)
-    with tempfile.TemporaryDirectory() as work, Lanes(available_cores()) as lanes:
-        prepare(family.data, Path(work), lambda line: None)
-        stream = TokenStream(Path(work), "train")
-        n_samples = stream.n_samples(shape.context_length)
-        requests = [sample_ids(16 * step, 16, n_samples, 0) for step in range(320)]
-
-        def step(batch: np.ndarray) -> None:
-            samples = torch.from_numpy(batch)
-            sums.begin(batch.size)
-            lanes.map(lambda first: model.gradients(weights, image, samples[first : first + 4], sums), range(0, 16, 4))
-            sums.into.flat.zero_()
-
-        with ReadAhead(stream, shape.context_length, requests) as reader:
-            for _ in range(20):
-                step(reader.take())
-            waited, began = reader.wait_seconds, time.perf_counter()
-            for _ in range(300):
-                step(reader.take())
-            ahead = (reader.wait_seconds - waited) / (time.perf_counter() - began)
-        reading, began = 0.0, time.perf_counter()
-        for samples in requests[:300]:
-            asked = time.perf_counter()
-            batch = stream.batch(samples, shape.context_length)
-            reading += time.perf_counter() - asked
-            step(batch)
-        seconds = time.perf_counter() - began
-    return {"share_read_ahead": ahead, "share_read_when_asked": reading / seconds, "step_seconds": seconds / 300}
+    """The pocket family's smallest model, whose steps are the shortest, trained by `isoflop train`: its metrics."""
+    with tempfile.TemporaryDirectory() as runs:
+        command = ["train", ROOT / "families" / "pocket.toml", "--model", "w32", "--runs", runs]
+        subprocess.run([sys.executable, "-m", "isoflop", *map(str, command)], check=True, capture_output=True)
+        lines = (Path(runs) / "pocket" / "models" / "w32" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
+    waits = [step["wait_seconds"] for step in steps]
+    # A step took as long as its tokens did at its rate.
+    tokens = np.diff([0, *(step["tokens"] for step in steps)])
+    seconds = tokens / np.array([step["tokens_per_second"] for step in steps])
+    return {
+        "steps": len(steps),
+        "share": sum(waits) / float(seconds.sum()),
+        "share_without_first_step": sum(waits[1:]) / float(seconds[1:].sum()),
+        "median_step_seconds": float(np.median(seconds)),
+    }
 
 
 class PeakMemory:

@@ -78,9 +78,9 @@ def test_a_changed_object_is_found_at_start_and_named(s3: str, tmp_path: Path, p
 def test_an_unchanged_object_is_not_fetched_again(s3: str) -> None:
     put("once/a.jsonl", b'{"text": "x"}\n')
     files = corpus_files(data_at("s3://corpora/once"))
-    known = source_records(files)
+    known = source_records("s3://corpora/once", files)
     boto3.client("s3").delete_object(Bucket="corpora", Key="once/a.jsonl")
-    assert source_records(files, known) == known
+    assert source_records("s3://corpora/once", files, known) == known
 
 
 def test_a_store_that_stops_to_answer_costs_nothing_that_is_finished(

@@ -61,6 +61,24 @@ def test_tokens_are_read_where_they_lie(pile: DataSource, tmp_path: Path, pocket
     assert held_out.sample(0, 8).tolist() == documents[135][0][:9].tolist()
 
 
+def test_the_manifest_names_no_place_outside_and_the_corpus_may_move(pile: DataSource, tmp_path: Path) -> None:
+    assert isinstance(pile.source, Path)
+    folder = tmp_path / "data"
+    (pile.source / "train").mkdir()
+    for path in list(pile.source.glob("part*")):
+        os.rename(path, pile.source / "train" / path.name)
+    manifest = prepare(pile, folder, lambda line: None)
+    assert {shard.file for shard in manifest.splits.train.shards} == {"source/train/part_text_document.bin"}
+    for name in ("manifest.json", "croissant.json"):
+        assert str(tmp_path) not in (folder / name).read_text()
+    sample = TokenStream(folder, "train").sample(0, 64)
+    os.rename(pile.source, tmp_path / "elsewhere")
+    with pytest.raises(WorkError, match=r"source/train/part_text_document\.bin: missing"):
+        TokenStream(folder, "train")
+    assert prepare(pile.model_copy(update={"source": tmp_path / "elsewhere"}), folder, lambda line: None) == manifest
+    assert np.array_equal(TokenStream(folder, "train").sample(0, 64), sample)
+
+
 def test_the_bytes_of_the_text_are_known_without_decoding_it(
     pile: DataSource, tmp_path: Path, pocket_lines: list[str]
 ) -> None:

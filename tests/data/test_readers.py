@@ -1,5 +1,6 @@
 """Readers: every format gives the same documents, and every fault is named by file and place."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -276,6 +277,56 @@ def test_parquet_domains_are_read_where_they_are(tmp_path: Path) -> None:
     rows = [{"text": "a", "meta": {"pile_set_name": "Verse", "id": 1}}, {"text": "b", "meta": None}]
     pq.write_table(pa.Table.from_pylist(rows), path)
     assert read(path) == [Document("a", "a.parquet", "Verse", 0), Document("b", "a.parquet", "", 1)]
+
+
+def arrow_file(path: Path, texts: list[str], compression: str | None, form: str = "stream") -> Path:
+    """Two texts a record batch, and a column with a dictionary beside them."""
+    kind = pa.array(["a", "b"] * len(texts)).dictionary_encode()[: len(texts)]
+    table = pa.table({"text": texts, "kind": kind})
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    new = pa.ipc.new_stream if form == "stream" else pa.ipc.new_file
+    with new(path, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return path
+
+
+@pytest.mark.parametrize("form", ["stream", "file"])
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+def test_a_record_batch_beyond_the_cap_ends_the_file_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str | None, form: str
+) -> None:
+    texts = ["one", "two", "x" * 300_000, "three", "four", "five"]
+    path = arrow_file(tmp_path / "a.arrow", texts, compression, form)
+    assert [document.text for document in read(path)] == texts
+    monkeypatch.setattr("isoflop.data.arrow.MAX_BATCH_BYTES", 200_000)
+    assert "a.arrow: record batch 2 takes 30" in refused(path)
+    assert [document.text for document in read(path, faults_allowed=0.7)] == texts[:2]
+    assert list(records(corpus_files(source(path)), source(path), Position()))[2].offset == 2
+
+
+def test_an_arrow_bomb_is_refused_by_what_it_says_to_hold(tmp_path: Path) -> None:
+    """A buffer of a few bytes that says it holds a terabyte: its reader would ask for that memory."""
+    path = arrow_file(tmp_path / "a.arrow", ["x" * 70_000, "y" * 70_000], "zstd")
+    content = path.read_bytes()
+    said = (140_000).to_bytes(8, "little")
+    assert content.count(said) == 1
+    put(path, content.replace(said, (2**40).to_bytes(8, "little")))
+    assert f"a.arrow: record batch 1 takes {2**40}"[:40] in refused(path)
+    assert "more than 1073741824; write the file with smaller batches" in refused(path)
+
+
+def test_whatever_byte_of_an_arrow_file_is_another_the_end_is_a_fault_or_documents(tmp_path: Path) -> None:
+    """Headers are parsed by hand, and Arrow's own reader trusts offsets: neither may fail otherwise, or crash."""
+    path = arrow_file(tmp_path / "a.arrow", ["one", "two", "three"], "lz4")
+    content = path.read_bytes()
+    for at in range(0, len(content), 3):
+        for byte in (content[at] ^ 0xFF, content[at] ^ 1):
+            put(path, content[:at] + bytes([byte]) + content[at + 1 :])
+            with contextlib.suppress(InputError):
+                read(path)
+        put(path, content[: at // 5 * 5])
+        with contextlib.suppress(InputError):
+            assert len(read(path)) <= 3
 
 
 def test_what_cannot_be_opened_or_read_is_named(tmp_path: Path) -> None:

@@ -99,15 +99,18 @@ def test_a_manifest_that_cannot_be_used_says_why(folder: Path) -> None:
         **document["splits"]["train"],
         "shards": [{**shards[0], "list_file": "../train-00000.documents.npy"}],
     }
-    stranger = {**document, "splits": {**document["splits"]}}
-    stranger["splits"]["train"] = {**document["splits"]["train"], "shards": [{**shards[0], "file": "../x.bin"}]}
+    strangers = []
+    for name in ("../x.bin", "source/../x.bin", "source//x.bin", "/x.bin"):
+        stranger = {**document, "splits": {**document["splits"]}}
+        stranger["splits"]["train"] = {**document["splits"]["train"], "shards": [{**shards[0], "file": name}]}
+        strangers.append((json.dumps(stranger), "damaged"))
     for content, says in [
         (path.read_text()[:-20], "damaged"),
         ("[]", "damaged"),
         (json.dumps({**document, "format_version": 1}), "format version 1, but this isoflop reads 2"),
         (json.dumps({**document, "more": 1}), "damaged"),
         (json.dumps(outside), "damaged"),
-        (json.dumps(stranger), "damaged"),
+        *strangers,
     ]:
         path.write_text(content)
         with pytest.raises(WorkError, match=says):

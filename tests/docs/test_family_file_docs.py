@@ -12,6 +12,7 @@ from isoflop.config import (
     Cluster,
     Cost,
     DataSource,
+    Evaluation,
     Family,
     FileTokenizer,
     Gpt2Tokenizer,
@@ -35,6 +36,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "`[cost]`": (Cost,),
     "`[cluster]`": (Cluster,),
     "`[published]`": (Published, Deviation),
+    "`[evaluation]`": (Evaluation,),
 }
 EXAMPLES = [
     (path.name, block)

@@ -12,6 +12,7 @@ from isoflop.law import Point, fit_law
 from isoflop.pipeline.forecast import Forecast
 from isoflop.pipeline.plan import plan_document
 from isoflop.pipeline.result import Result
+from isoflop.pipeline.task_scores import TaskScore
 from isoflop.recipe import Machine, plan_family
 from isoflop.train import Step
 
@@ -40,6 +41,7 @@ def test_law_json() -> None:
     [
         ("data/manifest.json", list(Manifest.model_fields)),
         ("models/&lt;name&gt;/result.json", [field.name for field in fields(Result)]),
+        ("models/&lt;name&gt;/tasks.json", [field.name for field in fields(TaskScore)]),
         ("forecast.json", [field.name for field in fields(Forecast)]),
     ],
 )

@@ -58,8 +58,8 @@ class Kept:
     def __init__(self) -> None:
         self.sum = Weights(SHAPE, torch.zeros(SHAPE.params))
 
-    def add(self, name: str, gradient: Tensor) -> None:
-        start = self.sum.offsets[name]
+    def add(self, name: str, gradient: Tensor, start: int = 0) -> None:
+        start += self.sum.offsets[name]
         self.sum.flat[start : start + gradient.numel()] += gradient.reshape(-1)
 
     def add_rows(self, name: str, ids: Tensor, gradient: Tensor) -> None:

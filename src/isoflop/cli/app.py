@@ -142,11 +142,14 @@ def prepare(
     family_file: FamilyFile,
     workers: Workers = None,
     part: Part = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hash every file again, also those not touched since the last time.")
+    ] = False,
     runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Read the corpus, tokenise it, write shards; check every byte of those that are there.
+    """Read the corpus, tokenise it, write shards; check those that are there.
 
     This is what isoflop data FAMILY.toml does; the word prepare may be left out.
     """
@@ -164,7 +167,7 @@ def prepare(
         Terminal(quiet=json) as terminal,
         locked(folder),
     ):
-        manifest = prepare_data(family, folder, terminal, workers)
+        manifest = prepare_data(family, folder, terminal, workers, anew=verify)
     _print(json, lambda: manifest.model_dump(mode="json"), lambda: tables.print_data(manifest))
 
 
@@ -342,16 +345,51 @@ def watch(runs: RunFolderPath, model: OfOneModel = None, json: Json = False, deb
 
 
 @app.command()
-def evaluate(family_file: FamilyFile, runs: Runs = Path("runs"), json: Json = False, debug: Debug = False) -> None:
-    """Held-out loss and bits per byte of each model."""
-    from isoflop.cli import tables
-    from isoflop.cli.terminal import Terminal
-    from isoflop.pipeline.evaluate import evaluate_family
+def evaluate(
+    family_file: FamilyFile,
+    tasks: Annotated[
+        str | None,
+        typer.Option("--tasks", metavar="NAMES", help="Comma between: heldout, published, or any of lm-eval's."),
+    ] = None,
+    shots: Annotated[
+        str | None, typer.Option("--shots", metavar="N,N", help="Examples before each question; default 0,5.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Ask this model only.")] = None,
+    step: Annotated[
+        str | None, typer.Option("--step", metavar="S", help="A saved step, or all; default: the last.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Most questions of a task.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", metavar="FOLDER", help="Where data sets of tasks lie.")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch data sets that are missing.")] = False,
+    precision: Annotated[
+        str | None, typer.Option("--precision", metavar="TYPE", help="fp32 or bf16; default fp32, as released.")
+    ] = None,
+    runs: Runs = Path("runs"),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Held-out loss and downstream tasks of each model."""
+    from dataclasses import asdict
 
+    from isoflop.cli import task_tables
+    from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.tasks import evaluate_tasks, parse_wish, wish_of
+
+    given = parse_wish(tasks, shots, step, precision)
     with _family(family_file, runs) as (family, folder), Terminal(quiet=json) as terminal:
-        results = evaluate_family(family, folder, terminal)
-    models = [result.to_json() for result in results]
-    _print(json, lambda: {"family": family.name, "models": models}, lambda: tables.print_results(results))
+        wish = wish_of(family, **given, model=model, limit=limit, data_dir=data_dir, download=download)
+        evaluation = evaluate_tasks(family, folder, terminal, wish)
+    document = {
+        "family": family.name,
+        "models": [
+            {**result.to_json(), "tasks": [asdict(score) for score in evaluation.scores.get(result.name, [])]}
+            for result in evaluation.results
+        ],
+        "notes": evaluation.notes,
+    }
+    _print(json, lambda: document, lambda: task_tables.print_evaluation(evaluation))
 
 
 @app.command()

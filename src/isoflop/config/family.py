@@ -196,6 +196,20 @@ class Cluster(Table):
     sbatch: list[SbatchOption] = Field([], description="further options of sbatch, one each")
 
 
+class Evaluation(Table):
+    """Which downstream tasks `isoflop evaluate` asks the models, and where their data lie."""
+
+    tasks: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:+-]*$")]] = Field(
+        ["heldout", "published"], min_length=1, description="the two suites, or names that lm-evaluation-harness knows"
+    )
+    shots: list[Annotated[int, Field(ge=0, le=100)]] = Field(
+        [0, 5], min_length=1, description="how many examples stand before a question"
+    )
+    limit: int | None = Field(None, ge=1, description="most questions of a task: for trying out")
+    data_dir: Path | None = Field(None, description="a folder of data sets, relative to this file")
+    task_folder: Path | None = Field(None, description="a folder of own tasks in the harness's YAML")
+
+
 _EITHER = (
     ("tokens_per_parameter", "tokens"),
     ("warmup_fraction", "warmup_tokens"),
@@ -239,6 +253,7 @@ class Family(Table):
     cost: Cost = Cost()
     cluster: Cluster | None = None
     published: Published | None = None
+    evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
     def _sizes_are_given_once(self) -> Self:

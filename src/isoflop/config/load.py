@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from isoflop.config.family import DataSource, Family, FileTokenizer
+from isoflop.config.family import DataSource, Evaluation, Family, FileTokenizer
 from isoflop.config.tuned import TUNED_KEYS, Tuned
 from isoflop.errors import InputError
 
@@ -28,7 +28,10 @@ def load_family(path: Path, *, use_tuned: bool = True) -> Family:
         InputError: a file cannot be read, is no TOML, or says something impossible.
     """
     family = _read(path, Family)
-    family = family.model_copy(update={"data": _absolute(family.data, path.parent)})
+    update: dict[str, object] = {"data": _absolute(family.data, path.parent)}
+    if "evaluation" in family.model_fields_set:
+        update["evaluation"] = _absolute_evaluation(family.evaluation, path.parent)
+    family = family.model_copy(update=update)
     return _with_tuned(family, path) if use_tuned else family
 
 
@@ -85,6 +88,13 @@ def _absolute(data: DataSource, folder: Path) -> DataSource:
     return data.model_copy(update=update)
 
 
+def _absolute_evaluation(evaluation: Evaluation, folder: Path) -> Evaluation:
+    given = {key: getattr(evaluation, key) for key in ("data_dir", "task_folder")}
+    return evaluation.model_copy(
+        update={key: _seen_from(folder, path) for key, path in given.items() if path is not None}
+    )
+
+
 def _seen_from(folder: Path, path: Path) -> Path:
     # Not `resolve`: it takes a link that leads to itself for a fault of the program.
     return Path(os.path.abspath(folder / path))
@@ -95,6 +105,12 @@ def _with_paths(document: dict[str, Any]) -> dict[str, Any]:
     tuned = document.get("tuned")
     if isinstance(tuned, str) and tuned and "\0" not in tuned:
         document = {**document, "tuned": Path(tuned)}
+    evaluation = dict(_table(document.get("evaluation")))
+    for key in ("data_dir", "task_folder"):
+        given = evaluation.get(key)
+        if isinstance(given, str) and given and "\0" not in given:
+            document = {**document, "evaluation": evaluation}
+            evaluation[key] = Path(given)
     data = document.get("data")
     if not isinstance(data, dict):
         return document

@@ -79,7 +79,7 @@ def batches(items: Iterable[Record | Fault], chunk_bytes: int) -> Iterator[Batch
 def encode(work: Work, batch: Batch) -> Encoded:
     """The tokens of a batch."""
     dtype = np.dtype("<u2" if work.dtype == "uint16" else "<u4")
-    end = np.array([work.encoder.end_of_text], dtype=np.uint32) if work.data.end_of_text else np.empty(0, np.uint32)
+    end = np.array([work.encoder.end_of_text], dtype=dtype).tobytes() if work.data.end_of_text else b""
     tokens: dict[tuple[SplitName, int], list[bytes]] = {}
     listed: dict[tuple[SplitName, int], list[tuple[int, int, int, int, int]]] = {}
     domains: dict[str, int] = {}
@@ -105,11 +105,13 @@ def encode(work: Work, batch: Batch) -> Encoded:
                     encoded.overlaps.setdefault(task, []).append(ngrams)
                 copies = 0
         if copies:
-            numbers = np.concatenate([work.encoder.encode(document.text), end]).astype(dtype)
+            pieces = [piece.astype(dtype).tobytes() for piece in work.encoder.encode_in_pieces(document.text)]
+            pieces.append(end)
             domain = domains.setdefault(document.domain, len(domains))
-            row = (len(numbers), len(content), item.file, domain, item.offset)
+            n_tokens = sum(map(len, pieces)) // dtype.itemsize
+            row = (n_tokens, len(content), item.file, domain, item.offset)
             for copy in range(copies):
-                tokens.setdefault((split, copy), []).append(numbers.tobytes())
+                tokens.setdefault((split, copy), []).extend(pieces)
                 listed.setdefault((split, copy), []).append(row)
     encoded.groups = {key: (b"".join(tokens[key]), np.array(listed[key], dtype=LISTED)) for key in tokens}
     encoded.domains = list(domains)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from isoflop.config import DataSource
+from isoflop.data.hashes import Hashes
 from isoflop.data.manifest import SourceFile
 from isoflop.errors import InputError, WorkError
 
@@ -79,24 +80,36 @@ def suffix_of(name: str, data: DataSource) -> str | None:
     return next((suffix for suffix in known if name.lower().endswith(suffix.lower())), None)
 
 
-def source_records(files: Sequence[CorpusFile], known: Sequence[SourceFile] = ()) -> tuple[SourceFile, ...]:
-    """Sizes and hashes of the files. A remote one that has the version which `known` says is not fetched again.
+def source_records(
+    source: Source, files: Sequence[CorpusFile], known: Sequence[SourceFile] = (), anew: bool = False
+) -> tuple[SourceFile, ...]:
+    """Sizes and hashes of the files of the corpus at `source`.
+
+    Not read again are, unless `anew` asks for it, local files that were not touched since they were hashed last, and
+    remote ones that have the version which `known` says.
 
     Raises:
         InputError: a file cannot be read.
     """
     before = {record.file: record for record in known}
+    hashes = Hashes(Path(source), anew)
 
     def record(file: CorpusFile) -> SourceFile:
         was = before.get(file.name)
-        if was is not None and file.version is not None and was.version == file.version:
+        if was is not None and file.version is not None and was.version == file.version and not anew:
             return was
-        with reading(file.address), file.open() as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+        with reading(file.address):
+            if file.version is None:
+                sha256 = hashes.of(Path(file.address))
+            else:
+                with file.open() as stream:
+                    sha256 = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         return SourceFile(file=file.name, bytes=file.bytes, sha256=sha256, version=file.version)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return tuple(pool.map(record, files))
+        records = tuple(pool.map(record, files))
+    hashes.keep()
+    return records
 
 
 def notice_of(source: Source) -> str | None:

@@ -66,7 +66,7 @@ def _document(folder: Path, manifest: Manifest) -> dict[str, Any]:
     for split in SPLITS:
         for shard in manifest.split(split).shards:
             list_bytes = (folder / shard.list_file).stat().st_size
-            if not Path(shard.file).is_absolute():
+            if not shard.is_in_corpus:
                 files.append(_file(shard.file, shard.file, shard.tokens * width, shard.sha256))
             files.append(_file(shard.list_file, shard.list_file, list_bytes, shard.list_sha256))
     tokenizer_bytes = (folder / TOKENIZER_FILE).stat().st_size

@@ -22,8 +22,8 @@ class Corpus:
     key: str
 
 
-def look(data: DataSource, chunk_bytes: int, known: tuple[SourceFile, ...] = ()) -> Corpus:
-    """The corpus of `data`. Remote files of the versions that `known` tells of are not fetched.
+def look(data: DataSource, chunk_bytes: int, known: tuple[SourceFile, ...] = (), anew: bool = False) -> Corpus:
+    """The corpus of `data`. What was hashed before, or has the version that `known` tells of, is not unless `anew`.
 
     Raises:
         InputError: a file cannot be read, or its format is unknown.
@@ -44,7 +44,7 @@ def look(data: DataSource, chunk_bytes: int, known: tuple[SourceFile, ...] = ())
         decontaminate={path.name: sha256_of_file(path) for path in tasks},
         chunk_bytes=chunk_bytes,
     )
-    sources = source_records(files, known)
+    sources = source_records(data.source, files, known, anew)
     settings = [FORMAT_VERSION, preparation.model_dump(exclude={"faults_allowed"}), _tokenizer_key(data)]
     key = settings_key([settings, [source.model_dump() for source in sources]])
     return Corpus(files, sources, notice_of(data.source), preparation, key)

@@ -10,6 +10,7 @@ from isoflop.errors import WorkError
 
 FORMAT_VERSION: Literal[2] = 2
 TOKENIZER_FILE = "tokenizer.json"
+SOURCE_LINK = "source"
 
 Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -48,15 +49,21 @@ class Shard(Counts):
     """Whole documents' tokens, one after the other, and the list of these documents.
 
     Both files lie beside the manifest. `domains` are the names that the list's numbers stand for. A shard of
-    Megatron data has its tokens in the corpus itself: `file` is a file of the sources, `first_byte` where in it.
+    Megatron data has its tokens in the corpus itself: `file` is source/ and the name of a file there, `first_byte`
+    where in it. There source is a link to the corpus.
     """
 
-    file: str = Field(pattern=r"^((train|held_out|test)-[0-9]{5,}\.bin|([A-Za-z]:)?[/\\].*\.bin)$")
+    file: str = Field(pattern=r"^((train|held_out|test)-[0-9]{5,}\.bin|source/([^./][^/]*/)*[^./][^/]*\.bin)$")
     sha256: Sha256
     first_byte: Count = 0
     list_file: str = Field(pattern=r"^(train|held_out|test)-[0-9]{5,}\.documents\.npy$")
     list_sha256: Sha256
     domains: tuple[str, ...]
+
+    @property
+    def is_in_corpus(self) -> bool:
+        """Whether the tokens lie in the corpus, as a part of a larger file."""
+        return self.file.startswith(f"{SOURCE_LINK}/")
 
 
 class Split(Counts):

@@ -21,10 +21,11 @@ from isoflop.config import DataSource
 from isoflop.data.batches import LISTED
 from isoflop.data.chunks import write_list
 from isoflop.data.corpus import CorpusFile, reading
-from isoflop.data.manifest import SPLITS, Counts, DType, Shard, Split, SplitName
+from isoflop.data.manifest import SOURCE_LINK, SPLITS, Counts, DType, Shard, Split, SplitName
 from isoflop.data.readers import folder_of
 from isoflop.data.shards import summed
 from isoflop.data.tokenizer import token_bytes
+from isoflop.durable import cannot_write, part_of
 from isoflop.errors import FamilyError, InputError
 
 # Tokens that are hashed and checked together: 128 MiB as uint16.
@@ -109,7 +110,7 @@ def split_tokens(
                 documents=len(n_bytes),
                 tokens=int(piece.documents.sum()),
                 bytes=int(n_bytes.sum()),
-                file=piece.of.file.address,
+                file=f"{SOURCE_LINK}/{piece.of.file.name}",
                 sha256=sha256,
                 first_byte=piece.first_token * _width(piece.of.dtype),
                 list_file=list_file,
@@ -126,6 +127,25 @@ def split_tokens(
         )
         for split in SPLITS
     }
+
+
+def link_source(folder: Path, source: Path) -> None:
+    """Makes `folder`/source lead to the corpus, also when it has moved: the manifest names no place outside.
+
+    Raises:
+        WorkError: the folder cannot be written.
+    """
+    link, target = folder / SOURCE_LINK, os.path.abspath(source)
+    if link.is_symlink() and os.readlink(link) == target:
+        return
+    part = part_of(link)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        os.symlink(target, part)
+        os.replace(part, link)
+    except OSError as error:
+        raise cannot_write(link, error) from error
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from isoflop.data.description import described, splits_of
 from isoflop.data.documents import no_text
 from isoflop.data.look import Corpus, look
 from isoflop.data.manifest import SPLITS, TOKENIZER_FILE, Manifest, Splits, load_manifest, manifest_path
-from isoflop.data.megatron import is_megatron, read_indices, split_tokens
+from isoflop.data.megatron import is_megatron, link_source, read_indices, split_tokens
 from isoflop.data.refusals import refuse_differences, refuse_too_few
 from isoflop.data.shards import check_sizes, summed
 from isoflop.data.tokenisation import PARTS, Progress, dtype_for, fault_limit, tokenise, tokenizer_of
@@ -33,19 +33,21 @@ def prepare(
     *,
     workers: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
+    anew: bool = False,
 ) -> Manifest:
     """Prepares `data` in `folder` and returns its manifest; what is already there and fits is left as it is.
 
     The same corpus and settings give the same bytes, whatever the number of workers (default: one a core) and however
-    often the work was interrupted: it goes on after the last finished shard. The manifest comes last.
+    often the work was interrupted: it goes on after the last finished shard. The manifest comes last. `anew` hashes the
+    corpus again, whatever is known of it.
 
     Raises:
         InputError: the corpus cannot be read or is too small, or `folder` holds data made of something else.
         WorkError: the disk is full, or what `folder` holds is damaged.
     """
     if manifest_path(folder).exists():
-        return _what_is_there(data, folder, progress, chunk_bytes)
-    corpus = look(data, chunk_bytes)
+        return _what_is_there(data, folder, progress, chunk_bytes, anew)
+    corpus = look(data, chunk_bytes, anew=anew)
     try:
         if is_megatron(corpus.files):
             return _read_in_place(data, folder, progress, corpus)
@@ -114,6 +116,7 @@ def _read_in_place(data: DataSource, folder: Path, progress: Progress, corpus: C
     refuse_too_few(data, splits.train, splits.held_out)
     manifest = described(data, corpus, tokenizer, splits, indexed[0].dtype, [])
     manifest = manifest.model_copy(update={"documents_read": sum(len(one.documents) for one in indexed)})
+    link_source(folder, Path(data.source))
     _write(folder, manifest, tokenizer, progress)
     return manifest
 
@@ -126,10 +129,14 @@ def _write(folder: Path, manifest: Manifest, tokenizer: Tokenizer, progress: Pro
     write_json(manifest_path(folder), manifest.model_dump(mode="json"))
 
 
-def _what_is_there(data: DataSource, folder: Path, progress: Progress, chunk_bytes: int) -> Manifest:
+def _what_is_there(
+    data: DataSource, folder: Path, progress: Progress, chunk_bytes: int, anew: bool = False
+) -> Manifest:
     manifest = load_manifest(folder)
-    corpus = look(data, chunk_bytes, manifest.sources)
+    corpus = look(data, chunk_bytes, manifest.sources, anew)
     refuse_differences(folder, manifest, data, corpus.preparation, corpus.sources, corpus.notice)
+    if is_megatron(corpus.files):
+        link_source(folder, Path(data.source))
     check_sizes(folder, manifest)
     path = folder / TOKENIZER_FILE
     if not path.is_file() or sha256_of_file(path) != manifest.tokenizer.sha256:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from isoflop.config import DataSource
+from isoflop.data.arrow import begin_of_messages, checked_batches
 from isoflop.data.corpus import CorpusFile, at_work_on, suffix_of
 from isoflop.data.decompression import DamageError, GzipStream, ZstdStream
 from isoflop.data.records import FILE_IS_DONE, MAX_DOCUMENT_BYTES, Fault, Position, Record
@@ -128,7 +129,7 @@ def _read_parquet(stream: BinaryIO, file: CorpusFile, start: Position, text_key:
                 continue
             batches = table.iter_batches(_ROWS, row_groups=[group], columns=columns, use_threads=False)
             yield from _cells(batches, first, start.offset, file, text_key)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
         raise _damaged("parquet", error) from None
 
 
@@ -136,20 +137,37 @@ def _read_arrow(stream: BinaryIO, file: CorpusFile, start: Position, text_key: s
     import pyarrow as pa
 
     try:
-        # `datasets` writes the streaming form, other tools the random-access form, which begins with ARROW1.
-        is_file_form = stream.read(6) == b"ARROW1"
-        stream.seek(0)
-        if is_file_form:
-            whole = pa.ipc.open_file(stream)
-            schema, batches = whole.schema, (whole.get_batch(number) for number in range(whole.num_record_batches))
-        else:
-            opened = pa.ipc.open_stream(stream)
-            schema, batches = opened.schema, iter(opened)
-        columns = [name.partition(".")[0] for name in _columns(schema, file, text_key)]
-        rows = (part for batch in batches for part in _parts(batch.select(columns)))
-        yield from _cells(rows, 0, start.offset, file, text_key)
-    except (pa.ArrowException, OSError) as error:
+        # `datasets` writes the streaming form, other tools the random-access form: the same with a frame around it.
+        stream.seek(begin_of_messages(stream))
+        opened = pa.ipc.open_stream(stream)
+        columns = [name.partition(".")[0] for name in _columns(opened.schema, file, text_key)]
+        with file.open() as headers:
+            rows = (part for batch in _batches(opened, headers, columns) for part in _parts(batch))
+            yield from _cells(rows, 0, start.offset, file, text_key)
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not UTF-8
         raise _damaged("arrow", error) from None
+
+
+def _batches(opened: Any, headers: BinaryIO, columns: list[str]) -> Iterator[Any]:
+    """Those columns, text first, of the record batches, each read when its header has been looked at."""
+    import pyarrow as pa
+
+    checked = checked_batches(headers)
+    while True:
+        is_more = next(checked, False)
+        try:
+            batch = opened.read_next_batch()
+        except StopIteration:
+            return
+        if not is_more:
+            raise DamageError("cannot be read as arrow (a header is damaged); fetch or write the file again")
+        selected = batch.select(columns)
+        # Nobody else looks whether offsets lie in the batch. That a text is UTF-8 is looked at text by text.
+        text = selected.column(0)
+        text.view(pa.binary() if text.type == pa.string() else pa.large_binary()).validate(full=True)
+        for column in selected.columns[1:]:
+            column.validate(full=True)
+        yield selected
 
 
 def _parts(batch: Any) -> Iterator[Any]:

@@ -1,7 +1,6 @@
 """Tokens on disk: a split as one long row of numbers, cut into files of bounded size."""
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from isoflop.data.hashes import Hashes
 from isoflop.data.manifest import (
     TOKENIZER_FILE,
     Counts,
@@ -19,12 +19,10 @@ from isoflop.data.manifest import (
     SplitName,
     load_manifest,
 )
-from isoflop.durable import sha256_of_file
 from isoflop.errors import WorkError
 
 Tokens = npt.NDArray[np.int64]
 
-_PIECE_BYTES = 2**22
 _MAPPED_SHARDS = 256  # each holds a file descriptor, of which a process may have 1,024
 
 
@@ -34,7 +32,8 @@ class TokenStream:
     Sample i of context length T is tokens[i * T : i * T + T + 1]: T inputs, and the same moved by one as targets. The
     last token of a sample is the first of the next, so that every token but the first is a target once.
 
-    A shard is checked against its SHA-256 before the first of its tokens is given out.
+    A shard is checked against its SHA-256 before the first of its tokens is given out, unless it was before and nobody
+    touched it since.
 
     Raises:
         WorkError: the manifest cannot be used, or a shard is missing or of another size than it says; later, from
@@ -48,6 +47,7 @@ class TokenStream:
         self._folder = folder
         self._dtype = dtype_of(manifest.dtype)
         self._shards = shards
+        self._hashes = Hashes(folder)
         self._checked: set[int] = set()
         self._starts = np.cumsum([0, *(shard.tokens for shard in shards)], dtype=np.int64)  # (shards + 1,)
         self._shard = functools.lru_cache(maxsize=_MAPPED_SHARDS)(self._map)
@@ -96,14 +96,16 @@ class TokenStream:
     def _map(self, shard: int) -> npt.NDArray[np.unsignedinteger]:
         record = self._shards[shard]
         if shard not in self._checked:
-            _refuse_changed_shard(self._folder, record, self._dtype.itemsize)
+            _refuse_changed_shard(self._hashes, self._folder, record, self._dtype.itemsize)
             self._checked.add(shard)
-        path = self._folder / record.file  # of Megatron data the file has a path of its own, which stays what it is
+        path = self._folder / record.file
         return np.asarray(np.memmap(path, self._dtype, "r", offset=record.first_byte, shape=(record.tokens,)))
 
 
-def verify(folder: Path) -> Manifest:
-    """Reads all data in `folder` again and returns its manifest if every byte is as it says.
+def verify(folder: Path, anew: bool = False) -> Manifest:
+    """Returns the manifest of the data in `folder` if every byte is as it says.
+
+    What was read before and not touched since is not read again, unless `anew` asks for it.
 
     Raises:
         WorkError: a shard or the tokenizer has changed; it is named.
@@ -113,36 +115,27 @@ def verify(folder: Path) -> Manifest:
     width = dtype_of(manifest.dtype).itemsize
     lists = {shard.list_file: shard.list_sha256 for shard in _shards(manifest)}
     lists[TOKENIZER_FILE] = manifest.tokenizer.sha256
+    hashes = Hashes(folder, anew)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda shard: _refuse_changed_shard(folder, shard, width), _shards(manifest)))
-        list(pool.map(lambda name: refuse_changed(folder, name, lists[name]), lists))
+        list(pool.map(lambda shard: _refuse_changed_shard(hashes, folder, shard, width), _shards(manifest)))
+        list(pool.map(lambda name: refuse_changed(hashes, folder, name, lists[name]), lists))
+    hashes.keep()
     return manifest
 
 
-def refuse_changed(folder: Path, name: str, sha256: str) -> None:
+def refuse_changed(hashes: Hashes, folder: Path, name: str, sha256: str) -> None:
     """Checks the SHA-256 of the file of that name in `folder`.
 
     Raises:
         WorkError: it is missing or has changed.
     """
-    _refuse_other(folder, name, sha256, lambda: sha256_of_file(folder / name))
+    _refuse_other(folder, name, sha256, lambda: hashes.of(folder / name))
 
 
-def _refuse_changed_shard(folder: Path, shard: Shard, width: int) -> None:
+def _refuse_changed_shard(hashes: Hashes, folder: Path, shard: Shard, width: int) -> None:
     """The same for a shard, which may be a part of a larger file."""
-    _refuse_other(
-        folder, shard.file, shard.sha256, lambda: _sha256(folder / shard.file, shard.first_byte, shard.tokens * width)
-    )
-
-
-def _sha256(path: Path, first: int, n_bytes: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        file.seek(first)
-        while n_bytes and (piece := file.read(min(n_bytes, _PIECE_BYTES))):
-            digest.update(piece)
-            n_bytes -= len(piece)
-    return digest.hexdigest()
+    n_bytes = shard.tokens * width
+    _refuse_other(folder, shard.file, shard.sha256, lambda: hashes.of(folder / shard.file, shard.first_byte, n_bytes))
 
 
 def _refuse_other(folder: Path, name: str, sha256: str, hashed: Callable[[], str]) -> None:
@@ -169,7 +162,7 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
         if not path.is_file():
             raise WorkError(f"{path}: missing; {_remedy(folder)}")
         size = path.stat().st_size
-        if size < expected or (size > expected and not Path(shard.file).is_absolute()):
+        if size < expected or (size > expected and not shard.is_in_corpus):
             raise WorkError(f"{path}: has {size} bytes instead of {expected}; {_remedy(folder)}")
 
 

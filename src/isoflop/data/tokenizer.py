@@ -97,9 +97,15 @@ def tokenizer_sha256(tokenizer: Tokenizer) -> str:
 
 def ranks_of(tokenizer: Tokenizer) -> dict[bytes, int]:
     """The tokens but for end-of-text as bytes, with their numbers, as tiktoken asks for them."""
-    byte_of = dict(zip(_byte_symbols(), _symbol_bytes(), strict=True))
+    byte_of = {symbol: byte for byte, symbol in enumerate(symbols_of_bytes())}
     vocabulary = tokenizer.get_vocab().items()
     return {bytes(byte_of[s] for s in token): number for token, number in vocabulary if token != END_OF_TEXT}
+
+
+def symbols_of_bytes() -> list[str]:
+    """GPT-2's printable stand-in for each byte, in the order of the bytes."""
+    symbol_of = dict(zip(_symbol_bytes(), _byte_symbols(), strict=True))
+    return [symbol_of[byte] for byte in range(256)]
 
 
 def _from_file(config: FileTokenizer) -> Tokenizer:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from isoflop.data.hashes import Hashes
 from isoflop.data.manifest import SplitName, load_manifest
 from isoflop.data.shards import refuse_changed
 
@@ -40,6 +41,7 @@ class DocumentIndex:
     def __init__(self, folder: Path, split: SplitName) -> None:
         manifest = load_manifest(folder)
         self._folder = folder
+        self._hashes = Hashes(folder)
         self._shards = manifest.split(split).shards
         self._sources = [source.file for source in manifest.sources]
         self._starts = np.cumsum([0, *(shard.tokens for shard in self._shards)], dtype=np.int64)
@@ -91,6 +93,6 @@ class DocumentIndex:
     def _load(self, shard: int) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]:
         """The list of a shard's documents, and where in the shard each ends."""
         record = self._shards[shard]
-        refuse_changed(self._folder, record.list_file, record.list_sha256)
+        refuse_changed(self._hashes, self._folder, record.list_file, record.list_sha256)
         listed = np.load(self._folder / record.list_file, allow_pickle=False)
         return listed, np.cumsum(listed["tokens"], dtype=np.int64)

@@ -6,6 +6,7 @@ from isoflop.model.folding import as_standard
 from isoflop.model.fused import FusedGPT
 from isoflop.model.gpt import GPT
 from isoflop.model.gradients import Gradients
+from isoflop.model.inference import Kept, Reader
 from isoflop.model.initialisation import initialise
 from isoflop.model.kernels import Kernels, load_kernels
 from isoflop.model.lanes import Lanes
@@ -16,9 +17,11 @@ __all__ = [
     "GPT",
     "FusedGPT",
     "Gradients",
+    "Kept",
     "Kernels",
     "Lanes",
     "Piece",
+    "Reader",
     "Shard",
     "Weights",
     "as_standard",

@@ -5,6 +5,7 @@ run in the compute precision on the image, the weights in that precision. `model
 the tests hold both equal.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,118 +14,116 @@ from torch import Tensor
 from isoflop.model.gradients import Gradients
 from isoflop.model.head import chunk_rows
 from isoflop.model.kernels import Kernels
+from isoflop.model.passes import Passes
 from isoflop.model.weights import Weights
 from isoflop.recipe import STANDARD, Parametrisation, Shape
 
+# Rows of the head whose gradient is computed at once: faster by a quarter than all 50,257, and a few MB instead of 100.
+HEAD_ROWS = 4096
 QUERIES = 128  # queries of an attention block, which computes the keys up to its own last query only
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What a layer's backward pass needs of its forward pass."""
+class Kept:
+    """What only matrix products could make again of a layer's forward pass, and its backward pass needs."""
 
     x: Tensor  # (n, d) fp32
-    norm_1: Tensor  # (n, d)
-    stats_1: Tensor  # (2, n) fp32: mean, and one over the standard deviation
     heads: Tensor  # q, k, v: (3, B H, T, d_head)
     shares: list[Tensor]  # softmax of each block of queries: (B H, queries, keys)
     attended: Tensor  # (n, d)
     middle: Tensor  # (n, d) fp32: x after attention
+    up: Tensor  # (n, 4 d) before bias and GELU
+
+
+@dataclass
+class Saved:
+    """All that a layer's backward pass needs of its forward pass; it lets go of what it is done with."""
+
+    kept: Kept
+    norm_1: Tensor  # (n, d)
+    stats_1: Tensor  # (2, n) fp32: mean, and one over the standard deviation
     norm_2: Tensor  # (n, d)
     stats_2: Tensor  # (2, n) fp32
-    up: Tensor  # (n, 4 d) before bias and GELU
     active: Tensor  # (n, 4 d)
 
 
-class FusedGPT:
-    """Loss and gradients of one microbatch on the calling thread. Holds no weights and no state: lanes share it."""
+class FusedGPT(Passes):
+    """The model by the kernels."""
 
     def __init__(
         self, shape: Shape, dtype: torch.dtype, kernels: Kernels, parametrisation: Parametrisation = STANDARD
     ) -> None:
         self.shape, self.dtype, self._k = shape, dtype, kernels
-        self._embedding_multiplier = parametrisation.embedding_multiplier
+        self.embedding_multiplier = parametrisation.embedding_multiplier
         self._output_multiplier = parametrisation.output_multiplier
         self._attention_scale = parametrisation.attention_scale(shape)
         self._half = int(dtype == torch.bfloat16)
 
     def image(self, weights: Weights) -> Weights:
-        """The weights in the precision of products; in fp32 they are their own image."""
+        """As `Passes` says; in fp32 the weights are their own image."""
         return weights if self.dtype == torch.float32 else Weights(self.shape, weights.flat.detach().to(self.dtype))
 
-    @torch.no_grad()
-    def gradients(self, weights: Weights, image: Weights, samples: Tensor, gradients: Gradients) -> float:
-        """Nats summed over the targets of `samples`, int64 (B, T + 1); `gradients` receives that sum's gradient."""
-        ids, targets = samples[:, :-1].contiguous(), samples[:, 1:].contiguous().view(-1)
-        x = self.embed(weights, ids)
-        saved = []
-        for i in range(self.shape.n_layers):
-            x, kept = self.layer(weights.layer(i), image.layer(i), x, ids.shape[0])
-            saved.append(kept)
-        nats, dx = self.head(weights, image, x, targets, gradients)
-        for i in reversed(range(self.shape.n_layers)):
-            self.layer_backward(i, weights.layer(i), image.layer(i), saved.pop(), dx, gradients)
-        self.embed_backward(ids, dx, gradients)
-        return float(nats.double().sum())
-
-    @torch.no_grad()
-    def nats(self, weights: Weights, image: Weights, samples: Tensor) -> Tensor:
-        """Nats of each target of `samples`, int64 (B, T + 1): fp32 (B, T)."""
-        ids, targets = samples[:, :-1].contiguous(), samples[:, 1:].contiguous()
-        x = self.embed(weights, ids)
-        for i in range(self.shape.n_layers):
-            x, _ = self.layer(weights.layer(i), image.layer(i), x, ids.shape[0])
-        return self.head(weights, image, x, targets.view(-1), None)[0].view_as(targets)
-
-    def embed(self, weights: Weights, ids: Tensor) -> Tensor:
-        """The residual stream (n, d) at the bottom, of ids (B, T)."""
+    def embed(self, weights: Mapping[str, Tensor], ids: Tensor) -> Tensor:
+        """As `Passes` says."""
         n, d = ids.numel(), self.shape.d_model
         x = torch.empty(n, d)
         tokens, positions = weights["transformer.wte.weight"], weights["transformer.wpe.weight"]
-        self._k.embed(n, d, ids.shape[1], ids, tokens, positions, self._embedding_multiplier, x)
+        self._k.embed(n, d, ids.shape[1], ids, tokens, positions, self.embedding_multiplier, x)
         return x
 
     def embed_backward(self, ids: Tensor, dx: Tensor, gradients: Gradients) -> None:
-        """Gives on the gradients of both embeddings, of dx (n, d)."""
-        if self._embedding_multiplier != 1:
-            dx = dx * self._embedding_multiplier
+        """As `Passes` says."""
+        if self.embedding_multiplier != 1:
+            dx = dx * self.embedding_multiplier
         gradients.add_rows("transformer.wte.weight", ids.view(-1), dx)
         positions = torch.arange(ids.shape[1]).expand(ids.shape).reshape(-1)
         gradients.add_rows("transformer.wpe.weight", positions, dx)
 
-    def layer(self, w: list[Tensor], image: list[Tensor], x: Tensor, B: int) -> tuple[Tensor, Saved]:
-        """One layer on x (n, d) of B sequences; `w` and `image` are its tensors in the order of LAYER_TENSORS."""
+    def layer(
+        self, w: list[Tensor], image: list[Tensor], x: Tensor, B: int, memory: Tensor | None = None
+    ) -> tuple[Tensor, Saved]:
+        """As `Passes` says."""
         ln_1_gain, ln_1_bias, _, qkv_bias, _, projection_bias, ln_2_gain, ln_2_bias, _, up_bias, _, down_bias = w
         n, d = x.shape
         T, H = n // B, self.shape.n_heads
-        norm_1, stats_1 = torch.empty(n, d, dtype=self.dtype), torch.empty(2, n)
-        self._k.layer_norm(self._half, n, d, x, ln_1_gain, ln_1_bias, norm_1, stats_1[0], stats_1[1])
-        heads = torch.empty(3, B * H, T, d // H, dtype=self.dtype)
-        self._k.split_heads(self._half, B, T, H, d // H, norm_1 @ image[2], qkv_bias, heads)
-        mixed, shares = self._attention(heads)
-        attended = torch.empty(n, d, dtype=self.dtype)
-        self._k.swap_heads(self._half, B, H, T, d // H, mixed, attended)
-        middle = torch.empty(n, d)
+        kept = self._new(x, B) if memory is None else self._kept(memory, B, T)
+        if memory is not None:
+            kept.x.copy_(x)
+        norm_1, stats_1 = self._norm(kept.x, ln_1_gain, ln_1_bias)
+        self._k.split_heads(self._half, B, T, H, d // H, norm_1 @ image[2], qkv_bias, kept.heads)
+        mixed = self._attention(kept.heads, kept.shares)
+        self._k.swap_heads(self._half, B, H, T, d // H, mixed, kept.attended)
         norm_2, stats_2 = torch.empty(n, d, dtype=self.dtype), torch.empty(2, n)
         self._k.residual_layer_norm(
-            self._half, n, d, x, attended @ image[4], projection_bias,
-            middle, ln_2_gain, ln_2_bias, norm_2, stats_2[0], stats_2[1],
+            self._half, n, d, kept.x, kept.attended @ image[4], projection_bias,
+            kept.middle, ln_2_gain, ln_2_bias, norm_2, stats_2[0], stats_2[1],
         )  # fmt: skip
-        up = norm_2 @ image[8]
-        active = torch.empty_like(up)
-        self._k.gelu(self._half, n, up.shape[1], up, up_bias, active)
-        out = torch.empty(n, d)
-        self._k.residual(self._half, n, d, middle, active @ image[10], down_bias, out)
-        return out, Saved(x, norm_1, stats_1, heads, shares, attended, middle, norm_2, stats_2, up, active)
+        torch.mm(norm_2, image[8], out=kept.up)
+        active = self._active(kept.up, up_bias)
+        out = torch.empty(n, d) if memory is None else x
+        self._k.residual(self._half, n, d, kept.middle, active @ image[10], down_bias, out)
+        return out, Saved(kept, norm_1, stats_1, norm_2, stats_2, active)
+
+    def kept_bytes(self, B: int, T: int) -> int:
+        """As `Passes` says: 24 d a token in bf16, and of the softmax what lies below its diagonal."""
+        return sum(_padded(count, dtype) for count, dtype in self._kept_parts(B, T))
+
+    def recall(self, w: list[Tensor], image: list[Tensor], memory: Tensor, B: int, T: int) -> Saved:
+        """As `Passes` says: norms and GELU are computed again."""
+        kept = self._kept(memory, B, T)
+        norm_1, stats_1 = self._norm(kept.x, w[0], w[1])
+        norm_2, stats_2 = self._norm(kept.middle, w[6], w[7])
+        return Saved(kept, norm_1, stats_1, norm_2, stats_2, self._active(kept.up, w[9]))
 
     def layer_backward(
         self, i: int, w: list[Tensor], image: list[Tensor], saved: Saved, dx: Tensor, gradients: Gradients
     ) -> None:
-        """Turns dx (n, d) fp32, the gradient by the layer's output, into that by its input, in place."""
+        """As `Passes` says."""
         ln_1_gain, ln_2_gain, up_bias = w[0], w[6], w[9]
         name = f"transformer.h.{i}."
         n, d = dx.shape
-        _, BH, T, d_head = saved.heads.shape
+        kept = saved.kept
+        _, BH, T, d_head = kept.heads.shape
         H, B = self.shape.n_heads, BH // self.shape.n_heads
         # The layer's vectors lie side by side in the flat buffer, in the order of LAYER_TENSORS: one gradient for all.
         vectors = torch.zeros(13 * d)
@@ -134,30 +133,38 @@ class FusedGPT:
         d_out = torch.empty(n, d, dtype=self.dtype)
         self._k.cast_rows(self._half, n, d, dx, d_out, d_down_bias)
         gradients.add(name + "mlp.c_proj.weight", saved.active.t() @ d_out)
+        del saved.active
         d_up = d_out @ image[10].t()
-        self._k.gelu_backward(self._half, n, 4 * d, saved.up, up_bias, d_up, d_up_bias)
+        self._k.gelu_backward(self._half, n, 4 * d, kept.up, up_bias, d_up, d_up_bias)
         gradients.add(name + "mlp.c_fc.weight", saved.norm_2.t() @ d_up)
         self._k.layer_norm_backward(
-            self._half, n, d, d_up @ image[8].t(), saved.middle, saved.stats_2[0], saved.stats_2[1],
+            self._half, n, d, d_up @ image[8].t(), kept.middle, saved.stats_2[0], saved.stats_2[1],
             ln_2_gain, dx, d_ln_2_gain, d_ln_2_bias, d_out, d_projection_bias,
         )  # fmt: skip
-        gradients.add(name + "attn.c_proj.weight", saved.attended.t() @ d_out)
+        del d_up
+        gradients.add(name + "attn.c_proj.weight", kept.attended.t() @ d_out)
         d_mixed = torch.empty(BH, T, d_head, dtype=self.dtype)
         self._k.swap_heads(self._half, B, T, H, d_head, d_out @ image[4].t(), d_mixed)
+        d_heads = self._attention_backward(kept.heads, kept.shares, d_mixed)
         d_qkv = torch.empty(n, 3 * d, dtype=self.dtype)
-        d_heads = self._attention_backward(saved.heads, saved.shares, d_mixed)
         self._k.join_heads(self._half, B, T, H, d_head, d_heads, d_qkv, d_qkv_bias)
+        del d_heads
         gradients.add(name + "attn.c_attn.weight", saved.norm_1.t() @ d_qkv)
         self._k.layer_norm_backward(
-            self._half, n, d, d_qkv @ image[2].t(), saved.x, saved.stats_1[0], saved.stats_1[1],
+            self._half, n, d, d_qkv @ image[2].t(), kept.x, saved.stats_1[0], saved.stats_1[1],
             ln_1_gain, dx, d_ln_1_gain, d_ln_1_bias, None, None,
         )  # fmt: skip
         gradients.add(name + "ln_1.weight", vectors)
 
     def head(
-        self, weights: Weights, image: Weights, x: Tensor, targets: Tensor, gradients: Gradients | None
+        self,
+        weights: Mapping[str, Tensor],
+        image: Mapping[str, Tensor],
+        x: Tensor,
+        targets: Tensor,
+        gradients: Gradients | None,
     ) -> tuple[Tensor, Tensor]:
-        """Nats of each target (n), and the gradient of their sum by x (n, d): zero without `gradients`."""
+        """As `Passes` says: nats of each target."""
         n, d = x.shape
         gain, bias = weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"]
         head = image["transformer.wte.weight"]  # (V, d)
@@ -175,7 +182,9 @@ class FusedGPT:
             self._k.cross_entropy(self._half, len(logits), V, scale, logits, targets[part], wanted, nats[part])
             if gradients is not None:
                 torch.mm(logits, head, out=d_norm[part])
-                gradients.add("transformer.wte.weight", logits.t() @ norm[part])
+                for row in range(0, V, HEAD_ROWS):
+                    gradient = logits[:, row : row + HEAD_ROWS].t() @ norm[part]
+                    gradients.add("transformer.wte.weight", gradient, row * d)
         if gradients is not None:
             self._k.layer_norm_backward(
                 self._half, n, d, d_norm, x, stats[0], stats[1], gain, dx, vectors[:d], vectors[d:], None, None
@@ -183,18 +192,59 @@ class FusedGPT:
             gradients.add("transformer.ln_f.weight", vectors)
         return nats, dx
 
-    def _attention(self, heads: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """softmax(scale x q k^T) v over the positions up to each query's own, and the softmax of each block."""
+    def _norm(self, x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        n, d = x.shape
+        norm, stats = torch.empty(n, d, dtype=self.dtype), torch.empty(2, n)
+        self._k.layer_norm(self._half, n, d, x, gain, bias, norm, stats[0], stats[1])
+        return norm, stats
+
+    def _active(self, up: Tensor, bias: Tensor) -> Tensor:
+        active = torch.empty_like(up)
+        self._k.gelu(self._half, up.shape[0], up.shape[1], up, bias, active)
+        return active
+
+    def _new(self, x: Tensor, B: int) -> Kept:
+        """Each tensor on its own: they die one by one in the backward pass."""
+        parts = [torch.empty(count, dtype=dtype) for count, dtype in self._kept_parts(B, x.shape[0] // B)[1:]]
+        return self._shaped([x, *parts], B, x.shape[0] // B)
+
+    def _kept(self, memory: Tensor, B: int, T: int) -> Kept:
+        parts, start = [], 0
+        for count, dtype in self._kept_parts(B, T):
+            parts.append(memory[start : start + count * dtype.itemsize].view(dtype))
+            start += _padded(count, dtype)
+        return self._shaped(parts, B, T)
+
+    def _kept_parts(self, B: int, T: int) -> list[tuple[int, torch.dtype]]:
+        """Elements and type of all tensors of `Kept`, one after the other."""
+        n, d, H = B * T, self.shape.d_model, self.shape.n_heads
+        shares = [(B * H * (last - first) * last, self.dtype) for first, last in _blocks(T)]
+        fp32 = torch.float32
+        rest = [(n * d, self.dtype), (n * d, fp32), (4 * n * d, self.dtype)]
+        return [(n * d, fp32), (3 * n * d, self.dtype), *shares, *rest]
+
+    def _shaped(self, parts: list[Tensor], B: int, T: int) -> Kept:
+        x, heads, *shares, attended, middle, up = parts
+        n, d, BH = B * T, self.shape.d_model, B * self.shape.n_heads
+        return Kept(
+            x=x.view(n, d),
+            heads=heads.view(3, BH, T, self.shape.d_head),
+            shares=[share.view(BH, -1, last) for share, (_, last) in zip(shares, _blocks(T), strict=True)],
+            attended=attended.view(n, d),
+            middle=middle.view(n, d),
+            up=up.view(n, 4 * d),
+        )
+
+    def _attention(self, heads: Tensor, shares: list[Tensor]) -> Tensor:
+        """softmax(scale x q k^T) v over the positions up to each query's own; `shares` receives the softmax."""
         q, k, v = heads
         BH, T, _ = q.shape
-        mixed, shares = torch.empty_like(q), []
-        for first in range(0, T, QUERIES):
-            last = min(T, first + QUERIES)
-            share = torch.bmm(q[:, first:last], k[:, :last].transpose(1, 2))
+        mixed = torch.empty_like(q)
+        for (first, last), share in zip(_blocks(T), shares, strict=True):
+            torch.bmm(q[:, first:last], k[:, :last].transpose(1, 2), out=share)
             self._k.causal_softmax(self._half, BH, last - first, last, first, self._attention_scale, share)
             mixed[:, first:last] = torch.bmm(share, v[:, :last])
-            shares.append(share)
-        return mixed, shares
+        return mixed
 
     def _attention_backward(self, heads: Tensor, shares: list[Tensor], d_mixed: Tensor) -> Tensor:
         """The gradient by q, k and v (3, B H, T, d_head) of the gradient by the attention's output."""
@@ -203,8 +253,7 @@ class FusedGPT:
         d_heads = torch.empty_like(heads)
         dq, dk, dv = d_heads
         # From the last block on, which sees all keys: it sets what the others add to.
-        for first in reversed(range(0, T, QUERIES)):
-            last = min(T, first + QUERIES)
+        for first, last in reversed(_blocks(T)):
             share, d_block = shares.pop(), d_mixed[:, first:last]
             d_score = torch.bmm(d_block, v[:, :last].transpose(1, 2))
             scale = self._attention_scale
@@ -221,3 +270,13 @@ class FusedGPT:
                 dk[:, :last] += d_keys
                 dv[:, :last] += d_values
         return d_heads
+
+
+def _blocks(T: int) -> list[tuple[int, int]]:
+    """The blocks of queries, [first : last]."""
+    return [(first, min(T, first + QUERIES)) for first in range(0, T, QUERIES)]
+
+
+def _padded(count: int, dtype: torch.dtype) -> int:
+    """Bytes, up to the next whole vector of 16 fp32."""
+    return -(-count * dtype.itemsize // 64) * 64

@@ -4,7 +4,8 @@ Letters: B sequences of T tokens, width d, H heads. The residual stream is fp32;
 precision on weights cast from the fp32 master, as autocast would.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,14 +13,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isoflop.model.gradients import Gradients
-from isoflop.model.head import summed_loss, token_losses
-from isoflop.model.weights import Weights
+from isoflop.model.head import loss_and_gradients, summed_loss, token_losses
+from isoflop.model.passes import Passes
+from isoflop.model.weights import LAYER_TENSORS, Weights
 from isoflop.recipe import STANDARD, Parametrisation, Shape
 
 LAYER_NORM_EPS = 1e-5
 
 
-class GPT:
+@dataclass(frozen=True)
+class Graph:
+    """A layer's input and tensors, and its output with what autograd remembers."""
+
+    leaves: list[Tensor]
+    out: Tensor
+
+
+class GPT(Passes):
     """A GPT-3 style model: pre-LayerNorm, learned positions, exact GELU, biases, tied head (Brown et al. 2020).
 
     Knows shape, precision and the multipliers of its parametrisation, holds no weights: every call is given them.
@@ -30,38 +40,91 @@ class GPT:
         self, shape: Shape, precision: Literal["bf16", "fp32"], parametrisation: Parametrisation = STANDARD
     ) -> None:
         self.shape = shape
-        self._embedding_multiplier = parametrisation.embedding_multiplier
+        self.embedding_multiplier = parametrisation.embedding_multiplier
         self._output_multiplier = parametrisation.output_multiplier
         self._attention_scale = parametrisation.attention_scale(shape)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
 
     def image(self, weights: Weights) -> Weights:
-        """The weights themselves: layers cast them as they go."""
+        """As `Passes` says: the weights themselves, which layers cast as they go."""
         return weights
 
-    def gradients(self, weights: Weights, image: Weights, samples: Tensor, gradients: Gradients) -> float:
-        """Nats summed over the targets of `samples`, int64 (B, T + 1); `gradients` receives that sum's gradient."""
-        leaves = Weights(self.shape, weights.flat.detach())
-        for tensor in leaves.values():
-            tensor.requires_grad_()
-        loss = self.summed_loss(leaves, samples)
-        for name, gradient in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):
+    def embed(self, weights: Mapping[str, Tensor], ids: Tensor) -> Tensor:
+        """As `Passes` says."""
+        positions = weights["transformer.wpe.weight"][: ids.shape[1]]
+        x = (F.embedding(ids, weights["transformer.wte.weight"]) + positions) * self.embedding_multiplier
+        return x.flatten(0, 1)
+
+    def embed_backward(self, ids: Tensor, dx: Tensor, gradients: Gradients) -> None:
+        """As `Passes` says."""
+        dx = dx * self.embedding_multiplier
+        gradients.add_rows("transformer.wte.weight", ids.reshape(-1), dx)
+        positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape).reshape(-1)
+        gradients.add_rows("transformer.wpe.weight", positions, dx)
+
+    def layer(
+        self, w: list[Tensor], image: list[Tensor], x: Tensor, B: int, memory: Tensor | None = None
+    ) -> tuple[Tensor, Graph | None]:
+        """As `Passes` says: in `memory`, x alone."""
+        if memory is not None:
+            out, x = x, memory.view(torch.float32).view_as(x).copy_(x)
+            with torch.no_grad():
+                return out.copy_(self.layer(w, image, x, B)[0]), None
+        leaves = [x, *(cast if cast.ndim == 2 else own for own, cast in zip(w, image, strict=True))]
+        # Not detach(): what is written elsewhere in the buffer that the tensors are views of is none of autograd's.
+        leaves = [leaf.data.requires_grad_() for leaf in leaves]
+        inner = leaves[0].view(B, -1, self.shape.d_model)
+        out = layer(inner, leaves[1:], self.shape.n_heads, self._attention_scale, self.dtype).flatten(0, 1)
+        return out.detach(), Graph(leaves, out)
+
+    def kept_bytes(self, B: int, T: int) -> int:
+        """As `Passes` says."""
+        return 4 * B * T * self.shape.d_model
+
+    def recall(self, w: list[Tensor], image: list[Tensor], memory: Tensor, B: int, T: int) -> Graph:
+        """As `Passes` says: the whole forward pass again."""
+        with torch.enable_grad():
+            graph = self.layer(w, image, memory.view(torch.float32).view(B * T, -1), B)[1]
+        assert graph is not None
+        return graph
+
+    def layer_backward(
+        self, i: int, w: list[Tensor], image: list[Tensor], saved: Graph, dx: Tensor, gradients: Gradients
+    ) -> None:
+        """As `Passes` says."""
+        by_x, *others = torch.autograd.grad(saved.out, saved.leaves, dx)
+        for name, gradient in zip(LAYER_TENSORS, others, strict=True):
+            gradients.add(f"transformer.h.{i}.{name}", gradient)
+        dx.copy_(by_x)
+
+    def head(
+        self,
+        weights: Mapping[str, Tensor],
+        image: Mapping[str, Tensor],
+        x: Tensor,
+        targets: Tensor,
+        gradients: Gradients | None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `Passes` says: with gradients, the sum of the nats."""
+        names = ("transformer.ln_f.weight", "transformer.ln_f.bias")
+        leaves = [leaf.data.requires_grad_() for leaf in (x, *(weights[name] for name in names))]
+        with torch.enable_grad():
+            norm = F.layer_norm(leaves[0], (self.shape.d_model,), leaves[1], leaves[2], LAYER_NORM_EPS).to(self.dtype)
+        tokens = image["transformer.wte.weight"]
+        if gradients is None:
+            return token_losses(norm.detach(), tokens, targets, self._output_multiplier), torch.zeros_like(x)
+        nats, d_norm, d_tokens = loss_and_gradients(norm.detach(), tokens, targets, self._output_multiplier)
+        gradients.add("transformer.wte.weight", d_tokens)
+        dx, *others = torch.autograd.grad(norm, leaves, d_norm)
+        for name, gradient in zip(names, others, strict=True):
             gradients.add(name, gradient)
-        return float(loss.detach())
+        return nats, dx
 
     def summed_loss(self, weights: Weights, samples: Tensor) -> Tensor:
         """Nats summed over the B x T targets of `samples`, int64 (B, T + 1): fp32 scalar with gradients."""
         x = self.features(weights, samples[:, :-1])
         targets = samples[:, 1:].reshape(-1)
         return summed_loss(x.flatten(0, 1), weights["transformer.wte.weight"], targets, self._output_multiplier)
-
-    @torch.no_grad()
-    def nats(self, weights: Weights, image: Weights, samples: Tensor) -> Tensor:
-        """Nats of each target of `samples`, int64 (B, T + 1): fp32 (B, T)."""
-        x = self.features(weights, samples[:, :-1])
-        targets = samples[:, 1:].reshape(-1)
-        wte = weights["transformer.wte.weight"]
-        return token_losses(x.flatten(0, 1), wte, targets, self._output_multiplier).view_as(samples[:, 1:])
 
     def features(self, weights: Weights, ids: Tensor) -> Tensor:
         """What the head sees: (B, T, d) in compute precision, after the last LayerNorm."""
@@ -77,7 +140,7 @@ class GPT:
     def residual_stream(self, weights: Weights, ids: Tensor) -> Iterator[Tensor]:
         """The stream, fp32 (B, T, d), after the embeddings and after each layer."""
         positions = weights["transformer.wpe.weight"][: ids.shape[1]]
-        x = (F.embedding(ids, weights["transformer.wte.weight"]) + positions) * self._embedding_multiplier
+        x = (F.embedding(ids, weights["transformer.wte.weight"]) + positions) * self.embedding_multiplier
         yield x
         for i in range(self.shape.n_layers):
             x = layer(x, weights.layer(i), self.shape.n_heads, self._attention_scale, self.dtype)

@@ -21,6 +21,21 @@ def summed_loss(x: Tensor, embedding: Tensor, targets: Tensor, scale: float) -> 
     return loss
 
 
+def loss_and_gradients(x: Tensor, embedding: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`summed_loss` with its gradient by x (tokens, d_model), in x's precision, and by the embedding, in fp32."""
+    head = embedding.to(x.dtype)
+    x_gradient = torch.empty_like(x)
+    head_gradient = torch.zeros_like(embedding, dtype=torch.float32)
+    loss = torch.zeros((), dtype=torch.float32, device=x.device)
+    size = chunk_rows(head.shape[0])
+    for start in range(0, x.shape[0], size):
+        part = slice(start, start + size)
+        part_loss, x_gradient[part], part_gradient = _chunk_loss(x[part], head, targets[part], scale)
+        loss += part_loss
+        head_gradient += part_gradient
+    return loss, x_gradient, head_gradient
+
+
 def token_losses(x: Tensor, embedding: Tensor, targets: Tensor, scale: float) -> Tensor:
     """Cross-entropy in nats of each token, fp32 (tokens,), chunk by chunk and without gradients."""
     head = embedding.to(x.dtype)
@@ -40,16 +55,7 @@ def chunk_rows(vocab_size: int) -> int:
 class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, embedding: Tensor, targets: Tensor, logit_scale: float) -> Tensor:
-        head = embedding.to(x.dtype)
-        x_gradient = torch.empty_like(x)
-        head_gradient = torch.zeros_like(embedding)
-        loss = torch.zeros((), dtype=torch.float32, device=x.device)
-        size = chunk_rows(head.shape[0])
-        for start in range(0, x.shape[0], size):
-            part = slice(start, start + size)
-            part_loss, x_gradient[part], part_gradient = _chunk_loss(x[part], head, targets[part], logit_scale)
-            loss += part_loss
-            head_gradient += part_gradient
+        loss, x_gradient, head_gradient = loss_and_gradients(x, embedding, targets, logit_scale)
         ctx.save_for_backward(x_gradient, head_gradient)
         return loss
 

@@ -5,18 +5,23 @@ import hashlib
 import numpy as np
 import torch
 
-from isoflop.model.weights import Weights
+from isoflop.model.weights import Piece, Weights
 from isoflop.recipe import STANDARD, Parametrisation, Shape
 
 
-def initialise(shape: Shape, seed: int, parametrisation: Parametrisation = STANDARD) -> Weights:
-    """N(0, 0.02) for matrices and embeddings, with both residual projections scaled by 1 / sqrt(2 x layers).
+def initialise(
+    shape: Shape, seed: int, parametrisation: Parametrisation = STANDARD, piece: Piece | None = None
+) -> Weights:
+    """The initial weights, or those of one piece alone.
+
+    N(0, 0.02) for matrices and embeddings, with both residual projections scaled by 1 / sqrt(2 x layers).
 
     Norm gains are one, biases zero (Radford et al. 2019, sec. 2.3; Dey et al. 2023, sec. 2.1). A parametrisation sets
     other deviations, and where the normal is cut. Every tensor has its own Philox stream keyed by seed and name, so a
     layer can be drawn without drawing those before it.
     """
-    weights = Weights.zeros(shape)
+    elements = shape.params if piece is None else piece.stop - piece.start
+    weights = Weights(shape, torch.zeros(elements), piece)
     for name, tensor in weights.items():
         if tensor.ndim == 2:
             drawn = _normal(f"{seed}/{name}", tuple(tensor.shape), parametrisation.init_truncation)

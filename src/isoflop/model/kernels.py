@@ -1,93 +1,23 @@
-"""kernels.c: built once by the machine's C compiler, kept in the user's cache, called with tensors."""
+"""kernels.c, called with tensors."""
 
-import ctypes
 import functools
-import hashlib
-import os
-import platform
-import re
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from isoflop.cache import cache_folder
+from isoflop.compiled import Compiled, load_compiled
 
-# No -ffast-math: it would let a compiler add in an order of its own.
-OPTIONS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-_KINDS = {"size_t": ctypes.c_size_t, "int": ctypes.c_int, "float": ctypes.c_float, "double": ctypes.c_double}
-_RESULTS = {"void": None, "uint32_t": ctypes.c_uint32, "double": ctypes.c_double}
-
-
-class Kernels:
-    """The functions of kernels.c as attributes.
-
-    Tensors go in as they are: contiguous, on the CPU; None is a null pointer. A call holds no lock of the interpreter,
-    so that lanes run side by side.
-    """
-
-    def __init__(self, library: Path, source: str) -> None:
-        loaded = ctypes.CDLL(str(library))
-        prototypes = re.findall(r"^(void|uint32_t|double) (\w+)\(([^)]*)\) \{", source, re.MULTILINE)
-        for result, name, arguments in prototypes:
-            function = getattr(loaded, name)
-            function.restype = _RESULTS[result]
-            function.argtypes = [_kind(argument) for argument in arguments.split(",")]
-            setattr(self, name, functools.partial(_call, function))
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        raise AttributeError(f"kernels.c has no function {name}")
+Kernels = Compiled
 
 
 @functools.cache
 def load_kernels() -> Kernels | None:
-    """The kernels, built if this machine has not built them yet; None where it has no C compiler that works."""
-    source = (files("isoflop.model") / "kernels.c").read_text(encoding="utf-8")
-    for compiler in dict.fromkeys((os.environ.get("CC", ""), "cc", "gcc", "clang")):
-        found = shutil.which(compiler) if compiler else None
-        if found is None:
-            continue
-        for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"isoflop-{os.getuid()}"):
-            try:
-                return Kernels(_built(found, source, folder), source)
-            except (OSError, subprocess.SubprocessError):
-                continue
-    return None
+    """The kernels; None where this machine has no C compiler that works.
+
+    Tensors go in as they are: contiguous, on the CPU; None is a null pointer.
+    """
+    return load_compiled("isoflop.model", "kernels", _address)
 
 
-def _built(compiler: str, source: str, folder: Path) -> Path:
-    """The library for this source, compiler and processor; built beside its place and then moved there."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
-    key = hashlib.sha256(b"\0".join([source.encode(), version, _processor(), " ".join(OPTIONS).encode()]))
-    library = folder / f"kernels-{key.hexdigest()[:20]}.so"
-    if not library.exists():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as made:
-            text, built = Path(made) / "kernels.c", Path(made) / "kernels.so"
-            text.write_text(source, encoding="utf-8")
-            command = [compiler, *OPTIONS, str(text), "-o", str(built), "-lm"]
-            subprocess.run(command, capture_output=True, check=True, timeout=300)
-            os.replace(built, library)
-    return library
-
-
-def _processor() -> bytes:
-    """What `-march=native` depends on."""
-    try:
-        flags = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        flags = None
-    return (flags[0] if flags else platform.processor() or platform.machine()).encode()
-
-
-def _kind(argument: str) -> Any:
-    return ctypes.c_void_p if "*" in argument else _KINDS[argument.split()[-2]]
-
-
-def _call(function: Any, *arguments: Any) -> Any:
-    return function(*(one.data_ptr() if isinstance(one, Tensor) else one for one in arguments))
+def _address(argument: Any) -> Any:
+    return argument.data_ptr() if isinstance(argument, Tensor) else argument

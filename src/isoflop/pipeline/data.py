@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from isoflop.data import Manifest
 
 
-def prepare_data(family: Family, folder: RunFolder, listener: Listener, workers: int | None = None) -> "Manifest":
-    """The manifest of the family's tokens, made if they are missing; every byte that is there is checked.
+def prepare_data(
+    family: Family, folder: RunFolder, listener: Listener, workers: int | None = None, anew: bool = False
+) -> "Manifest":
+    """The manifest of the family's tokens, made if they are missing; what is there is checked to the byte.
+
+    Files that were hashed before and not touched since are not read again, unless `anew` asks for it.
 
     Raises:
         InputError: the corpus cannot be read or is too small, or the folder holds data made of something else.
@@ -22,8 +26,8 @@ def prepare_data(family: Family, folder: RunFolder, listener: Listener, workers:
     from isoflop.data import prepare, verify
 
     check_corpus(family.data)
-    prepare(family.data, folder.data, listener.note, workers=workers)
-    return verify(folder.data)
+    prepare(family.data, folder.data, listener.note, workers=workers, anew=anew)
+    return verify(folder.data, anew)
 
 
 def prepare_part_of(

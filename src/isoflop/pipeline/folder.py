@@ -46,11 +46,19 @@ class RunFolder:
     def tune(self) -> Path:
         return self.path / "tune"
 
+    @property
+    def suite(self) -> Path:
+        """The tasks made of the held-out documents."""
+        return self.path / "tasks"
+
     def model(self, name: str) -> Path:
         return self.path / "models" / name
 
     def result(self, name: str) -> Path:
         return self.model(name) / "result.json"
+
+    def task_scores(self, name: str) -> Path:
+        return self.model(name) / "tasks.json"
 
     def release(self, name: str) -> Path:
         return self.path / "release" / name

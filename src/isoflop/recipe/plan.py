@@ -16,6 +16,7 @@ from isoflop.recipe.rules import batch_sequences, peak_lr, warmup_tokens, whole_
 from isoflop.recipe.schedule import BatchStage, steps_of
 from isoflop.recipe.shape import Shape
 from isoflop.recipe.sizes import family_sizes
+from isoflop.recipe.streaming import GROUP_TOKENS, Cut, cut_of
 
 MOST_TOKENS = 2**60
 
@@ -54,17 +55,26 @@ class ModelPlan:
     price: float | None
     parametrisation: Parametrisation = STANDARD
     reproducible: bool = True
+    execution: Literal["resident", "streamed"] = "resident"
+    store: Literal["disk", "host"] = "disk"
+    group_tokens: int = GROUP_TOKENS
 
     @property
     def batch_sequences(self) -> int:
         """Sequences of the last stage's step."""
         return self.batch_schedule[-1].sequences
 
+    def cut(self, systems: int) -> Cut:
+        """How a streamed run on so many systems cuts each one's part of a step."""
+        size, length = self.microbatch_sequences, self.shape.context_length
+        return cut_of(self.batch_schedule, size, length, systems, self.group_tokens)
+
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the bits of the trained weights, beside the data."""
         document = asdict(self)
         costs = ("flops", "flops_6nd", "flops_paper", "weights_bytes", "optimizer_bytes", "activation_bytes")
-        for key in ("name", "size", "held_out", "seconds", "joules", "price", *costs):
+        ways = ("execution", "store", "group_tokens")
+        for key in ("name", "size", "held_out", "seconds", "joules", "price", *costs, *ways):
             del document[key]
         return {**document.pop("shape"), **document.pop("parametrisation"), **document}
 

@@ -20,6 +20,51 @@ UNIT = 2.0**-48
 LARGEST = 2.0**62  # in units; one bit is left for what the bound below rounds
 
 
+class Adder:
+    """Adds parts of a gradient to sums of type int64, in fixed point, or fp32.
+
+    Every call tells the largest magnitude, in units, that it added: NaN or infinity if one was among them.
+    """
+
+    def __init__(self, dtype: torch.dtype, kernels: Kernels | None) -> None:
+        self.unit = UNIT if dtype == torch.int64 else 1.0
+        self.fixed = dtype == torch.int64
+        self._kernels = kernels
+        self._scale = 0.0
+
+    def begin(self, step_tokens: int) -> None:
+        """A step of that many tokens begins: what is added is the gradient of a sum over them."""
+        self._scale = 1.0 / (self.unit * step_tokens)
+
+    def add(self, target: Tensor, gradient: Tensor) -> float:
+        """Adds `gradient` to `target` (elements,)."""
+        if self._kernels is None:
+            scaled = gradient.reshape(-1).float() * self._scale
+            target += scaled.to(target.dtype)
+            return float(scaled.abs().max())
+        half = int(gradient.dtype == torch.bfloat16)
+        count = gradient.numel()
+        return _float_of(
+            self._kernels.add_gradient(int(self.fixed), half, count, gradient.contiguous(), self._scale, target)
+        )
+
+    def add_rows(self, target: Tensor, ids: Tensor, gradient: Tensor) -> float:
+        """Adds fp32 rows (n, d) to the rows `ids` (n) of `target` (rows, d)."""
+        if self._kernels is None:
+            scaled = gradient * self._scale
+            target.index_add_(0, ids, scaled.to(target.dtype))
+            return float(scaled.abs().max())
+        rows, d = gradient.shape
+        return _float_of(self._kernels.scatter_gradient(int(self.fixed), rows, d, ids, gradient, self._scale, target))
+
+    def within(self, bounds: npt.NDArray[np.float64]) -> bool:
+        """Whether all that was added is finite and no sum can have left its bits.
+
+        `bounds` are the largest magnitudes of all systems, added up: what each tensor's elements can have reached.
+        """
+        return bool((bounds < (LARGEST if self.fixed else math.inf)).all())
+
+
 class Sums(Gradients):
     """Adds up gradients of summed losses, each divided by the step's tokens. Threads may add at once.
 
@@ -28,54 +73,28 @@ class Sums(Gradients):
 
     def __init__(self, into: Weights, kernels: Kernels | None) -> None:
         self.into = into
-        self.unit = UNIT if into.flat.dtype == torch.int64 else 1.0
-        self._fixed = int(into.flat.dtype == torch.int64)
-        self._kernels = kernels
+        self._adder = Adder(into.flat.dtype, kernels)
+        self.unit = self._adder.unit
+        self.within = self._adder.within
         self._locks = {name: threading.Lock() for name in into}
         self._places = {name: i for i, name in enumerate(into)}
         self.bounds = np.zeros(len(into))
-        self._scale = 0.0
 
     def begin(self, step_tokens: int) -> None:
         """A step of that many tokens begins."""
-        self._scale = 1.0 / (self.unit * step_tokens)
+        self._adder.begin(step_tokens)
         self.bounds[:] = 0.0
 
-    def within(self, bounds: npt.NDArray[np.float64]) -> bool:
-        """Whether all that was added is finite and no sum can have left its bits.
-
-        `bounds` are `self.bounds` of all systems, added up: what each tensor's elements can have reached.
-        """
-        return bool((bounds < (LARGEST if self._fixed else math.inf)).all())
-
-    def add(self, name: str, gradient: Tensor) -> None:
+    def add(self, name: str, gradient: Tensor, start: int = 0) -> None:
         """As `Gradients` says."""
-        count, start = gradient.numel(), self.into.offsets[name]
+        start += self.into.offsets[name]
         with self._locks[name]:
-            target = self.into.flat[start : start + count]
-            if self._kernels is None:
-                scaled = gradient.reshape(-1).float() * self._scale
-                target += scaled.to(target.dtype)
-                largest = float(scaled.abs().max())
-            else:
-                half = int(gradient.dtype == torch.bfloat16)
-                bits = self._kernels.add_gradient(self._fixed, half, count, gradient.contiguous(), self._scale, target)
-                largest = _float_of(bits)
-            self._bound(name, largest)
+            self._bound(name, self._adder.add(self.into.flat[start : start + gradient.numel()], gradient))
 
     def add_rows(self, name: str, ids: Tensor, gradient: Tensor) -> None:
         """As `Gradients` says."""
-        rows, d = gradient.shape
         with self._locks[name]:
-            target = self.into[name]
-            if self._kernels is None:
-                scaled = gradient * self._scale
-                target.index_add_(0, ids, scaled.to(target.dtype))
-                largest = float(scaled.abs().max())
-            else:
-                bits = self._kernels.scatter_gradient(self._fixed, rows, d, ids, gradient, self._scale, target)
-                largest = _float_of(bits)
-            self._bound(name, largest * rows)
+            self._bound(name, self._adder.add_rows(self.into[name], ids, gradient) * len(ids))
 
     def _bound(self, name: str, more: float) -> None:
         self.bounds[self._places[name]] += more if math.isfinite(more) else math.inf

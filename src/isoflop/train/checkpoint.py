@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 
-from isoflop.durable import part_of, sha256_of_file, write_folder, write_synced, write_text
+from isoflop.durable import part_of, sha256_of_file, write_folder, write_text
 from isoflop.errors import InputError
 from isoflop.model import Shard, shards_of
 from isoflop.recipe import ModelPlan
@@ -21,7 +21,6 @@ from isoflop.systems.group import Systems, owner
 from isoflop.train.learner import Learns
 
 FORMAT = 4
-KEEP = 2
 MANIFEST, LATEST = "manifest.json", "LATEST"
 
 
@@ -46,15 +45,24 @@ class Generation:
     folder: Path
     position: Position
 
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return self.position.steps
+
     def read(self, shard: Shard) -> dict[str, torch.Tensor]:
         """The state of a shard: flat fp32, by the names in `learner.STATE`."""
-        return load((self.folder / _file_of(shard)).read_bytes())
+        return load(self.path(shard).read_bytes())
+
+    def path(self, shard: Shard) -> Path:
+        """The file that holds it."""
+        return self.folder / _file_of(shard)
 
 
 def save_generation(
     folder: Path, plan: ModelPlan, data_sha256: str, position: Position, learner: Learns, systems: Systems
 ) -> None:
-    """Commits a generation, of which every system writes the shards it owns, and prunes all but the newest two.
+    """Commits a generation, of which every system writes the shards it owns, and prunes the oldest.
 
     The files are the same for any number of systems.
 
@@ -69,9 +77,7 @@ def save_generation(
         own = np.zeros((len(shards), 32))
         for shard in shards:
             if owner(shard.index, systems) == systems.rank:
-                content = save({name: part.cpu() for name, part in learner.shard(shard).items()})
-                write_synced(part / _file_of(shard), content)
-                own[shard.index] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+                own[shard.index] = np.frombuffer(learner.write(shard, part / _file_of(shard)), np.uint8)
         together = systems.gather(own.reshape(-1)).sum(axis=0).reshape(own.shape)
         return [bytes(row.astype(np.uint8)).hex() for row in together]
 
@@ -91,7 +97,7 @@ def save_generation(
     if systems.rank == 0:
         write_folder(folder / name, fill)
         write_text(folder / LATEST, name + "\n")
-        for old in _generations(folder)[KEEP:]:
+        for old in generations_in(folder)[learner.generations :]:
             shutil.rmtree(old, ignore_errors=True)
     else:
         systems.gather(np.zeros(0))
@@ -107,7 +113,7 @@ def load_newest(folder: Path, plan: ModelPlan, data_sha256: str, on_event: Calla
     """
     for left in folder.glob("gen-*.part"):
         shutil.rmtree(left, ignore_errors=True)
-    for generation in _generations(folder):
+    for generation in generations_in(folder):
         try:
             manifest = json.loads((generation / MANIFEST).read_bytes())
             said = manifest.pop("sha256")
@@ -126,7 +132,7 @@ def load_newest(folder: Path, plan: ModelPlan, data_sha256: str, on_event: Calla
             generation.rename(aside)
             on_event(f"checkpoint {generation} is damaged ({error}); set aside, going back to the one before")
             continue
-        _check_same(found, {**plan.fingerprint(), "data": data_sha256}, generation)
+        check_same(found, {**plan.fingerprint(), "data": data_sha256}, generation)
         return Generation(generation, position)
     return None
 
@@ -152,13 +158,18 @@ def _hash_of(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _generations(folder: Path) -> list[Path]:
-    """Newest first."""
+def generations_in(folder: Path) -> list[Path]:
+    """The folders of all generations, newest first."""
     found = [path for path in folder.glob("gen-*") if re.fullmatch(r"gen-\d{8,}", path.name)]
     return sorted(found, key=lambda path: int(path.name[4:]), reverse=True)
 
 
-def _check_same(found: Any, wanted: dict[str, Any], generation: Path) -> None:
+def check_same(found: Any, wanted: dict[str, Any], generation: Path) -> None:
+    """Refuses to go on from what was made by other settings.
+
+    Raises:
+        InputError: they differ; names how.
+    """
     wanted = json.loads(json.dumps(wanted))
     differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
     if differing:

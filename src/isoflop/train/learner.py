@@ -1,14 +1,18 @@
 """A model that learns with everything resident: weights, optimizer state, and what one step does with them."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
+from isoflop.durable import write_synced
 from isoflop.model import Kernels, Lanes, Shard, Weights, initialise, make_model, shards_of
 from isoflop.recipe import STANDARD, Parametrisation, Shape
 from isoflop.systems.group import ALONE, Systems, bring_home, owner, send_out
@@ -22,8 +26,31 @@ STATE = ("weights", "first_moment", "second_moment")
 CPU = torch.device("cpu")
 
 
+class Source(Protocol):
+    """The state of an earlier learner after so many `steps`."""
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+
+    def read(self, shard: Shard) -> Mapping[str, Tensor]:
+        """A shard's: `STATE`, each flat fp32 (elements,)."""
+
+    def path(self, shard: Shard) -> Path:
+        """The file that holds it; it is never changed."""
+
+
 class Learns(Protocol):
-    """What the loop trains, wherever its weights live. A step is `gradients`, then `norm`, then `update`."""
+    """What the loop trains, wherever its weights live.
+
+    A step is `gradients`, then `norm`, then `update`, then, with all told of it that will be, `commit`.
+    `lasting` says whether a committed step survives a crash by itself; `generations` how many of its checkpoints to
+    keep; `link_bytes` what its last step moved between device and store.
+    """
+
+    lasting: bool
+    generations: int
+    link_bytes: int
 
     def gradients(self, microbatches: Sequence[Callable[[], Tensor]], step_tokens: int) -> float:
         """Adds up the gradient of the step's mean loss; returns that loss in nats per token.
@@ -39,11 +66,17 @@ class Learns(Protocol):
     def update(self, norm: float, lr: float, step: int) -> None:
         """One update of the weights by the gradient, whose norm is `norm`; `step` counts from 1."""
 
-    def shard(self, shard: Shard) -> Mapping[str, Tensor]:
-        """The state of a shard that this system owns: `STATE`, each (elements,)."""
+    def commit(self, position: Mapping[str, Any]) -> None:
+        """The updated step counts from here on; `position` is how far the run has come with it."""
 
-    def restore(self, read: Callable[[Shard], Mapping[str, Tensor]]) -> None:
-        """Takes over the state of an earlier learner, which `read` gives shard by shard."""
+    def write(self, shard: Shard, path: Path) -> bytes:
+        """Writes the state of a shard that this system owns as safetensors; the SHA-256 of the file."""
+
+    def restore(self, source: Source) -> None:
+        """Takes over the state of an earlier learner."""
+
+    def close(self) -> None:
+        """Nothing more is asked of this learner."""
 
     def complete(self) -> Weights:
         """All weights on this system."""
@@ -51,6 +84,8 @@ class Learns(Protocol):
 
 class Learner(Learns):
     """One model from its initial weights on. `kernels` are for a CPU alone."""
+
+    lasting, generations, link_bytes = False, 2, 0
 
     def __init__(
         self,
@@ -122,19 +157,29 @@ class Learner(Learns):
         self._lanes.map(one, self._chunks)
         self._share()
 
-    def shard(self, shard: Shard) -> Mapping[str, Tensor]:
-        """As `Learns` says: the live tensors themselves."""
+    def commit(self, position: Mapping[str, Any]) -> None:
+        """As `Learns` says: all is done."""
+
+    def shard(self, shard: Shard) -> dict[str, Tensor]:
+        """The live state of a shard: `STATE`, each (elements,)."""
         flats = (self.weights.flat, *self._moments)
         return {name: flat[shard.start : shard.stop] for name, flat in zip(STATE, flats, strict=True)}
 
-    def restore(self, read: Callable[[Shard], Mapping[str, Tensor]]) -> None:
+    def write(self, shard: Shard, path: Path) -> bytes:
+        """As `Learns` says."""
+        return write_state(path, self.shard(shard))
+
+    def restore(self, source: Source) -> None:
         """As `Learns` says."""
         for shard in self._shards:
-            state = read(shard)
+            state = source.read(shard)
             for name, part in self.shard(shard).items():
                 if name == "weights" or shard in self._own:
                     part.copy_(state[name])
         self._image = self.model.image(self.weights)
+
+    def close(self) -> None:
+        """As `Learns` says."""
 
     def complete(self) -> Weights:
         """As `Learns` says."""
@@ -152,6 +197,17 @@ class Learner(Learns):
                 sums[part].zero_()
                 if self._image is not self.weights:
                     self._image.flat[part].copy_(flat[part])
+
+
+def write_state(path: Path, state: dict[str, Tensor]) -> bytes:
+    """Writes a shard's state as safetensors; the SHA-256 of the file.
+
+    Raises:
+        WorkError: the disk is full or the folder cannot be written.
+    """
+    content = save({name: part.cpu() for name, part in state.items()})
+    write_synced(path, content)
+    return hashlib.sha256(content).digest()
 
 
 def totals(

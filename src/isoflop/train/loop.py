@@ -16,16 +16,17 @@ from isoflop.data import ReadAhead, TokenStream, sample_ids
 from isoflop.durable import sha256_of_file
 from isoflop.errors import DivergenceError, InputError, Interrupted
 from isoflop.interrupts import deferred
-from isoflop.model import Kernels, Lanes, Weights, as_standard, load_kernels
+from isoflop.model import Lanes, Weights, as_standard, load_kernels
 from isoflop.model.lanes import THREADS
 from isoflop.recipe import ModelPlan, flops_per_token, learning_rate, steps_of
 from isoflop.recipe.schedule import BatchRun, StepPlan, step_at
 from isoflop.systems.group import ALONE, Systems
 from isoflop.train.allocator import keep_freed_memory
-from isoflop.train.checkpoint import Generation, Position, load_together, save_generation
-from isoflop.train.learner import CPU, Learner
+from isoflop.train.checkpoint import Position, load_together, save_generation
+from isoflop.train.learner import CPU, Learns
+from isoflop.train.learners import make_learner
 from isoflop.train.metrics import Metrics
-from isoflop.train.optimizer import AdamW
+from isoflop.train.recovery import recover, remove_store
 
 # Steps over which the time left is estimated.
 RECENT_STEPS = 20
@@ -49,6 +50,7 @@ class Step:
     wait_seconds: float
     time: float
     seconds_left: float
+    link_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,9 @@ def train(
         WorkError: a checkpoint cannot be written.
         InputError: the checkpoints belong to other settings, or need a C compiler that is not there.
     """
-    checkpoints, leads = folder / "checkpoints", systems.rank == 0
+    checkpoints, store, leads = folder / "checkpoints", folder / "store", systems.rank == 0
     data_sha256 = sha256_of_file(data / "manifest.json")
+    recover(store, checkpoints, plan, data_sha256, lanes, systems, on_event)
     generation = load_together(checkpoints, plan, data_sha256, on_event, systems)
     kernels = load_kernels() if device.type == "cpu" else None
     unbegun = Position(0, 0, 0.0, 0.0, 0.0, THREADS, kernels is not None, device.type)
@@ -108,14 +111,33 @@ def train(
     if position.device != device.type and position.steps < plan.steps:
         on_event(f"{plan.name} began on {position.device} and goes on on {device.type}: its bits are those of neither")
     used = kernels if position.fused else None
-    session = _Session(plan, data, lanes, systems, device, used, generation, peak_flops_per_second)
+    keep_freed_memory()
+    learner = make_learner(
+        plan, data_sha256, store, lanes=lanes, kernels=used, systems=systems, device=device, source=generation
+    )
+    session = _Session(plan, data, learner, systems, position.steps, peak_flops_per_second)
+
+    def trained(position: Position) -> Trained:
+        weights = as_standard(learner.complete(), plan.parametrisation)
+        learner.close()
+        remove_store(store, systems)
+        return Trained(
+            weights=weights,
+            tokens=position.tokens,
+            steps=position.steps,
+            seconds=position.seconds,
+            system_seconds=position.system_seconds,
+            joules=position.joules,
+            threads=position.threads,
+        )
+
     if position.steps == plan.steps:
-        return session.trained(position)
+        return trained(position)
 
     def save(now: Position) -> None:
         if metrics is not None:
             metrics.sync()
-        save_generation(checkpoints, plan, data_sha256, now, session.learner, systems)
+        save_generation(checkpoints, plan, data_sha256, now, learner, systems)
 
     metrics = Metrics(folder / "metrics.jsonl", position.steps) if leads else None
     started = saved = counted = perf_counter()
@@ -139,82 +161,57 @@ def train(
         with deferred() as pending:
             for step in session.steps():
                 if metrics is not None:
-                    metrics.write({key: value for key, value in asdict(step).items() if key in _METRIC_KEYS})
+                    line = {key: value for key, value in asdict(step).items() if key in _METRIC_KEYS}
+                    metrics.write({key: value for key, value in line.items() if value is not None})
                     on_step(step)
+                if learner.lasting:
+                    if metrics is not None:
+                        metrics.sync()
+                    learner.commit(asdict(position_now(step)))
+                else:
+                    learner.commit({})
                 if perf_counter() - counted >= SECONDS_BETWEEN_JOULES:
                     read_joules()
                     counted = perf_counter()
-                due = perf_counter() - saved >= checkpoint_seconds
+                due = not learner.lasting and perf_counter() - saved >= checkpoint_seconds
                 # All stop at the same step, at a signal to any; all save at the same, when the leader's clock says so.
                 said = systems.gather(np.array([float(pending.signal_number or 0), float(due)]))
                 signal_number = int(said[:, 0].max())
                 if signal_number:
                     save(position_now(step))
+                    learner.close()
+                    remove_store(store, systems)
                     pending.signal_number = None
                     raise Interrupted(signal_number)
                 if step.step == plan.steps or said[0, 1]:
                     now = position_now(step)
                     save(now)
                     saved = perf_counter()
+    except BaseException:
+        learner.close()
+        raise
     finally:
         if metrics is not None:
             metrics.close()
-    return session.trained(now)
+    return trained(now)
 
 
-_METRIC_KEYS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "wait_seconds", "time")
+_METRIC_KEYS = (
+    *("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "wait_seconds", "time"),
+    "link_bytes",
+)
 
 
 class _Session:
-    """Everything that one process holds of a run."""
+    """The steps that one process takes of a run."""
 
     def __init__(
-        self,
-        plan: ModelPlan,
-        data: Path,
-        lanes: Lanes,
-        systems: Systems,
-        device: torch.device,
-        kernels: Kernels | None,
-        generation: Generation | None,
-        peak: float,
+        self, plan: ModelPlan, data: Path, learner: Learns, systems: Systems, steps_done: int, peak: float
     ) -> None:
-        keep_freed_memory()
         self._plan, self._peak, self._systems = plan, peak, systems
-        self._start = 0 if generation is None else generation.position.steps
+        self._start = steps_done
         self._stream = TokenStream(data, "train")
-        self.learner = Learner(
-            plan.shape,
-            seed=plan.seed,
-            precision=plan.precision,
-            lanes=lanes,
-            kernels=kernels,
-            optimizer=AdamW(
-                beta1=plan.beta1,
-                beta2=plan.beta2,
-                eps=plan.eps,
-                weight_decay=plan.weight_decay,
-                clip_norm=plan.clip_norm,
-                hidden_lr_multiplier=plan.parametrisation.hidden_lr_multiplier,
-            ),
-            parametrisation=plan.parametrisation,
-            systems=systems,
-            reproducible=plan.reproducible,
-            device=device,
-        )
-        if generation is not None:
-            self.learner.restore(generation.read)
-
-    def trained(self, position: Position) -> Trained:
-        return Trained(
-            weights=as_standard(self.learner.complete(), self._plan.parametrisation),
-            tokens=position.tokens,
-            steps=position.steps,
-            seconds=position.seconds,
-            system_seconds=position.system_seconds,
-            joules=position.joules,
-            threads=position.threads,
-        )
+        self.learner = learner
 
     def steps(self) -> Iterator[Step]:
         """Trains on from the start position, a step each time the next one is asked for."""
@@ -237,9 +234,12 @@ class _Session:
             loss = self.learner.gradients(microbatches, this.sequences * plan.shape.context_length)
             norm = self.learner.norm()
             if not (math.isfinite(loss) and math.isfinite(norm)):
+                told = f"{plan.name}: loss {loss:g}, gradient norm {norm:g} at step {i + 1}"
+                if i == 0:
+                    raise DivergenceError(f"{told}: the initial weights give no finite numbers; lower recipe.init_std")
                 raise DivergenceError(
-                    f"{plan.name}: loss {loss:g}, gradient norm {norm:g} at step {i + 1}: training has diverged before "
-                    "this update; the last checkpoint is good; lower recipe.peak_lr and train in another --runs folder"
+                    f"{told}: training has diverged before this update; what was saved before is good; "
+                    "lower recipe.peak_lr and train in another --runs folder"
                 )
             lr = learning_rate(
                 tokens,
@@ -266,6 +266,7 @@ class _Session:
                 wait_seconds=reader.wait_seconds - waited,
                 time=time(),
                 seconds_left=statistics.median(recent) * (plan.steps - i - 1),
+                link_bytes=self.learner.link_bytes or None,
             )
 
     def _batches(self, runs: list[BatchRun]) -> Iterator[npt.NDArray[np.int64]]:

@@ -1,0 +1,33 @@
+"""How a streamed step is cut, and what streaming moves and holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from isoflop.recipe.schedule import BatchStage
+
+# A layer stays for the whole group, so its weights travel once for so many tokens: on a CPU with a disk some hundred
+# tokens hide the way, on a GPU 5 to 15 thousand do. What layers keep for the backward pass grows with the group.
+GROUP_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A system's largest step: `groups` of at most `most` microbatches, each of so many `sequences`."""
+
+    sequences: int
+    most: int
+    groups: int
+
+
+def cut_of(
+    batch_schedule: Sequence[BatchStage],
+    microbatch_sequences: int,
+    context_length: int,
+    systems: int,
+    group_tokens: int,
+) -> Cut:
+    """The cut of the schedule's largest step: a group has at most `group_tokens` tokens, but at least a microbatch."""
+    microbatches = max(stage.sequences for stage in batch_schedule) // microbatch_sequences
+    own = -(-microbatches // systems)
+    most = max(1, min(own, group_tokens // (microbatch_sequences * context_length)))
+    return Cut(microbatch_sequences, most, -(-own // most))

@@ -1,0 +1,97 @@
+"""The store in host memory."""
+
+import threading
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from isoflop.model import Piece, Shard
+from isoflop.streaming.pages import pages
+from isoflop.streaming.store import Counter, State, Store, Vectors, Window, Work, matrix_part, windows_of
+
+
+class HostStore(Store):
+    """Shards in memory of exactly their size."""
+
+    def __init__(
+        self, pieces: Sequence[Piece], shards: Sequence[Shard], image_dtype: torch.dtype, sums_dtype: torch.dtype
+    ) -> None:
+        self.vectors = Vectors(pieces)
+        self._counter = Counter()
+        self._sums_dtype = sums_dtype
+        self._state = {shard.index: [_new(shard, torch.float32) for _ in range(4)] for shard in shards}
+        self._images = {shard.index: _new(shard, image_dtype) for shard in shards}
+        self._sums: dict[int, Tensor] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def moved_bytes(self) -> int:  # type: ignore[override]
+        """As `Store` says."""
+        return self._counter.bytes
+
+    def state(self, shard: Shard) -> list[Tensor]:
+        """The live fp32 weights, first and second moments."""
+        return self._state[shard.index][:3]
+
+    def create(self, shard: Shard, weights: Tensor) -> None:
+        """As `Store` says."""
+        self.restore(shard, [weights, torch.zeros(1), torch.zeros(1)])
+
+    def restore(self, shard: Shard, state: Sequence[Tensor]) -> None:
+        """Takes over weights and moments."""
+        for own, given in zip(self.state(shard), state, strict=True):
+            own.copy_(given)
+        weights = self.state(shard)[0]
+        self._images[shard.index].copy_(weights)
+        for window in windows_of(shard):
+            self.vectors.take(shard, window, weights[window.of(shard)])
+
+    def image(self, shard: Shard, into: Tensor) -> None:
+        """As `Store` says."""
+        into.copy_(self._images[shard.index][: matrix_part(shard)])
+        self._counter.add(into)
+
+    def weights(self, shard: Shard, window: Window) -> Tensor:
+        """As `Store` says."""
+        part = self._state[shard.index][0][window.of(shard)]
+        self._counter.add(part)
+        return part
+
+    def sums(self, shard: Shard, window: Window) -> Tensor:
+        """As `Store` says."""
+        part = self._sums[shard.index][window.of(shard)]
+        self._counter.add(part)
+        return part
+
+    def put_sums(self, shard: Shard, window: Window, sums: Tensor) -> None:
+        """As `Store` says."""
+        with self._lock:
+            if shard.index not in self._sums:
+                self._sums[shard.index] = _new(shard, self._sums_dtype)
+        self._sums[shard.index][window.of(shard)] = sums
+        self._counter.add(sums)
+
+    def put_gradient(self, shard: Shard, window: Window, sums: Tensor, unit: float) -> None:
+        """As `Store` says."""
+        gradient = self._state[shard.index][3][window.of(shard)]
+        gradient.copy_(sums).mul_(unit)
+        self._counter.add(gradient)
+
+    def seal(self, shard: Shard, step: int) -> None:
+        """As `Store` says: nothing here survives a crash."""
+
+    def update(self, shard: Shard, window: Window, step: int, work: Work) -> None:
+        """As `Store` says."""
+        part = window.of(shard)
+        weights, first, second, gradient = (tensor[part] for tensor in self._state[shard.index])
+        work(window, State(gradient, weights, first, second, self._images[shard.index][part]))
+        self.vectors.take(shard, window, weights)
+
+    def commit(self, shard: Shard, step: int) -> None:
+        """As `Store` says."""
+
+
+def _new(shard: Shard, dtype: torch.dtype) -> Tensor:
+    elements = shard.stop - shard.start
+    return pages(elements * dtype.itemsize).view(dtype)[:elements]

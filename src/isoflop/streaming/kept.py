@@ -1,0 +1,151 @@
+"""What layers keep between their forward and their backward pass: on disk, or in memory."""
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor as Pool
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Protocol
+
+from torch import Tensor
+
+from isoflop.streaming.pages import DirectFile, blocks, pages
+from isoflop.streaming.store import Counter
+
+
+class Kept(Protocol):
+    """Memory that (layer, microbatch) leaves in its forward and finds again in its backward pass.
+
+    `moved_bytes` counts what was written and read.
+    """
+
+    moved_bytes: int
+
+    def leave(self, layer: int, microbatch: int) -> AbstractContextManager[Tensor]:
+        """Memory to leave things in."""
+
+    def expect(self, order: Sequence[tuple[int, int]]) -> None:
+        """All is left; from now on `find` is called once for each of `order`, roughly in that order."""
+
+    def find(self, layer: int, microbatch: int) -> AbstractContextManager[Tensor]:
+        """Memory with what was left."""
+
+    def close(self) -> None:
+        """No more of it."""
+
+
+class KeptInMemory(Kept):
+    """For each layer and microbatch its own memory, kept from step to step."""
+
+    moved_bytes = 0
+
+    def __init__(self, n_bytes: int) -> None:
+        self._n_bytes = n_bytes
+        self._memory: dict[tuple[int, int], Tensor] = {}
+
+    @contextmanager
+    def leave(self, layer: int, microbatch: int) -> Iterator[Tensor]:
+        """As `Kept` says."""
+        if (layer, microbatch) not in self._memory:
+            self._memory[layer, microbatch] = pages(self._n_bytes)[: self._n_bytes]
+        yield self._memory[layer, microbatch]
+
+    def expect(self, order: Sequence[tuple[int, int]]) -> None:
+        """As `Kept` says."""
+
+    def find(self, layer: int, microbatch: int) -> AbstractContextManager[Tensor]:
+        """As `Kept` says."""
+        return self.leave(layer, microbatch)
+
+    def close(self) -> None:
+        """As `Kept` says."""
+
+
+class KeptOnDisk(Kept):
+    """One file; `at_once` memories take turns. `carriers` read and write."""
+
+    def __init__(
+        self, path: Path, n_bytes: int, n_layers: int, microbatches: int, at_once: int, carriers: Pool
+    ) -> None:
+        self._n_bytes, self._microbatches, self._carriers = n_bytes, microbatches, carriers
+        self._file = DirectFile(path, "scratch")
+        self._file.reserve(n_layers * microbatches * blocks(n_bytes))
+        self._free: SimpleQueue[Tensor] = SimpleQueue()
+        for _ in range(at_once):
+            self._free.put(pages(n_bytes)[:n_bytes])
+        self._lock = threading.Lock()
+        self._written: dict[tuple[int, int], Future[None]] = {}
+        self._found: dict[tuple[int, int], Future[Tensor]] = {}
+        self._order: deque[tuple[int, int]] = deque()
+        self._counter = Counter()
+
+    @property
+    def moved_bytes(self) -> int:  # type: ignore[override]
+        """As `Kept` says."""
+        return self._counter.bytes
+
+    @contextmanager
+    def leave(self, layer: int, microbatch: int) -> Iterator[Tensor]:
+        """As `Kept` says."""
+        memory = self._free.get()
+
+        def write() -> None:
+            try:
+                self._file.write(self._place(layer, microbatch), memory)
+                self._counter.add(memory)
+            finally:
+                self._release(memory)
+
+        try:
+            yield memory
+        except BaseException:
+            self._release(memory)
+            raise
+        self._written[layer, microbatch] = self._carriers.submit(write)
+
+    def expect(self, order: Sequence[tuple[int, int]]) -> None:
+        """As `Kept` says."""
+        self._found = {key: Future() for key in order}
+        with self._lock:
+            self._order = deque(order)
+        self._read_ahead()
+
+    @contextmanager
+    def find(self, layer: int, microbatch: int) -> Iterator[Tensor]:
+        """As `Kept` says."""
+        memory = self._found[layer, microbatch].result()
+        try:
+            yield memory
+        finally:
+            self._release(memory)
+
+    def close(self) -> None:
+        """As `Kept` says."""
+        self._file.close()
+
+    def _release(self, memory: Tensor) -> None:
+        self._free.put(memory)
+        self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        """Begins to read what is wanted next, as far as there is memory."""
+        with self._lock:
+            while self._order and not self._free.empty():
+                memory = self._free.get()
+                key = self._order.popleft()
+                self._carriers.submit(self._read, key, memory, self._found[key])
+
+    def _read(self, key: tuple[int, int], memory: Tensor, found: "Future[Tensor]") -> None:
+        try:
+            self._written.pop(key).result()
+            found.set_result(self._file.read(self._place(*key), self._n_bytes, memory))
+            self._counter.add(memory)
+        except BaseException as fault:
+            found.set_exception(fault)
+            self._free.put(memory)
+
+    def _place(self, layer: int, microbatch: int) -> int:
+        return (layer * self._microbatches + microbatch) * blocks(self._n_bytes)

@@ -1,0 +1,94 @@
+"""The learner that a plan asks for, with its state: as it begins, or as a checkpoint has it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from isoflop.model import Kernels, Lanes
+from isoflop.recipe import ModelPlan
+from isoflop.systems.group import Systems
+from isoflop.train.journal import Journal
+from isoflop.train.learner import Learner, Learns, Source
+from isoflop.train.optimizer import AdamW
+from isoflop.train.streamed import StreamedLearner
+
+JOURNAL = "journal.json"
+
+
+def make_learner(
+    plan: ModelPlan,
+    data_sha256: str,
+    store: Path,
+    *,
+    lanes: Lanes,
+    kernels: Kernels | None,
+    systems: Systems,
+    device: torch.device,
+    source: Source | None,
+) -> Learns:
+    """Resident or streamed, from `source` on where there is one. A store on disk is made anew in the folder `store`."""
+    if plan.execution == "streamed":
+        if plan.store == "disk":
+            if systems.rank == 0:
+                shutil.rmtree(store, ignore_errors=True)
+                store.mkdir(parents=True)
+            systems.gather(np.zeros(0))
+        streamed = open_store(plan, data_sha256, store, lanes=lanes, kernels=kernels, systems=systems)
+        if source is None:
+            streamed.create(plan.seed)
+        else:
+            streamed.restore(source)
+        return streamed
+    learner = Learner(
+        plan.shape,
+        seed=plan.seed,
+        precision=plan.precision,
+        lanes=lanes,
+        kernels=kernels,
+        optimizer=_optimizer(plan),
+        parametrisation=plan.parametrisation,
+        systems=systems,
+        reproducible=plan.reproducible,
+        device=device,
+    )
+    if source is not None:
+        learner.restore(source)
+    return learner
+
+
+def open_store(
+    plan: ModelPlan, data_sha256: str, store: Path, *, lanes: Lanes, kernels: Kernels | None, systems: Systems
+) -> StreamedLearner:
+    """A streamed learner, still without its state."""
+    on_disk = plan.store == "disk"
+    return StreamedLearner(
+        plan.shape,
+        precision=plan.precision,
+        lanes=lanes,
+        kernels=kernels,
+        optimizer=_optimizer(plan),
+        parametrisation=plan.parametrisation,
+        systems=systems,
+        reproducible=plan.reproducible,
+        cut=plan.cut(systems.size),
+        folder=store if on_disk else None,
+        journal=Journal(store / JOURNAL, fingerprint_of(plan, data_sha256)) if on_disk else None,
+    )
+
+
+def fingerprint_of(plan: ModelPlan, data_sha256: str) -> dict[str, object]:
+    """Everything that decides the bits of the trained weights."""
+    return {**plan.fingerprint(), "data": data_sha256}
+
+
+def _optimizer(plan: ModelPlan) -> AdamW:
+    return AdamW(
+        beta1=plan.beta1,
+        beta2=plan.beta2,
+        eps=plan.eps,
+        weight_decay=plan.weight_decay,
+        clip_norm=plan.clip_norm,
+        hidden_lr_multiplier=plan.parametrisation.hidden_lr_multiplier,
+    )

@@ -1,0 +1,108 @@
+"""What a killed streamed run leaves in its store becomes a checkpoint, from which either execution goes on."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from isoflop.errors import WorkError
+from isoflop.model import Lanes, load_kernels
+from isoflop.recipe import ModelPlan
+from isoflop.streaming.pages import DamagedError
+from isoflop.systems.group import Systems
+from isoflop.train.checkpoint import Position, check_same, generations_in, save_generation
+from isoflop.train.journal import Entry, Journal
+from isoflop.train.learners import JOURNAL, fingerprint_of, open_store
+
+
+def recover(
+    store: Path,
+    checkpoints: Path,
+    plan: ModelPlan,
+    data_sha256: str,
+    lanes: Lanes,
+    systems: Systems,
+    on_event: Callable[[str], None],
+) -> None:
+    """Brings all shards in `store` to the step that counts and commits them as a generation; the store is gone then.
+
+    All systems call this alike.
+
+    Raises:
+        InputError: the store belongs to other settings or other data; names what differs.
+        WorkError: the store is damaged, and there is no checkpoint to go back to.
+    """
+    systems.doing("looking at the store")
+    entry = _entry(store, checkpoints, plan, data_sha256, on_event) if systems.rank == 0 else None
+    there = systems.gather(np.array([float(entry is not None)]))[0, 0]
+    if not there:
+        return
+    entry = entry or Journal.read(store / JOURNAL)
+    assert entry is not None
+    position = Position(**entry.position)
+    on_disk = replace(plan, execution="streamed", store="disk")
+    kernels = load_kernels() if position.fused else None
+    learner = open_store(on_disk, data_sha256, store, lanes=lanes, kernels=kernels, systems=systems)
+    fault: DamagedError | None = None
+    try:
+        learner.recover(entry.norm, entry.lr, entry.step)
+    except DamagedError as error:
+        fault = error
+    if systems.gather(np.array([float(fault is not None)])).any():
+        learner.close()
+        if systems.rank == 0:
+            set_aside(store, checkpoints, fault, on_event)
+        systems.gather(np.zeros(0))
+        return
+    save_generation(checkpoints, plan, data_sha256, position, learner, systems)
+    learner.close()
+    if systems.rank == 0:
+        shutil.rmtree(store)
+        on_event(f"{store}: a streamed run ended here without a word after step {entry.step}; nothing of it is lost")
+    systems.gather(np.zeros(0))
+
+
+def _entry(
+    store: Path, checkpoints: Path, plan: ModelPlan, data_sha256: str, on_event: Callable[[str], None]
+) -> Entry | None:
+    """What the journal says, if it knows more than the checkpoints; else there is no store any more."""
+    if not store.exists():
+        return None
+    try:
+        entry = Journal.read(store / JOURNAL)
+    except DamagedError as error:
+        set_aside(store, checkpoints, error, on_event)
+        return None
+    if entry is not None:
+        check_same(entry.fingerprint, fingerprint_of(plan, data_sha256), store)
+        newest = next(iter(generations_in(checkpoints)), None)
+        if newest is None or int(newest.name[4:]) < entry.step:
+            for left in store.glob("*.part"):
+                left.unlink()
+            return entry
+    shutil.rmtree(store)
+    return None
+
+
+def remove_store(store: Path, systems: Systems) -> None:
+    """All that was in the store is in a checkpoint."""
+    systems.gather(np.zeros(0))
+    if systems.rank == 0:
+        shutil.rmtree(store, ignore_errors=True)
+
+
+def set_aside(store: Path, checkpoints: Path, fault: DamagedError | None, on_event: Callable[[str], None]) -> None:
+    """A damaged store steps aside for the newest checkpoint.
+
+    Raises:
+        WorkError: there is none.
+    """
+    what = f"{store}: damaged" if fault is None else f"{fault.path}: damaged ({fault.why})"
+    if not generations_in(checkpoints):
+        raise WorkError(f"{what}, and there is no checkpoint to go back to; remove {store} to begin anew")
+    aside = store.with_name(store.name + ".damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    store.rename(aside)
+    on_event(f"{what}; the store is set aside as {aside.name}, going back to the last checkpoint")

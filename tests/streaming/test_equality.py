@@ -1,0 +1,138 @@
+"""Streamed training gives the bits of resident training: every loss, every norm, every weight."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from isoflop.model import Lanes, load_kernels, weights_sha256
+from isoflop.recipe import STANDARD, Parametrisation, Shape
+from isoflop.recipe.streaming import Cut
+from isoflop.systems.group import ALONE, Systems
+from isoflop.train.learner import Learner, Learns
+from isoflop.train.optimizer import AdamW
+from isoflop.train.streamed import StreamedLearner
+from tests.systems.test_group import on_threads
+
+SHAPES = {
+    "tiny": Shape(n_layers=2, d_model=16, n_heads=2, vocab_size=300, context_length=32),
+    "one layer": Shape(n_layers=1, d_model=24, n_heads=3, vocab_size=257, context_length=17),
+    "odd": Shape(n_layers=3, d_model=40, n_heads=2, vocab_size=321, context_length=130),
+}
+MUP = Parametrisation(embedding_multiplier=3.0, output_multiplier=0.7, attention_exponent=1.0, hidden_lr_multiplier=0.5)
+ADAMW = AdamW()
+
+
+@dataclass(frozen=True)
+class Run:
+    losses: list[float]
+    norms: list[float]
+    weights: str
+
+
+def steps_of(shape: Shape, microbatches: int = 6) -> list[list[Tensor]]:
+    generator = torch.Generator().manual_seed(4)
+    size = (2, shape.context_length + 1)
+    return [[torch.randint(0, shape.vocab_size, size, generator=generator) for _ in range(microbatches)] for _ in "abc"]
+
+
+def run(learner: Learns, steps: Sequence[Sequence[Tensor]], tokens: int | None = None) -> Run:
+    losses, norms = [], []
+    for i, samples in enumerate(steps):
+        readers: list[Callable[[], Tensor]] = [lambda one=one: one for one in samples]  # type: ignore[misc]
+        losses.append(learner.gradients(readers, tokens or sum(one[:, 1:].numel() for one in samples)))
+        norms.append(learner.norm())
+        learner.update(norms[-1], 1e-2, i + 1)
+        learner.commit({})
+    result = Run(losses, norms, weights_sha256(learner.complete()))
+    learner.close()
+    return result
+
+
+def resident(shape: Shape, lanes: Lanes, precision: Literal["bf16", "fp32"], fused: bool, mup: bool) -> Learner:
+    parametrisation = MUP if mup else STANDARD
+    return Learner(
+        shape,
+        seed=3,
+        precision=precision,
+        lanes=lanes,
+        kernels=load_kernels() if fused else None,
+        optimizer=AdamW(hidden_lr_multiplier=parametrisation.hidden_lr_multiplier),
+        parametrisation=parametrisation,
+    )
+
+
+def streamed(
+    shape: Shape,
+    lanes: Lanes,
+    precision: Literal["bf16", "fp32"],
+    fused: bool,
+    mup: bool,
+    folder: Path | None,
+    most: int = 2,
+    systems: Systems = ALONE,
+) -> StreamedLearner:
+    parametrisation = MUP if mup else STANDARD
+    learner = StreamedLearner(
+        shape,
+        precision=precision,
+        lanes=lanes,
+        kernels=load_kernels() if fused else None,
+        optimizer=AdamW(hidden_lr_multiplier=parametrisation.hidden_lr_multiplier),
+        parametrisation=parametrisation,
+        systems=systems,
+        reproducible=True,
+        cut=Cut(sequences=2, most=most, groups=-(-6 // most)),
+        folder=folder,
+        journal=None,
+    )
+    learner.create(3)
+    return learner
+
+
+@pytest.fixture(params=[False, True], ids=["whole", "cut"])
+def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is; or with shards and windows so small that pieces have several, which cut rows of the embeddings."""
+    if request.param:
+        monkeypatch.setattr("isoflop.model.weights.SHARD", 8192)
+        monkeypatch.setattr("isoflop.streaming.store.WINDOW", 4096)
+        monkeypatch.setattr("isoflop.train.optimizer.CHUNK", 2048)
+
+
+@pytest.mark.usefixtures("cut")
+@pytest.mark.parametrize("mup", [False, True], ids=["standard", "mup"])
+@pytest.mark.parametrize("fused", [True, False], ids=["kernels", "plain"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
+def test_any_store_and_any_groups_give_the_bits_of_resident_training(
+    shape: Shape, precision: Literal["bf16", "fp32"], fused: bool, mup: bool, tmp_path: Path
+) -> None:
+    steps = steps_of(shape)
+    with Lanes(2) as lanes:
+        wanted = run(resident(shape, lanes, precision, fused, mup), steps)
+        for place in (None, tmp_path):
+            for most in (1, 4, 6):
+                folder = None if place is None else place / str(most)
+                assert run(streamed(shape, lanes, precision, fused, mup, folder, most), steps) == wanted, (place, most)
+
+
+@pytest.mark.usefixtures("cut")
+@pytest.mark.parametrize("on_disk", [True, False], ids=["disk", "host"])
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_number_of_systems_gives_the_bits_of_one(size: int, on_disk: bool, tmp_path: Path) -> None:
+    shape = SHAPES["odd"]
+    steps = steps_of(shape, microbatches=4)  # three systems: one has two microbatches, the others one
+
+    with Lanes(1) as lanes:
+        wanted = run(resident(shape, lanes, "bf16", fused=True, mup=False), steps)
+
+    def part(systems: Systems) -> Run:
+        with Lanes(1) as lanes:
+            learner = streamed(shape, lanes, "bf16", True, False, tmp_path if on_disk else None, 1, systems)
+            return run(learner, [one[systems.rank :: size] for one in steps], tokens=len(steps[0]) * 2 * 130)
+
+    assert on_threads(size, part) == [wanted] * size

@@ -1,0 +1,165 @@
+"""Kills, full disks and damaged files: the weights of an undisturbed run, or a refusal that names the file."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from isoflop.errors import InputError, Interrupted, WorkError
+from isoflop.model import Shard, weights_sha256
+from isoflop.streaming.disk import DiskStore
+from isoflop.train import Step
+from tests.streaming.runs import DISK, RESIDENT, losses, run, stop_at
+
+ROOT = Path(__file__).parents[2]
+
+
+def killed(data: Path, folder: Path, seed: int, runs: int) -> list[dict[str, object]]:
+    command = [sys.executable, "-m", "tests.streaming.killed", str(data), str(folder), str(seed), str(runs)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, object]] = json.loads(done.stdout)
+    return found
+
+
+def test_killed_at_any_system_call_it_goes_on_to_the_same_weights_in_either_execution(
+    data: Path, tmp_path: Path, wanted: tuple[str, list[float]]
+) -> None:
+    for one in killed(data, tmp_path, seed=1, runs=4):
+        assert (one["weights"], one["losses"]) == wanted, one["at"]
+
+
+@pytest.mark.slow  # the same sixty times
+def test_killed_at_many_system_calls(data: Path, tmp_path: Path, wanted: tuple[str, list[float]]) -> None:
+    for one in killed(data, tmp_path, seed=2, runs=60):
+        assert (one["weights"], one["losses"]) == wanted, one["at"]
+
+
+class CrashError(Exception):
+    """Ends a run as a crash would: without a checkpoint."""
+
+
+def crash_at(step: int) -> Callable[[Step], None]:
+    def on_step(one: Step) -> None:
+        if one.step == step:
+            raise CrashError
+
+    return on_step
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 4
+    path.write_bytes(content)
+
+
+# Of the file of a shard: its header, weights, moments; `-1` is the last byte.
+PLACES = [20, 4096 + 1000, 4096 + 20_000, -1]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_flipped_bit_is_refused_with_the_file_named(data: Path, tmp_path: Path, place: int) -> None:
+    with pytest.raises(CrashError):
+        run(data, tmp_path, DISK, crash_at(4))
+    (path,) = (tmp_path / "store").glob("layer-1.0.step-*")
+    flip(path, place)
+    with pytest.raises(WorkError, match=rf"{path}: damaged .*no checkpoint.*remove {tmp_path / 'store'}"):
+        run(data, tmp_path, DISK)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut off", "gone", "journal"])
+def test_with_an_earlier_checkpoint_a_damaged_store_is_set_aside(
+    data: Path, tmp_path: Path, damage: str, wanted: tuple[str, list[float]]
+) -> None:
+    with pytest.raises(Interrupted):
+        run(data, tmp_path, DISK, stop_at(2))
+    with pytest.raises(CrashError):
+        run(data, tmp_path, DISK, crash_at(6))
+    (path,) = (tmp_path / "store").glob("embedding.0.step-*")
+    if damage == "journal":
+        path = tmp_path / "store" / "journal.json"
+    if damage == "cut off":
+        os.truncate(path, path.stat().st_size - 1)
+    elif damage == "gone":
+        path.unlink()
+    else:
+        flip(path, 50)
+    events: list[str] = []
+    trained = run(data, tmp_path, DISK, on_event=events.append)
+    assert (weights_sha256(trained.weights), losses(tmp_path)) == wanted
+    assert any(str(path) in event and "going back to the last checkpoint" in event for event in events)
+
+
+def test_an_update_that_came_to_some_layers_only_is_made_whole(
+    data: Path, tmp_path: Path, wanted: tuple[str, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = DiskStore.commit
+
+    def failing(store: DiskStore, shard: Shard, step: int) -> None:
+        if step == 5 and shard.name == "layer-1.0":
+            raise CrashError
+        commit(store, shard, step)
+
+    for flipped in (False, True):
+        monkeypatch.setattr(DiskStore, "commit", failing)
+        folder = tmp_path / str(flipped)
+        with pytest.raises(CrashError):
+            run(data, folder, DISK)
+        monkeypatch.undo()
+        steps = {path.name.split(".")[0]: path.name[-20:-12] for path in (folder / "store").glob("*.step-*")}
+        assert (steps["layer-0"], steps["layer-1"]) == ("00000005", "00000004")
+        if flipped:
+            flip(folder / "store" / "layer-1.0.sums", 4096 + 7)
+            with pytest.raises(WorkError, match=r"layer-1\.0\.sums: damaged .*no checkpoint"):
+                run(data, folder, DISK)
+        else:
+            assert weights_sha256(run(data, folder, RESIDENT).weights) == wanted[0]
+            assert losses(folder) == wanted[1]
+
+
+def test_a_store_of_another_model_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(CrashError):
+        run(data, tmp_path, DISK, crash_at(3))
+    with pytest.raises(InputError, match=rf"{tmp_path / 'store'}: trained with seed = 3, the plan now says 4"):
+        run(data, tmp_path, replace(DISK, seed=4))
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(
+    data: Path, tmp_path: Path, wanted: tuple[str, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.pwritev
+    left = [200]
+
+    def full(file: int, content: list[memoryview], start: int) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, content, start)
+
+    monkeypatch.setattr(os, "pwritev", full)
+    with pytest.raises(WorkError, match=r"store.*cannot write \(No space left.*free some space and run again"):
+        run(data, tmp_path, DISK)
+    monkeypatch.setattr(os, "pwritev", write)
+    assert weights_sha256(run(data, tmp_path, DISK).weights) == wanted[0]
+    assert losses(tmp_path) == wanted[1]
+
+
+def test_an_image_that_changed_on_the_disk_is_noticed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = DiskStore.commit
+
+    def flipping(store: DiskStore, shard: Shard, step: int) -> None:
+        commit(store, shard, step)
+        if step == 3 and shard.name == "layer-0.0":
+            flip(tmp_path / "store" / "layer-0.0.image", 77)
+
+    monkeypatch.setattr(DiskStore, "commit", flipping)
+    with pytest.raises(WorkError, match=r"layer-0\.0\.image: the store is damaged .*checksum"):
+        run(data, tmp_path, DISK)
