@@ -6,6 +6,7 @@ import isoflop.pipeline.until as until
 from isoflop.config import Family
 from isoflop.errors import InputError
 from isoflop.pipeline import RunFolder
+from isoflop.pipeline.forecast import read_forecast
 from isoflop.pipeline.result import read_result, write_result
 from isoflop.recipe import Plan
 from tests.pipeline.conftest import Heard, result_of
@@ -64,6 +65,9 @@ def test_more_seeds_are_bought_while_the_interval_is_too_wide(
     assert not done.reached
     assert len(trained) == 5
     assert done.spent_flops <= budget
+    forecast = read_forecast(folder)
+    assert forecast is not None
+    assert (forecast.model, len(forecast.points)) == ("w32", 5)
     assert set(done.left) == {model.name for model in plan.ladder} - set(trained)
 
 

@@ -322,7 +322,9 @@ def print_narrowed(narrowed: "Narrowed") -> None:
         f"trained {of(len(narrowed.trained), 'run')}, {n.scientific(narrowed.spent_flops)} FLOPs; not needed: ", end=""
     )
     print(", ".join(narrowed.left) or "none")
-    print("isoflop run without --until-width trains what is left, and the held-out model")
+    print(
+        f"next: isoflop train FAMILY.toml --model {narrowed.target} (its forecast is written), or isoflop run for all"
+    )
 
 
 def print_watched(watched: Sequence["Watched"]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from isoflop.config import Family
 from isoflop.errors import InputError
 from isoflop.pipeline.folder import RunFolder
+from isoflop.pipeline.forecast import foretell
 from isoflop.pipeline.law import LADDER_POINTS, ladder_law
 from isoflop.pipeline.listener import Listener
 from isoflop.pipeline.lock import locked
@@ -18,9 +19,6 @@ from isoflop.pipeline.train import make_ready, train_models
 if TYPE_CHECKING:
     from isoflop.law import Law
     from isoflop.recipe import ModelPlan, Plan
-
-# FLOPs are counted by the plan here, and by size and tokens alone where runs are chosen.
-SLACK = 0.1
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,8 @@ def run_until(
     family: Family, folder: RunFolder, listener: Listener, wanted: float, budget_flops: float | None
 ) -> Narrowed:
     """Trains runs of the ladder one by one, each chosen by the law of those before it, until the held-out model's
-    interval is `wanted` or the budget ends. Stopped at any moment, it goes on where it was: what is trained is counted.
+    interval is `wanted` or the budget ends; then writes its forecast. Stopped at any moment, it goes on where it was:
+    what is trained is counted.
 
     Raises:
         As `train_family`; InputError: the family holds no model out.
@@ -109,8 +108,9 @@ def run_until(
             if not chosen:
                 break
             train_models(family, plan, data, folder, listener, chosen[0].model)
-    if math.isinf(half):
-        raise InputError(f"--budget {budget:g}: pays for {len(done)} runs, a law needs {LADDER_POINTS}; raise it")
+        if math.isinf(half):
+            raise InputError(f"--budget {budget:g}: pays for {len(done)} runs, a law needs {LADDER_POINTS}; raise it")
+        foretell(plan, folder, listener, partly=True)
     names = tuple(model.name for model in waiting)
     spent = sum(model.flops for model in done)
     return Narrowed(
@@ -159,10 +159,10 @@ def _bought(law: "Law", target: "ModelPlan", waiting: Sequence["ModelPlan"], lef
     rest = [model for model in waiting if model.flops <= left]
     if not rest:
         return []
-    at = {(float(model.shape.params), float(model.tokens)) for model in rest}
+    at = {(float(model.shape.params), float(model.tokens)): float(model.flops) for model in rest}
     aim = (float(target.shape.params), float(target.tokens))
     found = []
-    for run in buy(law, [aim], sorted(at), left * (1 + SLACK), len(rest)):
+    for run in buy(law, [aim], list(at), left, len(rest), list(at.values())):
         # Seeds of a size are equal candidates: each purchase of the size takes the next seed, while there is one.
         same = [m for m in rest if (float(m.shape.params), float(m.tokens)) == (run.params, run.tokens)]
         if same:
