@@ -14,6 +14,7 @@ from isoflop.durable import write_json
 from isoflop.law import Law, Point, fit_law
 from isoflop.pipeline.scaling import foretell_published
 from isoflop.published import published_recipes
+from isoflop.report.run import Foretold
 
 WIDTHS = {"w32": 32, "w48": 48, "w64": 64, "w80": 80, "w96": 96}
 SEEDS = {"w32": 3, "w48": 2}
@@ -53,11 +54,11 @@ def compared_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
-def scalings() -> list[dict[str, Any]]:
+def foretold() -> Foretold:
     """What more systems would bring a large published model."""
     recipe = next(one for one in published_recipes("Cerebras-GPT") if one.model == "13B")
     table = foretell_published(recipe, "h100-80gb", [1, 2, 4, 8, 16, 32, 64])
-    return [{**table.to_json(), "ours": False}]
+    return Foretold(({**table.to_json(), "ours": False},))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 from isoflop.durable import write_json
 from isoflop.report.page import write_report
+from isoflop.report.run import Foretold
 from tests.report.browser import WIDTHS, Look, chromium, look, read_probe
 
 __all__ = ["chromium", "look"]
@@ -45,10 +46,10 @@ def assert_readable(frame: dict[str, Any]) -> None:
 
 
 def test_a_finished_run_is_readable_at_both_widths(
-    compared_run: Path, tmp_path: Path, scalings: list[dict[str, Any]], look: Look
+    compared_run: Path, tmp_path: Path, foretold: Foretold, look: Look
 ) -> None:
     directory = shutil.copytree(compared_run, tmp_path / "pocket")
-    frames = look(write_report(directory, scalings), LAYOUT)
+    frames = look(write_report(directory, foretold), LAYOUT)
     assert [frame["width"] for frame in frames] == list(WIDTHS)
     for frame in frames:
         assert_readable(frame)
@@ -73,7 +74,7 @@ def test_an_empty_run_is_readable(tmp_path: Path, look: Look) -> None:
 
 
 def test_hostile_and_endless_names_run_nothing_and_break_nothing(
-    compared_run: Path, tmp_path: Path, look: Look, scalings: list[dict[str, Any]]
+    compared_run: Path, tmp_path: Path, look: Look, foretold: Foretold
 ) -> None:
     run_directory = shutil.copytree(compared_run, tmp_path / "pocket")
     endless = "W" * 64
@@ -97,6 +98,7 @@ def test_hostile_and_endless_names_run_nothing_and_break_nothing(
     tasks = json.loads((run_directory / "models" / "w80" / "tasks.json").read_bytes())
     tasks["scores"].append({**tasks["scores"][0], "task": hostile + endless})
     write_json(run_directory / "models" / "w80" / "tasks.json", tasks)
-    scaling = {**scalings[0], "model": hostile + endless, "hardware": {**scalings[0]["hardware"], "name": endless}}
-    for frame in look(write_report(run_directory, [scaling]), LAYOUT):
+    (scaling,) = foretold.scalings
+    scaling = {**scaling, "model": hostile + endless, "hardware": {**scaling["hardware"], "name": endless}}
+    for frame in look(write_report(run_directory, Foretold((scaling,))), LAYOUT):
         assert_readable(frame)

@@ -12,6 +12,7 @@ import numpy as np
 from isoflop.report.metrics import Metrics
 from isoflop.report.page import figures_of, render, write_report
 from isoflop.report.placing import place
+from isoflop.report.published import beside_published
 from isoflop.report.run import Model, read_run
 from isoflop.report.verdict import judge
 from tests.report.browser import Look, chromium, look, read_probe
@@ -24,7 +25,7 @@ def test_the_script_draws_what_was_drawn_and_zooming_out_again_gives_it_back(run
     probe = read_probe("figure", "redraw")
     (seen,) = look(write_report(run_directory), probe, widths=[1024])
     assert seen["width"] == 960
-    figures = figures_of(run, judge(run.forecast, run.models))
+    figures = figures_of(run, judge(run.forecast, run.models), beside_published(run))
     drawn = figures["compute"].placed
     assert seen["labels"] == [
         label
@@ -105,7 +106,7 @@ def test_two_hundred_runs_of_a_million_points_are_drawn_within_a_second(
 
 def test_every_drawing_fits_a_phone(run_directory: Path) -> None:
     run = read_run(run_directory)
-    for figure in figures_of(run, judge(run.forecast, run.models)).values():
+    for figure in figures_of(run, judge(run.forecast, run.models), beside_published(run)).values():
         for panel in place(figure.drawing, 354):
             assert panel.right - panel.left > 250
             assert panel.bottom - panel.top > 40

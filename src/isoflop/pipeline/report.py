@@ -1,10 +1,14 @@
 """The report of a run directory, drawn again only when something it shows has changed."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isoflop.errors import WorkError
 from isoflop.pipeline.folder import RunFolder, find_run
+from isoflop.recipe import Plan
+
+if TYPE_CHECKING:
+    from isoflop.report.run import Foretold
 
 # Below this size any device holds a model whole: a published one shows what memory and layouts come to.
 LARGE_PARAMS = 1_000_000_000
@@ -23,21 +27,29 @@ def report_run(path: Path) -> Path:
     if not _is_current(folder):
         from isoflop.report.page import write_report
 
-        write_report(folder.path, foretold_systems(folder))
+        write_report(folder.path, foretold(folder))
     return folder.report
 
 
-def foretold_systems(folder: RunFolder) -> list[dict[str, Any]]:
-    """What more systems would bring the family's largest model and a large one, as `isoflop plan --systems --json`
-    tells it. Empty where the run directory does not hold its plan."""
+def foretold(folder: RunFolder) -> "Foretold":
+    """What more systems would bring the family's largest model and a large one, and how open the family is. Nothing
+    where the run directory does not hold its plan."""
+    from isoflop.pipeline.own_models import own_openness
     from isoflop.pipeline.plan import stored_plan
-    from isoflop.pipeline.scaling import SHOWN_GPU, foretell_published, foretell_scaling
-    from isoflop.published import published_recipes
+    from isoflop.report.run import Foretold
 
     try:
         _, plan = stored_plan(folder)
+        openness = {**own_openness(folder).model_dump(), "ours": True}
     except WorkError:
-        return []
+        return Foretold()
+    return Foretold(tuple(_systems(plan)), openness)
+
+
+def _systems(plan: Plan) -> list[dict[str, Any]]:
+    from isoflop.pipeline.scaling import SHOWN_GPU, foretell_published, foretell_scaling
+    from isoflop.published import published_recipes
+
     largest = max(plan.models, key=lambda model: model.shape.params)
     microbatches = largest.batch_sequences // largest.microbatch_sequences
     numbers = [number for number in SYSTEMS if number <= microbatches]
@@ -49,7 +61,8 @@ def foretold_systems(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def _is_current(folder: RunFolder) -> bool:
-    shown = [folder.plan, folder.law, folder.forecast, folder.data / "manifest.json"]
+    shown = [folder.plan, folder.law, folder.forecast, folder.comparison, folder.data / "manifest.json"]
+    shown += folder.path.glob("models/*/tasks.json")
     shown += folder.path.glob("models/*/result.json")
     shown += folder.path.glob("models/*/metrics.jsonl")
     times = [path.stat().st_mtime_ns for path in shown if path.exists()]

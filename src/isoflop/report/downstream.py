@@ -48,7 +48,7 @@ class Task:
     reached: tuple[Reached, ...]
 
 
-def tasks_of(models: Sequence[Model], comparison: Comparison | None, shots: int) -> list[Task]:
+def tasks_of(models: Sequence[Model], comparison: Comparison, shots: int) -> list[Task]:
     """Every task that a model of ours or a published one was asked with so many examples: own ones first, then the
     published with their average. Tasks of a group that was scored as one stand in the group."""
     ours = _ours(models, shots)
@@ -71,9 +71,9 @@ def tasks_of(models: Sequence[Model], comparison: Comparison | None, shots: int)
     return found
 
 
-def draw_task(task: Task, shots: int, comparison: Comparison | None) -> Figure:
+def draw_task(task: Task, shots: int, comparison: Comparison) -> Figure:
     """Accuracy against training FLOPs with error bars of one standard error; ours with its law where it has one."""
-    style = {**(styles(comparison) if comparison else {})}
+    style = styles(comparison)
     ours = tuple(one for one in task.reached if one.ours)
     for one in ours:
         style.setdefault(one.family, ("held", "diamond"))
@@ -111,9 +111,9 @@ def draw_task(task: Task, shots: int, comparison: Comparison | None) -> Figure:
     return Figure(drawing, (), _table(task, shots, law))
 
 
-def task_keys(tasks: Sequence[Task], comparison: Comparison | None) -> list[Key]:
+def task_keys(tasks: Sequence[Task], comparison: Comparison) -> list[Key]:
     """One legend for all tasks: ours first."""
-    style = styles(comparison) if comparison else {}
+    style = styles(comparison)
     ours = {one.family for task in tasks for one in task.reached if one.ours}
     theirs = {one.family for task in tasks for one in task.reached if not one.ours}
     keys = [Key(name, style.get(name, ("held", "diamond"))[1], "held", name) for name in sorted(ours)]
@@ -154,9 +154,9 @@ def _ours(models: Sequence[Model], shots: int) -> dict[str, tuple[float | None, 
     return found
 
 
-def _published(comparison: Comparison | None, shots: int) -> dict[str, list[Reached]]:
+def _published(comparison: Comparison, shots: int) -> dict[str, list[Reached]]:
     found: dict[str, list[Reached]] = {}
-    for model in comparison.models if comparison else ():
+    for model in comparison.models:
         for task, accuracy in model.scores.get(str(shots), {}).items():
             if not model.ours and model.flops and accuracy is not None:
                 row = Reached(

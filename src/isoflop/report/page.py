@@ -3,13 +3,11 @@
 import base64
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -23,9 +21,9 @@ from isoflop.report.figure import COLOURS, Figure, shade
 from isoflop.report.loss_against_compute import draw_loss_against_compute, law_curve
 from isoflop.report.loss_curves import draw_loss_curves
 from isoflop.report.numbers import FILTERS
-from isoflop.report.published import draw_published
-from isoflop.report.records import OpenFamily
-from isoflop.report.run import Model, Run, read_run
+from isoflop.report.published import beside_published, draw_published
+from isoflop.report.records import Comparison, OpenFamily
+from isoflop.report.run import Foretold, Model, Run, read_run
 from isoflop.report.systems import choices, draw_memory, draw_speed, draw_time, measured_speed
 from isoflop.report.table import Key, Table
 from isoflop.report.verdict import Verdict, draw_verdict, judge
@@ -33,16 +31,16 @@ from isoflop.report.verdict import Verdict, draw_verdict, judge
 SCRIPTS = ("scale.js", "plot.js", "pointing.js", "tools.js", "page.js")
 
 
-def write_report(run_directory: Path, scalings: Sequence[dict[str, Any]] = ()) -> Path:
+def write_report(run_directory: Path, foretold: Foretold | None = None) -> Path:
     """Writes report.html into `run_directory` from what lies there and returns its path.
 
-    A run that is not finished gives a page that says what is missing. `scalings` as in `read_run`.
+    A run that is not finished gives a page that says what is missing. `foretold` as in `read_run`.
 
     Raises:
         InputError: there is no such directory.
         WorkError: the page cannot be written; the one that was there stays.
     """
-    run = read_run(run_directory, scalings)
+    run = read_run(run_directory, foretold)
     path = run_directory / "report.html"
     write_text(path, render(run, datetime.now(UTC)))
     return path
@@ -50,6 +48,7 @@ def write_report(run_directory: Path, scalings: Sequence[dict[str, Any]] = ()) -
 
 def render(run: Run, time: datetime) -> str:
     """The page as HTML."""
+    beside = beside_published(run)
     verdict = judge(run.forecast, run.models)
     script = _script(SCRIPTS)
     return (
@@ -58,9 +57,10 @@ def render(run: Run, time: datetime) -> str:
         .render(
             run=run,
             verdict=verdict,
-            figures=defaultdict(lambda: None, figures_of(run, verdict)),
-            tasks=task_groups(run),
-            openness=openness_table(run),
+            figures=defaultdict(lambda: None, figures_of(run, verdict, beside)),
+            beside=beside,
+            tasks=task_groups(run, beside),
+            openness=openness_table(beside),
             choices=choices(run.scalings[-1]) if run.scalings else [],
             costs=costs_of(run.models),
             machine=machine_facts(run.plan.machine) if run.plan else [],
@@ -72,7 +72,7 @@ def render(run: Run, time: datetime) -> str:
     )
 
 
-def figures_of(run: Run, verdict: Verdict | None) -> dict[str, Figure]:
+def figures_of(run: Run, verdict: Verdict | None, beside: Comparison) -> dict[str, Figure]:
     """The figures that have something to show, by the name of their drawing."""
     colours = {model.name: _colour(model, share) for model, share in zip(run.models, _shares(run.models), strict=True)}
     curve = law_curve(run.law, run.models, run.forecast) if run.law else None
@@ -81,7 +81,7 @@ def figures_of(run: Run, verdict: Verdict | None) -> dict[str, Figure]:
         draw_loss_against_compute(run.models, colours, curve, run.forecast),
         draw_loss_curves(run.models, colours, _size_keys(run.models, colours)),
         draw_memory(run.scalings[-1]) if run.scalings else None,
-        draw_published(run.comparison) if run.comparison else None,
+        draw_published(beside),
         *(
             draw_speed(scaling, f"speed-{n}", measured_speed(run.models, scaling.model) if scaling.ours else None)
             for n, scaling in enumerate(run.scalings, start=1)
@@ -100,25 +100,23 @@ class TaskGroup:
     keys: tuple[Key, ...]
 
 
-def task_groups(run: Run) -> list[TaskGroup]:
+def task_groups(run: Run, beside: Comparison) -> list[TaskGroup]:
     """The figures of downstream tasks, without examples first."""
     shots = {score.shots for model in run.models for score in model.scores}
-    if run.comparison:
-        shots |= {int(one) for model in run.comparison.models for one in model.scores if one.isdecimal()}
+    shots |= {int(one) for model in beside.models for one in model.scores if one.isdecimal()}
     groups = []
     for number in sorted(shots):
-        tasks = tasks_of(run.models, run.comparison, number)
+        tasks = tasks_of(run.models, beside, number)
         if tasks:
-            figures = tuple(draw_task(task, number, run.comparison) for task in tasks)
-            groups.append(TaskGroup(number, figures, tuple(task_keys(tasks, run.comparison))))
+            figures = tuple(draw_task(task, number, beside) for task in tasks)
+            groups.append(TaskGroup(number, figures, tuple(task_keys(tasks, beside))))
     return groups
 
 
-def openness_table(run: Run) -> Table:
-    """The openness of families as a table; no rows where none is compared."""
+def openness_table(beside: Comparison) -> Table:
+    """The openness of families as a table."""
     columns = tuple(name for name in OpenFamily.model_fields if name != "ours")
-    rows = run.comparison.openness if run.comparison else ()
-    return Table(columns, tuple(tuple(getattr(row, name) for name in columns) for row in rows))
+    return Table(columns, tuple(tuple(getattr(row, name) for name in columns) for row in beside.openness))
 
 
 @cache

@@ -1,15 +1,24 @@
-"""The figure of loss against compute beside published families, and how each family is drawn everywhere on the page."""
+"""The family beside published ones: what is compared, the figure of loss against compute, and how families look."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from isoflop.published import (
+    PublishedModel,
+    gpt2_tokens_per_byte,
+    published_law,
+    published_models,
+    published_openness,
+)
 from isoflop.report.drawing import Drawing, Line, Mark, Panel, Words
 from isoflop.report.figure import PUBLISHED, Figure
 from isoflop.report.numbers import count, loss, scientific
-from isoflop.report.records import Compared, Comparison
+from isoflop.report.records import Compared, Comparison, OpenFamily
+from isoflop.report.run import Model, Run
 from isoflop.report.scale import Array, Scale, padded
 from isoflop.report.table import Key, Table
 
@@ -23,6 +32,8 @@ KNOWN = {
     "GPT-NeoX": ("p5", "saltire"),
     "OPT": ("p6", "hexagon"),
 }
+PILE = "Pile test"
+LAW_POINTS = 33
 TITLE_Y = "held-out loss, bits per byte"
 OURS = ("held", "diamond")
 
@@ -34,6 +45,65 @@ class Placed:
     model: Compared
     flops: float
     loss: float
+
+
+def beside_published(run: Run) -> Comparison:
+    """This family's results as they are now, beside the models of compare.json or, without it, the published ones.
+
+    FLOPs are counted as in the Cerebras-GPT paper where the plan tells them.
+    """
+    kept = run.comparison or Comparison()
+    mine = next((model for model in kept.models if model.ours), None)
+    text = mine.text if mine else f"held-out text of {run.family}"
+    ours = [_own(run.family, model, text) for model in run.models if model.result]
+    theirs = [model for model in kept.models if not model.ours] or [_theirs(model) for model in published_models()]
+    openness = kept.openness or tuple(OpenFamily.model_validate(row.model_dump()) for row in published_openness())
+    open_now = (run.openness,) if run.openness else tuple(row for row in openness if row.ours)
+    known = any(model.bits_per_byte for model in ours)
+    other = text != (kept.text or PILE)
+    return Comparison(
+        text=kept.text or PILE,
+        loss=kept.loss,
+        models=(*ours, *theirs),
+        needed=kept.needed,
+        openness=(*open_now, *(row for row in openness if not row.ours)),
+        notes=(f"{run.family}'s losses are of another text, so its height says nothing; its slope does",)
+        * (known and other),
+    )
+
+
+def _own(family: str, model: Model, text: str) -> Compared:
+    result, planned = model.result, model.planned
+    assert result is not None
+    return Compared(
+        family=family,
+        model=model.name,
+        ours=True,
+        params=result.params,
+        tokens=result.tokens,
+        flops=(planned.flops_paper if planned else None) or result.flops,
+        bits_per_byte=result.bits_per_byte,
+        text=text,
+        source=f"models/{model.name}/result.json",
+    )
+
+
+def _theirs(model: PublishedModel) -> Compared:
+    scores: dict[str, dict[str, float | None]] = {}
+    for (task, shots), value in model.scores.items():
+        scores.setdefault(str(shots), {})[task] = value
+    return Compared(
+        family=model.family,
+        model=model.model,
+        params=model.params,
+        tokens=model.tokens,
+        flops=model.flops,
+        nats_per_gpt2_token=model.nats_per_gpt2_token,
+        bits_per_byte=model.bits_per_byte,
+        text=model.text,
+        scores=scores,
+        source=model.source,
+    )
 
 
 def styles(comparison: Comparison) -> dict[str, tuple[str, str]]:
@@ -66,6 +136,8 @@ def draw_published(comparison: Comparison) -> Figure | None:
         for name, members in reversed(families.items())
         for p in members
     ]
+    law = _law_line(placed)
+    lines += [law] if law else []
     words = [_name(name, members, style[name][0]) for name, members in families.items()]
     told = "; ".join(_described(name, members) for name, members in families.items())
     drawing = Drawing(
@@ -77,11 +149,25 @@ def draw_published(comparison: Comparison) -> Figure | None:
         380,
     )
     keys = [Key(name, style[name][1], style[name][0], name) for name in families]
+    if law:
+        keys.append(Key(law.label, "line", law.css, law.series))
     return Figure(drawing, tuple(keys), _table(families))
 
 
 def _xy(members: Sequence[Placed]) -> tuple[Array, Array]:
     return np.array([p.flops for p in members]), np.array([p.loss for p in members])
+
+
+def _law_line(placed: Sequence[Placed]) -> Line | None:
+    """The published law of compute-optimal training, over the compute of the models on its text."""
+    law = published_law()
+    a_byte = gpt2_tokens_per_byte(law.text)
+    flops = [p.flops for p in placed if p.model.text == law.text]
+    if a_byte is None or not flops:
+        return None
+    x = np.geomspace(min(flops), max(flops), LAW_POINTS)
+    y = np.array([law.loss(one) * a_byte / math.log(2) for one in x.tolist()])
+    return Line(x, y, "law dashed thin", f"law of {law.name}, {law.source.partition(':')[0]}", "published-law")
 
 
 def _by_family(placed: Sequence[Placed]) -> dict[str, list[Placed]]:

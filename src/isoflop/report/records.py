@@ -48,6 +48,7 @@ class PlannedModel(Record):
     steps: Number = None
     peak_lr: Number = None
     flops: Number = None
+    flops_paper: Number = None
     seconds: Number = None
     joules: Number = None
     price: Number = None

@@ -1,7 +1,6 @@
 """Reads a run directory as far as it has come, and says what is not there yet."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from isoflop.report.metrics import Metrics, read_metrics
 from isoflop.report.records import (
     Comparison,
     Forecast,
+    OpenFamily,
     Plan,
     PlannedModel,
     Record,
@@ -25,6 +25,15 @@ from isoflop.report.records import (
 )
 
 R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """What is made anew for every report: `scalings` as `isoflop plan --systems --json` tells them, with `ours`; and
+    `openness`, this family's row of the table that `isoflop compare --json` prints."""
+
+    scalings: tuple[dict[str, Any], ...] = ()
+    openness: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class Run:
     law: Law | None
     gaps: tuple[str, ...]
     comparison: Comparison | None = None
+    openness: OpenFamily | None = None
     scalings: tuple[Scaling, ...] = ()
 
     @property
@@ -61,10 +71,10 @@ class Run:
         return (self.plan.currency if self.plan else None) or ""
 
 
-def read_run(directory: Path, scalings: Sequence[dict[str, Any]] = ()) -> Run:
+def read_run(directory: Path, foretold: Foretold | None = None) -> Run:
     """Everything in `directory` that the report shows. A file that is missing or damaged becomes a gap, never an error.
 
-    `scalings` are documents of `isoflop plan --systems --json`, which no file keeps.
+    `foretold` is what no file keeps.
 
     Raises:
         InputError: there is no such directory.
@@ -82,8 +92,10 @@ def read_run(directory: Path, scalings: Sequence[dict[str, Any]] = ()) -> Run:
     )
     law = _read_law(directory, gaps)
     comparison = _read(directory, "compare.json", Comparison, gaps, "")
-    systems = tuple(Scaling.model_validate(document) for document in scalings)
-    return Run(family, plan, models, manifest, forecast, law, tuple(gaps), comparison, systems)
+    foretold = foretold or Foretold()
+    systems = tuple(Scaling.model_validate(document) for document in foretold.scalings)
+    openness = OpenFamily.model_validate(foretold.openness) if foretold.openness else None
+    return Run(family, plan, models, manifest, forecast, law, tuple(gaps), comparison, openness, systems)
 
 
 def _read(directory: Path, name: str, kind: type[R], gaps: list[str], when_missing: str) -> R | None:
