@@ -46,21 +46,44 @@ def write_report(run_directory: Path, foretold: Foretold | None = None) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class TaskGroup:
+    """All tasks asked with so many examples, under one legend."""
+
+    shots: int
+    figures: tuple[Figure, ...]
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the page is made of, beside the run directory itself."""
+
+    verdict: Verdict | None
+    beside: Comparison
+    figures: dict[str, Figure]
+    tasks: list[TaskGroup]
+
+
+def page_parts(run: Run) -> Parts:
+    """Everything that is drawn: figures by the name of their drawing, and those of tasks in groups."""
+    verdict, beside = judge(run.forecast, run.models), beside_published(run)
+    return Parts(verdict, beside, figures_of(run, verdict, beside), task_groups(run, beside))
+
+
 def render(run: Run, time: datetime) -> str:
     """The page as HTML."""
-    beside = beside_published(run)
-    verdict = judge(run.forecast, run.models)
-    script = _script(SCRIPTS)
+    parts, script = page_parts(run), _script(SCRIPTS)
     return (
-        _templates()
+        templates()
         .get_template("page.html.jinja")
         .render(
             run=run,
-            verdict=verdict,
-            figures=defaultdict(lambda: None, figures_of(run, verdict, beside)),
-            beside=beside,
-            tasks=task_groups(run, beside),
-            openness=openness_table(beside),
+            verdict=parts.verdict,
+            beside=parts.beside,
+            figures=defaultdict(lambda: None, parts.figures),
+            tasks=parts.tasks,
+            openness=openness_table(parts.beside),
             choices=choices(run.scalings[-1]) if run.scalings else [],
             costs=costs_of(run.models),
             machine=machine_facts(run.plan.machine) if run.plan else [],
@@ -91,15 +114,6 @@ def figures_of(run: Run, verdict: Verdict | None, beside: Comparison) -> dict[st
     return {figure.drawing.name: figure for figure in drawn if figure}
 
 
-@dataclass(frozen=True)
-class TaskGroup:
-    """All tasks asked with so many examples, under one legend."""
-
-    shots: int
-    figures: tuple[Figure, ...]
-    keys: tuple[Key, ...]
-
-
 def task_groups(run: Run, beside: Comparison) -> list[TaskGroup]:
     """The figures of downstream tasks, without examples first."""
     shots = {score.shots for model in run.models for score in model.scores}
@@ -120,7 +134,8 @@ def openness_table(beside: Comparison) -> Table:
 
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
+    """Everything that is filled into them is escaped."""
     environment = Environment(
         loader=PackageLoader("isoflop.report", "templates"),
         autoescape=True,

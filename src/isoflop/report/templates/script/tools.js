@@ -40,14 +40,35 @@ function addLegend(figure, plots) {
   }
 }
 
-// The figure as it is now, with its style inside, in light colours: it is for paper and slides.
+// The figure as it is now with title, legend and its style inside, in light colours: it is for paper and slides.
 function picture(plot) {
-  const copy = plot.svg.cloneNode(true);
+  const copy = plot.svg.cloneNode(true), head = 36, {width} = plot;
   for (const gone of copy.querySelectorAll(".ring, .zoom-frame, .hidden, .off, .outside")) gone.remove();
-  for (const [key, value] of Object.entries({xmlns: SVG, width: plot.width, height: plot.height})) copy.setAttribute(key, value);
-  const style = element("style", {}, null, document.getElementById("figure-style").textContent);
-  copy.prepend(style, element("rect", {width: "100%", height: "100%", fill: "#fff"}));
-  return new XMLSerializer().serializeToString(copy);
+  for (const [key, value] of Object.entries({y: head, width, height: plot.height})) copy.setAttribute(key, value);
+  const whole = element("svg", {xmlns: SVG});
+  element("style", {}, whole, document.getElementById("figure-style").textContent);
+  const paper = element("rect", {x: -10, y: -4, fill: "#fff"}, whole);
+  element("text", {class: "figure-title", x: 0, y: 16}, whole, copy.querySelector("title").textContent);
+  whole.append(copy);
+  const height = drawKeys(plot, whole, head + plot.height + 20) - 4;
+  for (const [key, value] of Object.entries({width: width + 20, height: height + 8})) { paper.setAttribute(key, value); whole.setAttribute(key, value); }
+  whole.setAttribute("viewBox", `-10 -4 ${width + 20} ${height + 8}`);
+  return new XMLSerializer().serializeToString(whole);
+}
+
+// The entries of the legend that are switched on, in rows; returns where they end.
+function drawKeys(plot, whole, y) {
+  const keys = [...plot.box.closest("figure").querySelectorAll(".legend li")].filter(key => !key.querySelector("[aria-pressed=false]"));
+  let x = 12;
+  for (const key of keys) {
+    const label = key.textContent.trim(), length = 40 + textWidth(label);
+    if (x > 12 && x + length > plot.width) { x = 12; y += 22; }
+    const place = element("g", {transform: `translate(${x} ${y})`}, whole);
+    place.append(key.querySelector("path").cloneNode());
+    element("text", {x: 18, y: 4.5}, place, label);
+    x += length;
+  }
+  return keys.length ? y + 18 : y;
 }
 
 function save(blob, plot, ending) {
@@ -62,7 +83,7 @@ function savePng(plot) {
   const image = new Image();
   image.onload = () => {
     const canvas = document.createElement("canvas");
-    canvas.width = 2 * plot.width; canvas.height = 2 * plot.height;
+    canvas.width = 2 * image.width; canvas.height = 2 * image.height;
     canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
     canvas.toBlob(blob => save(blob, plot, "png"), "image/png");
   };
