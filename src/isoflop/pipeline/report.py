@@ -31,6 +31,19 @@ def report_run(path: Path) -> Path:
     return folder.report
 
 
+def save_figures(path: Path, to: Path) -> list[Path]:
+    """The paths of the report's figures, written into the folder `to` as SVG, PNG and CSV.
+
+    Raises:
+        InputError: there is no such run directory.
+        WorkError: a file cannot be written.
+    """
+    from isoflop.report.files import write_figures
+
+    folder = find_run(path)
+    return write_figures(folder.path, to, foretold(folder))
+
+
 def foretold(folder: RunFolder) -> "Foretold":
     """What more systems would bring the family's largest model and a large one, and how open the family is. Nothing
     where the run directory does not hold its plan."""
@@ -60,12 +73,16 @@ def _systems(plan: Plan) -> list[dict[str, Any]]:
     return [{**table.to_json(), "ours": ours} for ours, table in tables]
 
 
-def _is_current(folder: RunFolder) -> bool:
+def shown_files(folder: RunFolder) -> list[Path]:
+    """The files that the report shows; they need not be there."""
     shown = [folder.plan, folder.law, folder.forecast, folder.comparison, folder.data / "manifest.json"]
-    shown += folder.path.glob("models/*/tasks.json")
-    shown += folder.path.glob("models/*/result.json")
-    shown += folder.path.glob("models/*/metrics.jsonl")
-    times = [path.stat().st_mtime_ns for path in shown if path.exists()]
+    for name in ("result.json", "metrics.jsonl", "tasks.json"):
+        shown += sorted(folder.path.glob(f"models/*/{name}"))
+    return shown
+
+
+def _is_current(folder: RunFolder) -> bool:
+    times = [path.stat().st_mtime_ns for path in shown_files(folder) if path.exists()]
     if not folder.report.exists() or folder.report.stat().st_mtime_ns < max(times, default=0):
         return False
     return folder.report.read_bytes().rstrip().endswith(b"</html>")

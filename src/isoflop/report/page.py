@@ -28,6 +28,7 @@ from isoflop.report.systems import choices, draw_memory, draw_speed, draw_time, 
 from isoflop.report.table import Key, Table
 from isoflop.report.verdict import Verdict, draw_verdict, judge
 
+LIVE = "live.js"
 SCRIPTS = ("scale.js", "plot.js", "pointing.js", "tools.js", "page.js")
 
 
@@ -71,9 +72,9 @@ def page_parts(run: Run) -> Parts:
     return Parts(verdict, beside, figures_of(run, verdict, beside), task_groups(run, beside))
 
 
-def render(run: Run, time: datetime) -> str:
-    """The page as HTML."""
-    parts, script = page_parts(run), _script(SCRIPTS)
+def render(run: Run, time: datetime, *, live: bool = False) -> str:
+    """The page as HTML; `live` as `isoflop serve` shows it, which looks for news by itself."""
+    parts, script = page_parts(run), _script((*SCRIPTS, LIVE) if live else SCRIPTS)
     return (
         templates()
         .get_template("page.html.jinja")
@@ -89,6 +90,7 @@ def render(run: Run, time: datetime) -> str:
             machine=machine_facts(run.plan.machine) if run.plan else [],
             domains=_domains(run.manifest) if run.manifest else [],
             time=time.isoformat(timespec="seconds"),
+            live=live,
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )

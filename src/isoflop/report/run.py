@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from isoflop.data import Manifest, load_manifest
 from isoflop.errors import InputError, WorkError
 from isoflop.law import Law
-from isoflop.report.metrics import Metrics, read_metrics
+from isoflop.report.metrics import Metrics, MetricsLog
 from isoflop.report.records import (
     Comparison,
     Forecast,
@@ -71,10 +71,10 @@ class Run:
         return (self.plan.currency if self.plan else None) or ""
 
 
-def read_run(directory: Path, foretold: Foretold | None = None) -> Run:
+def read_run(directory: Path, foretold: Foretold | None = None, logs: dict[Path, MetricsLog] | None = None) -> Run:
     """Everything in `directory` that the report shows. A file that is missing or damaged becomes a gap, never an error.
 
-    `foretold` is what no file keeps.
+    `foretold` is what no file keeps. Given the same `logs` again, it reads of each log only what was added.
 
     Raises:
         InputError: there is no such directory.
@@ -85,7 +85,7 @@ def read_run(directory: Path, foretold: Foretold | None = None) -> Run:
     plan = _read(directory, "plan.json", Plan, gaps, "run isoflop plan")
     manifest = _read_manifest(directory, gaps)
     family = (plan.family if plan else None) or directory.resolve().name
-    models = _read_models(directory, family, plan, gaps)
+    models = _read_models(directory, family, plan, gaps, {} if logs is None else logs)
     foretells = plan is None or any(model.held_out for model in models)
     forecast = _read(
         directory, "forecast.json", Forecast, gaps, "it is written before the held-out model starts" * foretells
@@ -137,7 +137,9 @@ def _read_manifest(directory: Path, gaps: list[str]) -> Manifest | None:
         return None
 
 
-def _read_models(directory: Path, family: str, plan: Plan | None, gaps: list[str]) -> tuple[Model, ...]:
+def _read_models(
+    directory: Path, family: str, plan: Plan | None, gaps: list[str], logs: dict[Path, MetricsLog]
+) -> tuple[Model, ...]:
     planned = {model.name: model for model in plan.models} if plan else {}
     folder = directory / "models"
     # The names of folders, not those in files, make paths: a name like ../../x reads nothing.
@@ -146,7 +148,8 @@ def _read_models(directory: Path, family: str, plan: Plan | None, gaps: list[str
     for name in [*planned, *(name for name in found if name not in planned)]:
         metrics, result, scores = None, None, None
         if name in found:
-            metrics = read_metrics(folder / name / "metrics.jsonl")
+            path = folder / name / "metrics.jsonl"
+            metrics = logs.setdefault(path, MetricsLog(path)).read()
             result = _read(directory, f"models/{name}/result.json", Result, gaps, "")
             scores = _read(directory, f"models/{name}/tasks.json", Scores, gaps, "")
         intended = planned.get(name)

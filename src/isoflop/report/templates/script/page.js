@@ -1,4 +1,6 @@
 // Everything on the page is there without this script; it makes figures answer.
+let plotsOnPage = new Map(), observer = null;
+
 function enliven() {
   const boxes = [...document.querySelectorAll(".plot")];
   for (const box of boxes) box.classList.add("ready");
@@ -9,11 +11,13 @@ function enliven() {
   for (const figure of document.querySelectorAll("figure"))
     addLegend(figure, [...figure.querySelectorAll(".plot")].map(box => plots.get(box)));
   for (const details of document.querySelectorAll("details.data")) addNumbers(details);
-  const observer = new ResizeObserver(entries => {
+  observer?.disconnect();
+  observer = new ResizeObserver(entries => {
     for (const {target, contentRect} of entries) plots.get(target).resize(contentRect.width);
   });
   for (const box of boxes) observer.observe(box);
   addTheme();
   document.documentElement.dataset.drawn = Math.round(performance.now());
+  return plotsOnPage = plots;
 }
 enliven();
