@@ -97,7 +97,7 @@ def test_two_hundred_runs_of_a_million_points_are_drawn_within_a_second(
     page.write_text(
         render(replace(run, models=tuple(model(i) for i in range(200))), datetime.now(UTC)), encoding="utf-8"
     )
-    assert page.stat().st_size < 1_200_000
+    assert page.stat().st_size < 1_100_000
     probe = read_probe("drawn")
     (seen,) = look(page, probe, widths=[1280])
     assert seen[1] == 200

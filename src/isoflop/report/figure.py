@@ -16,7 +16,7 @@ COLOURS = (*SHADES, *PUBLISHED, "held", "law", "ink", "limit")
 
 @dataclass(frozen=True)
 class Figure:
-    """`table` holds every number that is drawn, before it was thinned to pixels."""
+    """`table` holds the numbers that are drawn, exactly where they are not means."""
 
     drawing: Drawing
     keys: tuple[Key, ...]

@@ -14,8 +14,8 @@ from isoflop.report.table import Key, Table
 
 TITLE = "Training loss against tokens"
 # Points on the whole page, shared by the runs: with many runs each is thinned more.
-RAW_POINTS, MOST_RAW = 8_000, 400
-SMOOTH_POINTS, MOST_SMOOTH = 12_000, 160
+RAW_POINTS, MOST_RAW = 6_000, 400
+SMOOTH_POINTS, MOST_SMOOTH = 9_000, 160
 
 
 def draw_loss_curves(models: Sequence[Model], colours: Mapping[str, str], keys: Sequence[Key]) -> Figure | None:
@@ -43,17 +43,18 @@ def draw_loss_curves(models: Sequence[Model], colours: Mapping[str, str], keys: 
     ends = "; ".join(f"{name} ends at {loss(float(means[-1]))}" for name, (_, means) in smooth.items())
     told = f"One falling curve for each model, in nats per token: {ends}."
     drawing = Drawing("curves", TITLE, told, (Panel(x, y, tuple(lines)),), 430, 340)
-    return Figure(drawing, tuple(keys), _table(raw, smooth))
+    return Figure(drawing, tuple(keys), _table(smooth))
 
 
 def _share(points: int, most: int, runs: int) -> int:
-    return max(40, min(most, points // runs))
+    return max(30, min(most, points // runs))
 
 
-def _table(raw: Mapping[str, tuple[Array, Array]], smooth: Mapping[str, tuple[Array, Array]]) -> Table:
-    rows: list[tuple[str | float | int, ...]] = []
-    for kind, curves in (("mean", smooth), ("step", raw)):
-        for name, (tokens, losses) in curves.items():
-            shown = zip(tokens.tolist(), losses.tolist(), strict=True)
-            rows += [(name, kind, round(t), float(f"{value:.6g}")) for t, value in shown]
-    return Table(("model", "kind", "tokens", "training loss (nats/token)"), tuple(rows))
+def _table(smooth: Mapping[str, tuple[Array, Array]]) -> Table:
+    """The heavy lines: single steps are in metrics.jsonl, all of them."""
+    rows = [
+        (name, round(t), float(f"{value:.6g}"))
+        for name, (tokens, means) in smooth.items()
+        for t, value in zip(tokens.tolist(), means.tolist(), strict=True)
+    ]
+    return Table(("model", "tokens", "training loss, mean (nats/token)"), tuple(rows))
