@@ -35,6 +35,9 @@ Dtype = Annotated[
     str | None, typer.Option("--dtype", metavar="TYPE", help="With --to: fp32, bf16 or fp16; default as it was.")
 ]
 Systems = Annotated[int | None, typer.Option("--systems", min=1, metavar="N", help="Workers to train on.")]
+Execution = Annotated[
+    str | None, typer.Option("--execution", metavar="WAY", help="resident, or streamed: weights live in a store.")
+]
 PlannedSystems = Annotated[
     str | None,
     typer.Option("--systems", metavar="N|N,N,...", help="Workers to plan for; several: what each would bring."),
@@ -84,6 +87,7 @@ def options(
 def plan(
     family_file: FamilyFile,
     systems: PlannedSystems = None,
+    execution: Execution = None,
     hardware: HardwareName = None,
     model: OfModel = None,
     runs: Runs = Path("runs"),
@@ -101,7 +105,7 @@ def plan(
     if len(numbers) < 2 and (hardware is not None or model is not None):
         raise InputError("--hardware and --model go with several systems, as in --systems 1,2,4,...,1024")
     planned = numbers[0] if len(numbers) == 1 else None
-    with _family(family_file, runs, planned) as (family, folder), Terminal(quiet=json) as terminal:
+    with _family(family_file, runs, planned, execution) as (family, folder), Terminal(quiet=json) as terminal:
         shown = show_plan(family, folder, terminal)
         published = compare(family, shown)
         scaling = foretell_scaling(shown, numbers, model, hardware) if len(numbers) > 1 else []
@@ -182,6 +186,7 @@ def train(
     family_file: FamilyFile,
     model: Model = None,
     systems: Systems = None,
+    execution: Execution = None,
     dry_run: DryRun = False,
     runs: Runs = Path("runs"),
     json: Json = False,
@@ -194,7 +199,7 @@ def train(
     from isoflop.pipeline.systems import train_on_systems
     from isoflop.pipeline.train import train_family
 
-    with _family(family_file, runs, systems) as (family, folder):
+    with _family(family_file, runs, systems, execution) as (family, folder):
         if dry_run:
             print(job_script(family, family_file, folder, model), end="")
             return
@@ -217,6 +222,7 @@ def train(
 def worker(
     family_file: FamilyFile,
     model: Model = None,
+    execution: Execution = None,
     runs: Runs = Path("runs"),
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no results.")] = False,
     debug: Debug = False,
@@ -225,7 +231,7 @@ def worker(
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.systems import work
 
-    with _family(family_file, runs) as (family, folder), Terminal(quiet=quiet) as terminal:
+    with _family(family_file, runs, execution=execution) as (family, folder), Terminal(quiet=quiet) as terminal:
         work(family, folder, terminal, model)
 
 
@@ -438,6 +444,7 @@ def import_folder(
 def run(
     family_file: FamilyFile,
     systems: Systems = None,
+    execution: Execution = None,
     runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
@@ -448,7 +455,7 @@ def run(
     from isoflop.pipeline.run import run_family
 
     begin = time.monotonic()
-    with _family(family_file, runs, systems) as (family, folder), Terminal(quiet=json) as terminal:
+    with _family(family_file, runs, systems, execution) as (family, folder), Terminal(quiet=json) as terminal:
         on_systems = _worker(family_file, family, runs, None, json) if family.systems > 1 else None
         outcome = run_family(family, folder, terminal, on_systems)
     seconds = time.monotonic() - begin
@@ -463,15 +470,23 @@ def run(
 
 @contextmanager
 def _family(
-    family_file: Path, runs: Path, systems: int | None = None, use_tuned: bool = True
+    family_file: Path,
+    runs: Path,
+    systems: int | None = None,
+    execution: str | None = None,
+    use_tuned: bool = True,
 ) -> Iterator[tuple["Family", "RunFolder"]]:
-    """The family and its folder; --systems goes before what the file says."""
+    """The family and its folder; --systems and --execution go before what the file says."""
     from isoflop.config import load_family
     from isoflop.pipeline.folder import RunFolder
 
     family = load_family(family_file, use_tuned=use_tuned)
     if systems is not None:
         family = family.model_copy(update={"systems": systems})
+    if execution is not None:
+        if execution not in ("resident", "streamed"):
+            raise InputError(f"--execution {execution}: no such way; use resident or streamed")
+        family = family.model_copy(update={"execution": execution})
     try:
         yield family, RunFolder(runs / family.name)
     except FamilyError as error:
@@ -481,7 +496,7 @@ def _family(
 def _worker(family_file: Path, family: "Family", runs: Path, model: str | None, quiet: bool) -> list[str]:
     """The command that each of the family's systems runs."""
     options = ["--runs", str(runs), *(["--model", model] if model else []), *(["--quiet"] if quiet else [])]
-    return ["worker", str(family_file), *options]
+    return ["worker", str(family_file), "--execution", family.execution, *options]
 
 
 def _print(json: bool, document: Callable[[], Any], show: Callable[[], None]) -> None:
