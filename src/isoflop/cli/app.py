@@ -294,6 +294,34 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUNS]", help="The folder RUNS/FAMILY; without it, published models alone."),
+    ] = None,
+    models: Annotated[
+        list[Path] | None,
+        typer.Option("--models", metavar="FILE.csv", help="Further models, in the columns of models.csv."),
+    ] = None,
+    loss: Annotated[
+        float | None, typer.Option("--loss", metavar="NATS", help="What compute each family needs for this loss.")
+    ] = None,
+    shots: Annotated[int, typer.Option("--shots", min=0, metavar="N", help="Which scores to print: 0 or 5.")] = 0,
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="NAME", help="The held-out text is this one, as in 'Pile test'.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The family beside published ones per FLOP: losses, tasks, openness, and what a loss costs each."""
+    from isoflop.cli import compare_tables
+    from isoflop.pipeline.comparison import compare_run
+
+    comparison = compare_run(runs, models or [], loss, text)
+    _print(json, comparison.to_json, lambda: compare_tables.print_comparison(comparison, shots))
+
+
+@app.command()
 def report(runs: RunFolderPath, json: Json = False, debug: Debug = False) -> None:
     """Draw the report: one HTML page with every figure."""
     from isoflop.pipeline.report import report_run
