@@ -82,7 +82,7 @@ def read_points(path: Path) -> list[Point]:
 def bits_per_byte_per_loss(path: Path) -> float | None:
     """What turns the losses of `read_points(path)` into bits per byte: one where they are that, the rows' common ratio
     where both columns stand there (one tokenizer and text), None where it cannot be known."""
-    reader = csv.DictReader(io.StringIO(text_of(path)))
+    reader = csv.DictReader(io.StringIO(csv_text(path)))
     header = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
     if "bits_per_byte" not in header:
         return None

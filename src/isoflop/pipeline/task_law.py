@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoflop.errors import InputError
+from isoflop.given import csv_text
 from isoflop.pipeline.folder import RunFolder, find_run
 from isoflop.pipeline.plan import stored_plan
 from isoflop.pipeline.result import read_results
@@ -94,9 +95,8 @@ def task_law(path: Path, question: TaskQuestion, test: bool = False) -> TaskLaw:
 
 def _of_table(path: Path, question: TaskQuestion) -> tuple[list["TaskPoint"], float | None]:
     from isoflop.law.downstream import TaskPoint
-    from isoflop.law.points import text_of
 
-    reader = csv.DictReader(io.StringIO(text_of(path)))
+    reader = csv.DictReader(io.StringIO(csv_text(path)))
     try:
         header = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
         rows = [(reader.line_num, row) for row in reader if any(row.get(name) for name in header)]
