@@ -1,7 +1,7 @@
 """The figures of downstream scaling: accuracy against compute by task, the family's law, and published models."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -15,13 +15,14 @@ from isoflop.report.numbers import scientific
 from isoflop.report.published import styles
 from isoflop.report.records import Comparison
 from isoflop.report.run import Model
-from isoflop.report.scale import Scale, padded
+from isoflop.report.scale import Array, Scale, padded
 from isoflop.report.table import Cell, Key, Table
 
 AVERAGE = "average"
 # Compute-optimal at every size, as our own families are: its accuracies follow a law of compute.
 REFERENCE = "Cerebras-GPT"
-CURVE_POINTS = 41
+# An interval takes some ten milliseconds a point; a sigmoid none.
+CURVE_POINTS, SMOOTH_POINTS = 13, 33
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def draw_task(task: Task, shots: int, comparison: Comparison) -> Figure:
     for one in ours:
         style.setdefault(one.family, ("held", "diamond"))
     law = _law(ours, task.chance)
-    reference = _law(tuple(one for one in task.reached if one.family == REFERENCE), task.chance)
+    theirs = tuple(one for one in task.reached if one.family == REFERENCE)
+    reference = _law(theirs, task.chance)
     x = Scale(*padded([one.flops for one in task.reached], 0.06, log=True), True, "training FLOPs", "flops", "FLOPs")
     tops = [one.accuracy + (one.stderr or 0) for one in task.reached]
     lows = [one.accuracy - (one.stderr or 0) for one in task.reached] + (
@@ -89,9 +91,9 @@ def draw_task(task: Task, shots: int, comparison: Comparison) -> Figure:
     if law:
         lines += _law_lines(law, ours)
     if reference:
-        theirs = [one for one in task.reached if one.family == REFERENCE]
-        *_, line = _law_lines(reference, theirs)
-        lines.append(replace(line, css="p0 dashed thin", label=f"the law of {REFERENCE}", series=REFERENCE))
+        flops, label = _law_flops(theirs, SMOOTH_POINTS), f"the law of {REFERENCE}"
+        middle = 100 * reference.sigmoid.at(-np.log(flops))
+        lines.append(Line(flops, middle, "p0 dashed thin", label, REFERENCE))
     if task.chance is not None:
         ends = np.array([x.low, x.high])
         lines.append(Line(ends, np.full(2, task.chance), "p6 dashed thin", f"guessing: {task.chance:g} %", "chance"))
@@ -186,9 +188,7 @@ def _law(ours: tuple[Reached, ...], chance: float | None) -> DownstreamLaw | Non
 
 
 def _law_lines(law: DownstreamLaw, ours: Sequence[Reached]) -> list[Line]:
-    """Over the compute of the family's own runs and as far again as its largest is above the one before."""
-    low, high = padded([one.flops for one in ours], 0.15, log=True)
-    flops = np.geomspace(low, high, CURVE_POINTS)
+    flops = _law_flops(ours, CURVE_POINTS)
     said = [law.predict(1.0, 1.0, float(one)) for one in flops]
     middle, bottom, top = (
         100 * np.array([getattr(one, key) for one in said]) for key in ("accuracy", "low_80", "high_80")
@@ -198,6 +198,12 @@ def _law_lines(law: DownstreamLaw, ours: Sequence[Reached]) -> list[Line]:
         band(flops, bottom, top, "band-80", label, "task-law"),
         Line(flops, middle, "law", "the family's law", "task-law"),
     ]
+
+
+def _law_flops(reached: Sequence[Reached], points: int) -> Array:
+    """The compute of the runs and a little beyond."""
+    low, high = padded([one.flops for one in reached], 0.15, log=True)
+    return np.geomspace(low, high, points)
 
 
 def _told(one: Reached) -> str:

@@ -36,9 +36,10 @@ def write_figures(run_directory: Path, folder: Path, foretold: Foretold | None =
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "openness.csv"]
     write_text(written[0], openness_table(parts.beside).csv())
-    for figure in figures:
-        # A task's name comes from a file: it must not lead out of the folder.
+    for number, figure in enumerate(figures):
+        # A task's name comes from a file: it must not lead out of the folder, nor onto another figure.
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", figure.drawing.name)[:100]
+        name += f"-{number}" * (folder / f"{name}.svg" in written)
         svg = svg_of(figure)
         write_text(folder / f"{name}.svg", svg)
         write_bytes(folder / f"{name}.png", png_of(svg))

@@ -4,11 +4,11 @@ const boxed = ticks(); tool("All").click(); const all = ticks();
 tool("log x").click(); const linear = ticks(), pressed = tool("log x").getAttribute("aria-pressed"); tool("log x").click(); const again = ticks();
 const blobs = []; view.URL.createObjectURL = blob => (blobs.push(blob), "#");
 tool("SVG").click(); tool("PNG").click();
-for (let i = 0; i < 50 && blobs.length < 2; i++) await new Promise(done => setTimeout(done, 50));
+await until(() => blobs.length === 2);
 const parsed = new view.DOMParser().parseFromString(await blobs[0].text(), "image/svg+xml");
 const png = new Uint8Array(await blobs[1].arrayBuffer());
 const details = figure.querySelector("details.data"); details.open = true;
-for (let i = 0; i < 20 && !details.querySelector("td"); i++) await new Promise(done => setTimeout(done, 20));
+await until(() => details.querySelector("td"));
 const theme = page.querySelector("#theme button"), paper = () => view.getComputedStyle(page.body).backgroundColor;
 const light = paper(); theme.click(); const dark = paper();
 return {first, boxed, all, linear, pressed, again, root: parsed.documentElement.nodeName, style: !!parsed.querySelector("style"), marks: parsed.querySelectorAll(".mark").length,
