@@ -21,8 +21,9 @@ from isoflop.law.law import Law
 HALF_95 = 1.96
 # A candidate is a size and a ratio of tokens to parameters on this grid of factors.
 SIZE_FACTOR, RATIOS = 1.5, (5.0, 10.0, 20.0, 40.0, 80.0)
-# To begin with: so many runs at most, each for at most this share of what may be spent.
-BEGIN_WITH, DEAREST = 40, 0.2
+# To begin with: so many runs at most, each for at most twice an equal share of what may be spent.
+BEGIN_WITH = 40
+DEAREST = 2 / BEGIN_WITH
 # Of the cost, in what a run narrows over its cost.
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -49,7 +50,7 @@ def candidates_for(law: Law, target_params: float, target_tokens: float) -> list
 
 def begin(candidates: Sequence[tuple[float, float]], costs: Sequence[float], budget_flops: float) -> list[int]:
     """Which candidates (indices) to train before any law: spread over sizes and tokens as far apart as the budget pays
-    for, the cheapest first; none takes over a fifth of it.
+    for, the cheapest first; none takes over a twentieth of it.
 
     A law that has seen one corner only takes any form for the right one, and buys by it.
     """
