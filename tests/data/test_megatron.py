@@ -1,5 +1,6 @@
 """Megatron's .bin and .idx: trained on where they lie, with documents, bytes and every fault found."""
 
+import itertools
 import json
 import os
 import shutil
@@ -110,10 +111,10 @@ def test_documents_of_several_sequences_and_shards_of_any_size(
 
 
 def cut(stem: Path, sizes: list[int]) -> None:
-    """Cuts a .bin as Pythia's are published: pieces of these sizes and of what is left, the last number in the names."""
+    """Cuts a .bin as Pythia's are published: pieces of these sizes and of what is left."""
     content = stem.with_suffix(".bin").read_bytes()
     ends = [0, *np.cumsum(sizes).tolist(), len(content)]
-    for number, (first, end) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+    for number, (first, end) in enumerate(itertools.pairwise(ends)):
         (stem.parent / f"{stem.name}-{number:05d}-of-{len(sizes):05d}.bin").write_bytes(content[first:end])
     stem.with_suffix(".bin").unlink()
 

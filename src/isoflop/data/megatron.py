@@ -1,9 +1,10 @@
 """Megatron's pre-tokenised .bin and .idx, as Pythia's Pile is published: read where they lie, nothing is copied.
 
 A .bin is the tokens of all sequences in a row; as published it lies cut into NAME-00000-of-00082.bin and so on (the
-last number is that of the last piece), wherever the cuts fall. The .idx: 9 bytes `MMIDIDX\\0\\0`, version 1 (u64), a code for the
-tokens' type (u8), the number of sequences and of document boundaries (u64 each), then each sequence's length (i32) and
-place in bytes (i64), and the sequences at which documents begin (i64, one more than documents). Little-endian all.
+last number is that of the last piece), wherever the cuts fall. The .idx: 9 bytes `MMIDIDX\\0\\0`, version 1 (u64), a code
+for the tokens' type (u8), the number of sequences and of document boundaries (u64 each), then each sequence's length
+(i32) and place in bytes (i64), and the sequences at which documents begin (i64, one more than documents).
+Little-endian all.
 """
 
 import hashlib
