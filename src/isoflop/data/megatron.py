@@ -1,9 +1,9 @@
 """Megatron's pre-tokenised .bin and .idx, as Pythia's Pile is published: read where they lie, nothing is copied.
 
 A .bin is the tokens of all sequences in a row; as published it lies cut into NAME-00000-of-00082.bin and so on (the
-last number is that of the last piece), wherever the cuts fall. The .idx: 9 bytes `MMIDIDX\\0\\0`, version 1 (u64), a code
-for the tokens' type (u8), the number of sequences and of document boundaries (u64 each), then each sequence's length
-(i32) and place in bytes (i64), and the sequences at which documents begin (i64, one more than documents).
+last number is that of the last piece), wherever the cuts fall. The .idx: 9 bytes `MMIDIDX\\0\\0`, version 1 (u64), a
+code for the tokens' type (u8), the number of sequences and of document boundaries (u64 each), then each sequence's
+length (i32) and place in bytes (i64), and the sequences at which documents begin (i64, one more than documents).
 Little-endian all.
 """
 
@@ -217,7 +217,7 @@ def _read_index(files: dict[int, CorpusFile], index: CorpusFile) -> Indexed:
         content = np.memmap(index.address, np.uint8, "r") if index.bytes else np.empty(0, np.uint8)
     if len(content) < head or content[: len(_MAGIC)].tobytes() != _MAGIC:
         raise InputError(f"{index.address}: is no Megatron index (it does not begin with MMIDIDX); fetch it again")
-    version, code, n_sequences, n_boundaries = _HEAD.unpack_from(content, len(_MAGIC))
+    version, code, n_sequences, n_boundaries = _HEAD.unpack_from(content.data, len(_MAGIC))
     if version != 1 or code not in _DTYPES:
         raise InputError(f"{index.address}: version {version} with tokens of type {code}; only 1 with 4 or 8 is read")
     if len(content) != head + 12 * n_sequences + 8 * n_boundaries:
