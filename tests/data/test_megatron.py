@@ -188,6 +188,13 @@ def test_a_tokenizer_of_its_own_comes_from_a_file(pile: DataSource, tmp_path: Pa
         prepare(short, tmp_path / "other", lambda line: None)
 
 
+def test_tokens_that_lie_in_the_corpus_need_it(pile: DataSource, tmp_path: Path) -> None:
+    prepare(pile, tmp_path / "data", lambda line: None)
+    os.rename(pile.source, tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="no such file or folder"):
+        prepare(pile, tmp_path / "data", lambda line: None)
+
+
 def test_a_token_beyond_the_vocabulary_is_refused_with_its_place(pile: DataSource, tmp_path: Path) -> None:
     path = pile.source / "part_text_document.bin"
     content = bytearray(path.read_bytes())

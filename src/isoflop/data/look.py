@@ -6,7 +6,7 @@ from pathlib import Path
 from isoflop.config import DataSource, FileTokenizer
 from isoflop.data.chunks import settings_key
 from isoflop.data.corpus import CorpusFile, corpus_files, notice_of, source_records
-from isoflop.data.manifest import FORMAT_VERSION, Preparation, SourceFile
+from isoflop.data.manifest import FORMAT_VERSION, Manifest, Preparation, SourceFile
 from isoflop.data.task_texts import task_files
 from isoflop.durable import sha256_of_file
 from isoflop.errors import FamilyError
@@ -30,7 +30,20 @@ def look(data: DataSource, chunk_bytes: int, known: tuple[SourceFile, ...] = (),
         InputError: a file cannot be read, or its format is unknown.
     """
     files = corpus_files(data)
-    preparation = Preparation(
+    preparation = _preparation(data, chunk_bytes)
+    sources = source_records(data.source, files, known, anew)
+    settings = [FORMAT_VERSION, preparation.model_dump(exclude={"faults_allowed"}), _tokenizer_key(data)]
+    key = settings_key([settings, [source.model_dump() for source in sources]])
+    return Corpus(files, sources, notice_of(data.source), preparation, key)
+
+
+def remembered(data: DataSource, chunk_bytes: int, manifest: Manifest) -> Corpus:
+    """A corpus that is not here, as `manifest` tells of it, with the settings of `data`."""
+    return Corpus([], manifest.sources, manifest.notice, _preparation(data, chunk_bytes), "")
+
+
+def _preparation(data: DataSource, chunk_bytes: int) -> Preparation:
+    return Preparation(
         text_key=data.text_key,
         text_suffixes=tuple(data.text_suffixes),
         held_out_fraction=data.held_out_fraction,
@@ -44,10 +57,6 @@ def look(data: DataSource, chunk_bytes: int, known: tuple[SourceFile, ...] = (),
         decontaminate=_task_hashes(data.decontaminate),
         chunk_bytes=chunk_bytes,
     )
-    sources = source_records(data.source, files, known, anew)
-    settings = [FORMAT_VERSION, preparation.model_dump(exclude={"faults_allowed"}), _tokenizer_key(data)]
-    key = settings_key([settings, [source.model_dump() for source in sources]])
-    return Corpus(files, sources, notice_of(data.source), preparation, key)
 
 
 def _task_hashes(folder: Path | None) -> dict[str, str]:
