@@ -33,6 +33,9 @@ Dtype = Annotated[
     str | None, typer.Option("--dtype", metavar="TYPE", help="With --to: fp32, bf16 or fp16; default as it was.")
 ]
 Systems = Annotated[int | None, typer.Option("--systems", min=1, metavar="N", help="Workers to train on.")]
+Execution = Annotated[
+    str | None, typer.Option("--execution", metavar="WAY", help="resident, or streamed: weights live in a store.")
+]
 PlannedSystems = Annotated[
     str | None,
     typer.Option("--systems", metavar="N|N,N,...", help="Workers to plan for; several: what each would bring."),
@@ -74,6 +77,7 @@ def options(
 def plan(
     family_file: FamilyFile,
     systems: PlannedSystems = None,
+    execution: Execution = None,
     hardware: HardwareName = None,
     model: OfModel = None,
     design: Annotated[
@@ -99,7 +103,7 @@ def plan(
     if len(numbers) < 2 and (hardware is not None or model is not None):
         raise InputError("--hardware and --model go with several systems, as in --systems 1,2,4,...,1024")
     planned = numbers[0] if len(numbers) == 1 else None
-    with _family(family_file, runs, planned) as (family, folder), Terminal(quiet=json) as terminal:
+    with _family(family_file, runs, planned, execution) as (family, folder), Terminal(quiet=json) as terminal:
         shown = show_plan(family, folder, terminal)
         published = compare(family, shown)
         scaling = foretell_scaling(shown, numbers, model, hardware) if len(numbers) > 1 else []
@@ -184,6 +188,7 @@ def train(
     family_file: FamilyFile,
     model: Model = None,
     systems: Systems = None,
+    execution: Execution = None,
     dry_run: DryRun = False,
     runs: Runs = Path("runs"),
     json: Json = False,
@@ -196,7 +201,7 @@ def train(
     from isoflop.pipeline.systems import train_on_systems
     from isoflop.pipeline.train import train_family
 
-    with _family(family_file, runs, systems) as (family, folder):
+    with _family(family_file, runs, systems, execution) as (family, folder):
         if dry_run:
             print(job_script(family, family_file, folder, model), end="")
             return
@@ -219,6 +224,7 @@ def train(
 def worker(
     family_file: FamilyFile,
     model: Model = None,
+    execution: Execution = None,
     runs: Runs = Path("runs"),
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no results.")] = False,
     debug: Debug = False,
@@ -227,7 +233,7 @@ def worker(
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.systems import work
 
-    with _family(family_file, runs) as (family, folder), Terminal(quiet=quiet) as terminal:
+    with _family(family_file, runs, execution=execution) as (family, folder), Terminal(quiet=quiet) as terminal:
         work(family, folder, terminal, model)
 
 
@@ -379,6 +385,7 @@ def import_folder(
 def run(
     family_file: FamilyFile,
     systems: Systems = None,
+    execution: Execution = None,
     until_width: Annotated[
         str | None,
         typer.Option("--until-width", metavar="1%", help="Train the ladder until the 95 % interval is +- this."),
@@ -400,14 +407,14 @@ def run(
         raise InputError("--budget goes with --until-width: the most FLOPs to spend on the ladder")
     if until_width is not None:
         wanted = parse_width(until_width)
-        with _family(family_file, runs, systems) as (family, folder), Terminal(quiet=json) as terminal:
+        with _family(family_file, runs, systems, execution) as (family, folder), Terminal(quiet=json) as terminal:
             if family.systems > 1:
                 raise InputError("--until-width trains on one system; leave --systems out")
             narrowed = run_until(family, folder, terminal, wanted, budget)
         _print(json, narrowed.to_json, lambda: law_tables.print_narrowed(narrowed))
         return
     begin = time.monotonic()
-    with _family(family_file, runs, systems) as (family, folder), Terminal(quiet=json) as terminal:
+    with _family(family_file, runs, systems, execution) as (family, folder), Terminal(quiet=json) as terminal:
         on_systems = _worker(family_file, family, runs, None, json) if family.systems > 1 else None
         outcome = run_family(family, folder, terminal, on_systems)
     seconds = time.monotonic() - begin
@@ -422,15 +429,23 @@ def run(
 
 @contextmanager
 def _family(
-    family_file: Path, runs: Path, systems: int | None = None, use_tuned: bool = True
+    family_file: Path,
+    runs: Path,
+    systems: int | None = None,
+    execution: str | None = None,
+    use_tuned: bool = True,
 ) -> Iterator[tuple["Family", "RunFolder"]]:
-    """The family and its folder; --systems goes before what the file says."""
+    """The family and its folder; --systems and --execution go before what the file says."""
     from isoflop.config import load_family
     from isoflop.pipeline.folder import RunFolder
 
     family = load_family(family_file, use_tuned=use_tuned)
     if systems is not None:
         family = family.model_copy(update={"systems": systems})
+    if execution is not None:
+        if execution not in ("resident", "streamed"):
+            raise InputError(f"--execution {execution}: no such way; use resident or streamed")
+        family = family.model_copy(update={"execution": execution})
     try:
         yield family, RunFolder(runs / family.name)
     except FamilyError as error:
@@ -440,7 +455,7 @@ def _family(
 def _worker(family_file: Path, family: "Family", runs: Path, model: str | None, quiet: bool) -> list[str]:
     """The command that each of the family's systems runs."""
     options = ["--runs", str(runs), *(["--model", model] if model else []), *(["--quiet"] if quiet else [])]
-    return ["worker", str(family_file), *options]
+    return ["worker", str(family_file), "--execution", family.execution, *options]
 
 
 def _print(json: bool, document: Callable[[], Any], show: Callable[[], None]) -> None:
