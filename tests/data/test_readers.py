@@ -346,10 +346,10 @@ def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
 
 def test_what_is_no_plain_file_is_refused_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.txt")
-    assert "a.txt: is no plain file" in refused(tmp_path / "a.txt")
+    assert "a.txt: cannot read (no plain file" in refused(tmp_path / "a.txt")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(tmp_path / "b.txt"))
-        assert "b.txt: is no plain file" in refused(tmp_path / "b.txt")
+        assert "b.txt: cannot read (no plain file" in refused(tmp_path / "b.txt")
 
 
 def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:

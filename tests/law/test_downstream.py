@@ -20,7 +20,7 @@ def olmo(task: str) -> list[TaskPoint]:
 
 def cerebras(task: str) -> list[TaskPoint]:
     table = published_set("zero_shot")
-    sizes = {model.model: model for model in published_models()}
+    sizes = {model.model: model for model in published_models("Cerebras-GPT")}
     return [
         TaskPoint(sizes[m].params, sizes[m].tokens, float(c), float(x), float(a), m)
         for family, m, c, x, a in zip(

@@ -86,17 +86,25 @@ def plan(
     systems: PlannedSystems = None,
     hardware: HardwareName = None,
     model: OfModel = None,
+    design: Annotated[
+        bool,
+        typer.Option("--design", help="Which runs to train next for the held-out model's interval."),
+    ] = False,
+    budget: Annotated[float | None, typer.Option("--budget", metavar="FLOPS", help="With --design: in all.")] = None,
     runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """What will be trained, and what it will cost; with several numbers of systems, what each would bring."""
-    from isoflop.cli import plan_tables, scaling_table
+    from isoflop.cli import plan_tables, scaling_table, tables
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.plan import plan_document, show_plan
     from isoflop.pipeline.published import compare
     from isoflop.pipeline.scaling import foretell_scaling, parse_systems
+    from isoflop.pipeline.until import design as design_ladder
 
+    if budget is not None and not design:
+        raise InputError("--budget goes with --design: FLOPs for the ladder, what is trained included")
     numbers = parse_systems(systems) if systems is not None else []
     if len(numbers) < 2 and (hardware is not None or model is not None):
         raise InputError("--hardware and --model go with several systems, as in --systems 1,2,4,...,1024")
@@ -105,10 +113,12 @@ def plan(
         shown = show_plan(family, folder, terminal)
         published = compare(family, shown)
         scaling = foretell_scaling(shown, numbers, model, hardware) if len(numbers) > 1 else []
+        designed = design_ladder(shown, folder, budget) if design else []
 
     def document() -> dict[str, Any]:
         foretold = {"scaling": [table.to_json() for table in scaling]} if scaling else {}
-        return {**plan_document(family, shown), **foretold}
+        next_runs = {"design": [vars(run) for run in designed]} if design else {}
+        return {**plan_document(family, shown), **foretold, **next_runs}
 
     def show() -> None:
         plan_tables.print_plan(shown)
@@ -117,6 +127,8 @@ def plan(
             plan_tables.print_published(published)
         if scaling:
             scaling_table.print_scaling(scaling)
+        if design:
+            tables.print_design(designed)
 
     _print(json, document, show)
 
@@ -381,6 +393,34 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUNS]", help="The folder RUNS/FAMILY; without it, published models alone."),
+    ] = None,
+    models: Annotated[
+        list[Path] | None,
+        typer.Option("--models", metavar="FILE.csv", help="Further models, in the columns of models.csv."),
+    ] = None,
+    loss: Annotated[
+        float | None, typer.Option("--loss", metavar="NATS", help="What compute each family needs for this loss.")
+    ] = None,
+    shots: Annotated[int, typer.Option("--shots", min=0, metavar="N", help="Which scores to print: 0 or 5.")] = 0,
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="NAME", help="The held-out text is this one, as in 'Pile test'.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The family beside published ones per FLOP: losses, tasks, openness, and what a loss costs each."""
+    from isoflop.cli import compare_tables
+    from isoflop.pipeline.comparison import compare_run
+
+    comparison = compare_run(runs, models or [], loss, text)
+    _print(json, comparison.to_json, lambda: compare_tables.print_comparison(comparison, shots))
+
+
+@app.command()
 def report(runs: RunFolderPath, json: Json = False, debug: Debug = False) -> None:
     """Draw the report: one HTML page with every figure."""
     from isoflop.pipeline.report import report_run
@@ -438,15 +478,33 @@ def import_folder(
 def run(
     family_file: FamilyFile,
     systems: Systems = None,
+    until_width: Annotated[
+        str | None,
+        typer.Option("--until-width", metavar="1%", help="Train the ladder until the 95 % interval is +- this."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="FLOPS", help="With --until-width: the most to spend.")
+    ] = None,
     runs: Runs = Path("runs"),
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """All of it in order, as far as it is missing."""
-    from isoflop.cli import numbers
+    from isoflop.cli import numbers, tables
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.run import run_family
+    from isoflop.pipeline.until import parse_width, run_until
 
+    if until_width is None and budget is not None:
+        raise InputError("--budget goes with --until-width: the most FLOPs to spend on the ladder")
+    if until_width is not None:
+        wanted = parse_width(until_width)
+        with _family(family_file, runs, systems) as (family, folder), Terminal(quiet=json) as terminal:
+            if family.systems > 1:
+                raise InputError("--until-width trains on one system; leave --systems out")
+            narrowed = run_until(family, folder, terminal, wanted, budget)
+        _print(json, narrowed.to_json, lambda: tables.print_narrowed(narrowed))
+        return
     begin = time.monotonic()
     with _family(family_file, runs, systems) as (family, folder), Terminal(quiet=json) as terminal:
         on_systems = _worker(family_file, family, runs, None, json) if family.systems > 1 else None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from isoflop.pipeline.result import Result
     from isoflop.pipeline.trace import Trace
     from isoflop.pipeline.tune import Tuning
+    from isoflop.pipeline.until import Designed, Narrowed
     from isoflop.pipeline.watch import Watched
 
 
@@ -286,6 +287,43 @@ def print_next_runs(runs: Sequence["Purchase"]) -> None:
             ]
             for run in runs
         ],
+    )
+
+
+def print_design(designed: Sequence["Designed"]) -> None:
+    """Which runs of the ladder to train, in order."""
+    if not designed:
+        print("\nDesign: no run of the ladder is left that the budget pays for")
+        return
+    print("\nDesign: train these next; the held-out model's interval before and after each, as expected")
+    print_table(
+        ["model", "FLOPs", "95 % before", "after"],
+        [
+            [
+                run.model,
+                n.scientific(run.flops),
+                *(
+                    n.MISSING if half is None else f"+-{n.percent(half, 2)}"
+                    for half in (run.half_width_before, run.half_width_after)
+                ),
+            ]
+            for run in designed
+        ],
+    )
+    if designed[0].half_width_before is None:
+        print("A law begins with four sizes; then plan again")
+
+
+def print_narrowed(narrowed: "Narrowed") -> None:
+    """What training until an interval is narrow came to."""
+    why = "as narrow as wanted" if narrowed.reached else "the budget or the ladder is at its end"
+    print(f"\n{narrowed.target}: 95 % interval +-{n.percent(narrowed.half_width, 2)}: {why}")
+    print(
+        f"trained {of(len(narrowed.trained), 'run')}, {n.scientific(narrowed.spent_flops)} FLOPs; not needed: ", end=""
+    )
+    print(", ".join(narrowed.left) or "none")
+    print(
+        f"next: isoflop train FAMILY.toml --model {narrowed.target} (its forecast is written), or isoflop run for all"
     )
 
 

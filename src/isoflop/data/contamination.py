@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isoflop.errors import InputError
+from isoflop.given import read_given, refuse_unless_plain
 
 NGRAM_WORDS = 13
 
@@ -72,9 +73,14 @@ def task_files(folder: Path) -> list[Path]:
     """The files of the tasks, sorted.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or one is no plain file.
     """
     found = sorted(path for path in folder.glob("*") if path.suffix in (".jsonl", ".txt"))
+    for path in found:
+        try:
+            refuse_unless_plain(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot read ({error.strerror}); give .jsonl or .txt files") from None
     if not found:
         raise InputError(f"{folder}: holds no task; set data.decontaminate to a folder of .jsonl or .txt files")
     return found
@@ -82,7 +88,7 @@ def task_files(folder: Path) -> list[Path]:
 
 def _texts(path: Path) -> Iterator[str]:
     try:
-        content = path.read_text(encoding="utf-8")
+        content = read_given(path).decode()
         if path.suffix == ".txt":
             yield content
             return

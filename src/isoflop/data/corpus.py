@@ -14,6 +14,7 @@ from isoflop.config import DataSource
 from isoflop.data.hashes import Hashes
 from isoflop.data.manifest import SourceFile
 from isoflop.errors import InputError, WorkError
+from isoflop.given import refuse_unless_plain
 
 SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".parquet", ".arrow", ".bin")
 """What is read beside plain text, by the end of a file's name. A .bin has its .idx beside it."""
@@ -199,8 +200,7 @@ def _local_files(source: Path) -> Iterator[CorpusFile]:
 
 def _local_file(path: Path, name: str) -> CorpusFile:
     with reading(str(path)):
-        if not path.is_file() and path.exists():
-            raise InputError(f"{path}: is no plain file; give a file or a folder of files")
+        refuse_unless_plain(path)
         return CorpusFile(name, str(path), path.stat().st_size)
 
 

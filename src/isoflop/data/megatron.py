@@ -65,7 +65,7 @@ def read_indices(data: DataSource, files: Sequence[CorpusFile]) -> list[Indexed]
     Raises:
         InputError: a file has no partner or is damaged, or the family asks for what only text allows.
     """
-    _refuse_text_settings(data)
+    refuse_text_settings(data)
     by_name = {file.name: file for file in files}
     found = []
     for number, file in enumerate(files):
@@ -158,7 +158,12 @@ class _Piece:
     documents: npt.NDArray[np.int64]
 
 
-def _refuse_text_settings(data: DataSource) -> None:
+def refuse_text_settings(data: DataSource) -> None:
+    """Refuses what only text allows.
+
+    Raises:
+        FamilyError: the family file asks for such a thing.
+    """
     if data.tokenizer.kind == "bpe":
         raise FamilyError("data.tokenizer.kind = 'bpe': the data are tokens already; use 'gpt2', or 'file' with theirs")
     for key, is_asked in {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isoflop.errors import InputError
+from isoflop.given import csv_text
 from isoflop.pipeline.folder import find_run
 from isoflop.pipeline.law import ladder_law
 from isoflop.pipeline.plan import stored_plan
@@ -103,9 +104,7 @@ def read_targets(path: Path) -> list[Target]:
     Raises:
         InputError: the file cannot be read or a row cannot be used.
     """
-    from isoflop.law.points import text_of
-
-    reader = csv.DictReader(text_of(path).splitlines())
+    reader = csv.DictReader(csv_text(path).splitlines())
     try:
         header = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
         rows = [(reader.line_num, row) for row in reader if any(row.get(name) for name in header)]
