@@ -3,6 +3,7 @@
 A runner is made in a process of its own: `step(samples)` with int64 (sequences, T + 1) trains on them once.
 """
 
+import itertools
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -33,6 +34,12 @@ class Work:
     cores: int
     device: torch.device
     checkout: Path | None
+
+
+def samples_of(shape: Shape, sequences: int, number: int) -> Tensor:
+    """The random tokens of a step, int64 (sequences, T + 1)."""
+    size = (sequences, shape.context_length + 1)
+    return torch.randint(0, shape.vocab_size, size, generator=torch.Generator().manual_seed(number))
 
 
 def isoflop(work: Work) -> Step:
@@ -134,16 +141,20 @@ def hugging_face_trainer(work: Work) -> Step:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     torch.set_num_threads(work.cores)
-    given: queue.Queue[Tensor] = queue.Queue()
+    wanted: queue.Queue[None] = queue.Queue()
     done: queue.Queue[None] = queue.Queue()
 
     class Given(torch.utils.data.IterableDataset[dict[str, Tensor]]):
         def __iter__(self) -> Iterator[dict[str, Tensor]]:
-            while True:
-                for sample in given.get():
+            # Its loader reads ahead: it finds itself what `step` will be given.
+            for number in itertools.count():
+                for sample in samples_of(work.shape, work.sequences, number):
                     yield {"input_ids": sample[:-1], "labels": sample[:-1]}
 
     class Told(TrainerCallback):
+        def on_step_begin(self, *arguments: Any, **more: Any) -> None:
+            wanted.get()
+
         def on_step_end(self, *arguments: Any, **more: Any) -> None:
             done.put(None)
 
@@ -168,7 +179,7 @@ def hugging_face_trainer(work: Work) -> Step:
     threading.Thread(target=trainer.train, daemon=True).start()
 
     def step(samples: Tensor) -> None:
-        given.put(samples)
+        wanted.put(None)
         done.get()
 
     return step

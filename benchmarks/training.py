@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from peers import RUNNERS, Work
+from peers import RUNNERS, Work, samples_of
 
 from isoflop.durable import write_json
 from isoflop.recipe import Shape, flops_per_token
@@ -140,14 +140,14 @@ def _work(connection: Connection, runner: str, name: str, checkout: Path | None)
     connection.recv()
     try:
         step = _products(work) if runner == PEAK else RUNNERS[runner](work)
-        step(_samples(shape, sequences, 0))
+        step(samples_of(shape, sequences, 0))
         _finish(work.device)
     except Exception as error:
         connection.send(("failed", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
         return
     connection.send(("first", perf_counter() - began))
     while (number := connection.recv()) is not None:
-        samples = _samples(shape, sequences, number)
+        samples = samples_of(shape, sequences, number)
         began = perf_counter()
         step(samples)
         _finish(work.device)
@@ -170,11 +170,6 @@ def _products(work: Work) -> Callable[[torch.Tensor], None]:
             square @ square
 
     return step
-
-
-def _samples(shape: Shape, sequences: int, number: int) -> torch.Tensor:
-    size = (sequences, shape.context_length + 1)
-    return torch.randint(0, shape.vocab_size, size, generator=torch.Generator().manual_seed(number))
 
 
 def _peak_bytes(device: torch.device) -> int:

@@ -191,7 +191,6 @@ def _message(alarm: "Alarm") -> str:
 def _record(folder: RunFolder, model: "ModelPlan") -> "Record | None":
     """A finished run with the log of all its steps"""
     from isoflop.law.track import Record
-
     from isoflop.report.metrics import read_metrics
 
     result, metrics = read_result(folder, model.name), read_metrics(folder.model(model.name) / "metrics.jsonl")
