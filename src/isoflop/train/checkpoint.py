@@ -109,7 +109,8 @@ def load_newest(folder: Path, plan: ModelPlan, data_sha256: str, on_event: Calla
     """The newest generation whose hashes hold; damaged ones are set aside as `gen-N.damaged` and said so.
 
     Raises:
-        InputError: the checkpoint belongs to other settings or other data; names what differs.
+        InputError: the checkpoint belongs to other settings or other data, or is of another version's format; names
+            what differs.
     """
     for left in folder.glob("gen-*.part"):
         shutil.rmtree(left, ignore_errors=True)
@@ -117,10 +118,14 @@ def load_newest(folder: Path, plan: ModelPlan, data_sha256: str, on_event: Calla
         try:
             manifest = json.loads((generation / MANIFEST).read_bytes())
             said = manifest.pop("sha256")
-            if manifest["format"] != FORMAT:
-                raise ValueError(f"its format is {manifest['format']}, this version writes {FORMAT}")
             if said != _hash_of(manifest):
                 raise ValueError("its manifest has changed")
+            written = manifest["format"]
+            if written != FORMAT:
+                raise InputError(
+                    f"{generation}: a checkpoint of format {written}, this version reads {FORMAT}; go on with the "
+                    "version that wrote it, or use another --runs folder"
+                )
             for name, file in manifest["files"].items():
                 if sha256_of_file(generation / name) != file["sha256"]:
                     raise ValueError(f"the SHA-256 of {name} does not match the manifest")
