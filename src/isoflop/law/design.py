@@ -21,6 +21,9 @@ from isoflop.law.law import Law
 HALF_95 = 1.96
 # A candidate is a size and a ratio of tokens to parameters on this grid of factors.
 SIZE_FACTOR, RATIOS = 1.5, (5.0, 10.0, 20.0, 40.0, 80.0)
+# To begin with: so many runs at most, each for at most twice an equal share of what may be spent.
+BEGIN_WITH = 40
+DEAREST = 2 / BEGIN_WITH
 # Of the cost, in what a run narrows over its cost.
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -45,14 +48,39 @@ def candidates_for(law: Law, target_params: float, target_tokens: float) -> list
     return [(float(size), float(size * ratio)) for size in sizes for ratio in RATIOS if size * size * ratio < most]
 
 
+def begin(candidates: Sequence[tuple[float, float]], costs: Sequence[float], budget_flops: float) -> list[int]:
+    """Which candidates (indices) to train before any law: spread over sizes and tokens as far apart as the budget pays
+    for, the cheapest first; none takes over a twentieth of it.
+
+    A law that has seen one corner only takes any form for the right one, and buys by it.
+    """
+    places, cost = np.log(np.array(candidates, dtype=float)).T, np.array(costs, dtype=float)
+    left = budget_flops
+    far = np.full(len(cost), np.inf)
+    found: list[int] = []
+    while len(found) < BEGIN_WITH:
+        open_ = (cost <= min(left, DEAREST * budget_flops)) & (far > 0)
+        if not open_.any():
+            break
+        chosen = int(
+            np.argmin(np.where(open_, cost, np.inf)) if not found else np.argmax(np.where(open_, far, -np.inf))
+        )
+        found.append(chosen)
+        left -= float(cost[chosen])
+        far = np.minimum(far, np.sqrt(((places - places[:, [chosen]]) ** 2).sum(axis=0)))
+    return found
+
+
 def buy(
     law: Law,
     targets: Sequence[tuple[float, float]],
     candidates: Sequence[tuple[float, float]],
     budget_flops: float,
     most: int = 10,
+    costs: Sequence[float] | None = None,
 ) -> list[Purchase]:
     """The runs to train, in order, until the budget or `most` is reached. A size may be bought again: another seed.
+    `costs` are the candidates' training FLOPs; left out, they are those of the points for such a size and tokens.
 
     Each is the best given those before it, by what it narrows over its cost to a power. A power of one buys the
     cheapest run over and over, none the dearest once: of the plans that the powers make, the one that ends narrowest is
@@ -64,13 +92,14 @@ def buy(
     if not candidates:
         raise InputError("no candidate runs below the target: give a larger target")
     places = np.log(np.array(candidates, dtype=float)).T
-    cheapest = float(np.exp(places.sum(axis=0)).min()) * _flops_per_token(law)
+    goals = np.log(np.array(targets, dtype=float)).T
+    cost = np.exp(places.sum(axis=0)) * _flops_per_token(law) if costs is None else np.array(costs, dtype=float)
+    cheapest = float(cost.min())
     if cheapest > budget_flops:
         raise InputError(
             f"budget {budget_flops:.3g} FLOPs: the cheapest candidate takes {cheapest:.3g}; raise the budget"
         )
-    goals = np.log(np.array(targets, dtype=float)).T
-    plans = [_plan(_State(law, goals, places), candidates, budget_flops, most, power) for power in POWERS]
+    plans = [_plan(_State(law, goals, places, cost), candidates, budget_flops, most, power) for power in POWERS]
     return min(plans, key=lambda plan: plan[-1].half_width_after if plan else np.inf)
 
 
@@ -102,11 +131,11 @@ def _flops_per_token(law: Law) -> float:
 class _State:
     """Covariance of the log loss over targets and candidates (targets first), and what is known of drift and noise."""
 
-    def __init__(self, law: Law, targets: Array, candidates: Array) -> None:
+    def __init__(self, law: Law, targets: Array, candidates: Array, cost: Array) -> None:
         self.places = np.concatenate([targets, candidates], axis=1)
         self.n_targets = targets.shape[1]
         flops = self.places.sum(axis=0) + np.log(_flops_per_token(law))
-        self.cost = np.exp(flops[self.n_targets :])
+        self.cost = cost
         mean, spread, weight = law.forecast.mixture(self.places[0], self.places[1], flops, drift=False)
         off = mean - weight @ mean
         self.covariance = (off * weight[:, None]).T @ off
