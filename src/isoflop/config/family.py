@@ -134,6 +134,8 @@ class Recipe(Table):
     embedding_multiplier: Positive | None = Field(None, description="default: 1, under muP 10")
     output_multiplier: Positive = Field(1.0, description="of the logits, under muP before the division by the width")
     base_width: int = Field(256, ge=1, le=2**17, description="muP: the width at which rates and deviations hold")
+    on_spike: Literal["warn", "skip", "rewind"] = Field("warn", description="the answer to a step that goes wrong")
+    spikes_allowed: int = Field(10, ge=0, le=10_000, description="spikes answered in a run before it stops")
     microbatch_tokens: int = Field(2_048, ge=1, description="most tokens that a lane passes through the model at once")
 
     @model_validator(mode="after")

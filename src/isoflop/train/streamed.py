@@ -136,7 +136,7 @@ class StreamedLearner(Learns):
         """As `Learns` says. On disk the files are taken as they are, by a second name."""
         for shard in self._own:
             if isinstance(self._store, DiskStore):
-                self._store.adopt(shard, source.path(shard), source.steps)
+                self._store.adopt(shard, source.path(shard), source.updates)
             else:
                 state = source.read(shard)
                 self._store.restore(shard, [state[name] for name in STATE])
@@ -179,6 +179,9 @@ class StreamedLearner(Learns):
         list(self._clerks.map(lambda shard: self._store.seal(shard, step), self._own))
         self._systems.gather(np.zeros(0))
         self._pending = norm, lr, step
+
+    def discard(self) -> None:
+        """As `Learns` says: nothing, the next step's gradients are written over what is there."""
 
     def commit(self, position: Mapping[str, Any]) -> None:
         """As `Learns` says: the update begins, and goes on beside what follows."""
