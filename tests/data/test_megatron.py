@@ -111,6 +111,17 @@ def test_documents_of_several_sequences_and_shards_of_any_size(
         assert np.array_equal(np.concatenate(said), stream.sample(number, 64))
 
 
+def test_an_index_that_ends_no_document_tells_of_sequences(
+    pile: DataSource, tmp_path: Path, pocket_lines: list[str]
+) -> None:
+    path = pile.source / "part_text_document.idx"
+    content = bytearray(path.read_bytes())
+    content[26:34] = struct.pack("<Q", 1)
+    path.write_bytes(content[: -8 * len(pocket_lines)])
+    manifest = prepare(pile, tmp_path / "data", lambda line: None)
+    assert (manifest.splits.train.documents, manifest.splits.held_out.documents) == (135, 15)
+
+
 def cut(stem: Path, sizes: list[int]) -> None:
     """Cuts a .bin as Pythia's are published: pieces of these sizes and of what is left."""
     content = stem.with_suffix(".bin").read_bytes()
