@@ -91,6 +91,7 @@ def test_a_whole_ladder_is_designed_before_any_run(family: Family, folder: RunFo
     assert len(designed) > 5
     assert len({run.model for run in designed}) == len(designed)
     assert sum(run.flops for run in designed) <= budget
+    assert [run.half_width_before for run in designed[5:]] == [run.half_width_after for run in designed[4:-1]]
     narrowing = [run.half_width_after for run in designed[4:]]
     assert narrowing == sorted(narrowing, reverse=True)
     assert designed[4].half_width_before < 0.2

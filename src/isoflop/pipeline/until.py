@@ -195,14 +195,15 @@ def _bought(law: "Law", target: "ModelPlan", waiting: Sequence["ModelPlan"], lef
     rest = [model for model in waiting if model.flops <= left]
     if not rest:
         return []
-    at = {(float(model.shape.params), float(model.tokens)): float(model.flops) for model in rest}
+    seeds: dict[tuple[float, float], list[ModelPlan]] = {}
+    for model in rest:
+        seeds.setdefault((float(model.shape.params), float(model.tokens)), []).append(model)
     aim = (float(target.shape.params), float(target.tokens))
+    costs = [float(models[0].flops) for models in seeds.values()]
+    copies = [len(models) for models in seeds.values()]
     found = []
-    for run in buy(law, [aim], list(at), left, len(rest), list(at.values())):
-        # Seeds of a size are equal candidates: each purchase of the size takes the next seed, while there is one.
-        same = [m for m in rest if (float(m.shape.params), float(m.tokens)) == (run.params, run.tokens)]
-        if same:
-            rest.remove(same[0])
-            found.append(Designed(same[0].name, same[0].flops, run.half_width_before, run.half_width_after))
+    for run in buy(law, [aim], list(seeds), left, len(rest), costs, copies):
+        model = seeds[run.params, run.tokens].pop(0)
+        found.append(Designed(model.name, model.flops, run.half_width_before, run.half_width_after))
     # Where nothing is expected to narrow it, the dearest run tells most of how far the forms stray.
     return found or [Designed(max(rest, key=lambda m: m.flops).name, max(m.flops for m in rest), None, None)]
