@@ -54,7 +54,7 @@ def test_tokens_are_twenty_a_parameter_and_whole_steps(tmp_path: Path) -> None:
     for model in plan(tmp_path, "[sizes]\ntarget_params = [111_000_000, 256_000_000]").models:
         batch = model.batch_sequences * 2048
         assert model.tokens == model.steps * batch
-        assert 0 <= model.tokens - 20 * model.shape.params < batch
+        assert 0 <= 20 * model.shape.params - model.tokens < batch
         assert model.batch_sequences % model.microbatch_sequences == 0
 
 

@@ -23,7 +23,7 @@ MOST_TOKENS = 2**60
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """One run: what decides its bits, then what it will cost. Tokens are what its steps read, the last step whole."""
+    """One run: what decides its bits, then what it will cost. Tokens are what its whole steps read."""
 
     name: str
     size: str
