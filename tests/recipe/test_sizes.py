@@ -12,7 +12,7 @@ from isoflop.config import Family
 from isoflop.config.family import ModelSize
 from isoflop.errors import FamilyError
 from isoflop.published import published_recipes
-from isoflop.recipe import Shape, flops_per_token
+from isoflop.recipe import Shape, training_flops
 from isoflop.recipe.sizes import WIDTHS, depth_of_width, family_sizes, heads_of_width
 
 # Vocabulary and context, from bytes to Llama 3.
@@ -38,7 +38,7 @@ def spaced(low: float, high: float, count: int) -> Iterator[float]:
 
 
 def cost(shape: Shape) -> float:
-    return flops_per_token(shape) * 20 * shape.params
+    return training_flops(shape).model * 20 * shape.params
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from isoflop.config import Family
 from isoflop.config.family import ModelSize, Recipe, Sizes
 from isoflop.errors import FamilyError
-from isoflop.recipe.flops import flops_per_token
+from isoflop.recipe.flops import training_flops
 from isoflop.recipe.shape import Shape
 
 # Narrow models need fine steps to meet a size; every width is a multiple of its heads' (see `heads_of_width`).
@@ -144,7 +144,7 @@ def _shapes_of_budget(sizes: Sizes, recipe: Recipe, vocab_size: int, context_len
     budget, count = sizes.budget_flops, sizes.count or 5
 
     def cost(shape: Shape) -> float:
-        return flops_per_token(shape) * (recipe.tokens or recipe.tokens_per_parameter * shape.params)
+        return training_flops(shape).model * (recipe.tokens or recipe.tokens_per_parameter * shape.params)
 
     def error(shape: Shape, flops: float) -> float:
         return math.log(cost(shape) / flops) / 2  # FLOPs go with the square of the size
