@@ -42,7 +42,7 @@ class Trial:
 
 def points_of(name: str) -> list[Point]:
     if name == "cerebras_gpt":
-        models = published_models()
+        models = published_models("Cerebras-GPT")
         return [Point(m.params, m.tokens, m.nats_per_token, m.flops, m.model) for m in models]
     table = published_set(name)
     loss = "c4_nats_per_token" if name == "olmo_ladder" else "loss"

@@ -24,7 +24,7 @@ ROOMS = (
     "pipeline",
     "cli",
 )
-FREE = {"errors", "durable", "interrupts", "cache", "compiled", "outcome"}
+FREE = {"errors", "durable", "given", "interrupts", "cache", "compiled", "outcome"}
 PURE = {"config", "recipe", "published", "law", "data", "report", "pipeline", "cli"}
 
 

@@ -1,6 +1,7 @@
 """`isoflop plan`, and what every command does with input that cannot work."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -123,8 +124,69 @@ def test_a_bad_corpus_is_one_line_exit_code_2_and_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "corpus.jsonl",
+            b'{"body": "some text"}\n' * 2000,
+            "line 1: no field 'text'; set data.text_key to one of: 'body'",
+        ),
+        ("corpus.jsonl", b'{"text": 7}\n' * 2000, "line 1: field 'text' is a number, not a text"),
+        ("corpus.jsonl.zst", b"", "the zstd data stop in the middle, at byte 0"),
+        ("corpus.parquet", b"PAR1", "corpus.parquet: cannot be read as parquet"),
+        ("corpus.bin", b"\0\1" * 500, "data.tokenizer.kind = 'bpe': the data are tokens already"),
+        ("corpus.txt", b"one document", "of 1 documents in"),
+    ],
+)
+def test_a_corpus_whose_beginning_is_bad_is_refused_before_the_plan_is_shown(
+    isoflop, family_file: Path, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content * (20 if name == "corpus.txt" else 1))
+    family_file.write_text(family_file.read_text().replace("corpus.txt", name))
+    done = isoflop("run", str(family_file))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("given", ["fifo", "/dev/zero"])
+def test_what_is_no_plain_file_is_refused_at_once(isoflop, family_file: Path, tmp_path: Path, given: str) -> None:
+    """A pipe would be waited for, a device read until the memory is full."""
+    os.mkfifo(tmp_path / "fifo")
+    text = family_file.read_text()
+    cases = {"family": None, "points": None, "targets": None, "hardware": None}
+    cases["corpus"] = text.replace("corpus.txt", given)
+    tokenizer = f'kind = "file", path = "{given}", vocab_size = 300'
+    cases["tokenizer"] = text.replace('kind = "bpe", vocab_size = 300', tokenizer)
+    cases["tuned"] = f'tuned = "{given}"\n{text}'
+    (tmp_path / "points.csv").write_text("params,tokens,loss\n1e6,2e7,4\n2e6,4e7,3.8\n4e6,8e7,3.6\n8e6,16e7,3.4\n")
+    commands = {
+        "family": ["plan", given],
+        "points": ["law", given],
+        "targets": ["predict", "points.csv", "--targets", given],
+        "hardware": ["plan", "tiny.toml", "--systems", "1,2", "--hardware", "systems.csv"],
+    }
+    (tmp_path / "systems.csv").symlink_to(given)
+    for case, content in cases.items():
+        if content is not None:
+            family_file.write_text(content)
+        done = isoflop(*commands.get(case, ["plan", "tiny.toml"]))
+        assert (done.returncode, done.stdout) == (2, ""), case
+        last = done.stderr.splitlines()[-1]
+        assert "no plain file" in last
+        assert ("systems.csv" if case == "hardware" else given) in last
+        family_file.write_text(text)
+
+
 def test_what_only_the_systems_find_wrong_leaves_nothing_either(isoflop, family_file: Path, tmp_path: Path) -> None:
-    # The file's text is too short for the vocabulary, which shows when system 0 reads it.
+    # The text has too few pairs for the vocabulary, which shows when system 0 has read all of it.
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(200):
+        (corpus / f"{number}.txt").write_text("ab" * number)
+    family_file.write_text(family_file.read_text().replace("corpus.txt", "corpus"))
     before = sorted(tmp_path.rglob("*"))
     done = isoflop("train", str(family_file), "--systems", "2")
     assert done.returncode == 2

@@ -9,6 +9,7 @@ import pytest
 from isoflop.config import Family
 from isoflop.data import Manifest
 from isoflop.law import Point, fit_law
+from isoflop.pipeline.comparison import Comparison
 from isoflop.pipeline.forecast import Forecast
 from isoflop.pipeline.plan import plan_document
 from isoflop.pipeline.result import Result
@@ -42,6 +43,7 @@ def test_law_json() -> None:
         ("data/manifest.json", list(Manifest.model_fields)),
         ("models/&lt;name&gt;/result.json", [field.name for field in fields(Result)]),
         ("models/&lt;name&gt;/tasks.json", [field.name for field in fields(TaskScore)]),
+        ("compare.json", [field.name for field in fields(Comparison)]),
         ("forecast.json", [field.name for field in fields(Forecast)]),
     ],
 )

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from isoflop.config import BpeTokenizer, DataSource
+from isoflop.config import BpeTokenizer, DataSource, Gpt2Tokenizer
 from isoflop.data import DocumentIndex, TokenStream, prepare
+from isoflop.data.tokenizer import load_tokenizer, make_tokenizer
 from isoflop.evaluate import held_out_loss
+from isoflop.evaluate.held_out_texts import read_texts
+from isoflop.evaluate.tokens import tokens_per_gpt2_token
 from isoflop.model import GPT, Lanes, initialise
 from isoflop.recipe import Shape
 
@@ -57,3 +60,12 @@ def test_the_mean_equals_a_loop_over_tokens(tmp_path: Path, context_length: int)
         assert (said.tokens, said.bytes) == (held.tokens, held.bytes)
         assert said.nats_per_token == pytest.approx(its / held.tokens, rel=1e-5)
         assert said.bits_per_byte == pytest.approx(its / math.log(2) / held.bytes, rel=1e-5)
+
+
+def test_the_correction_for_tokenizers_counts_the_same_text_with_both(data: Path) -> None:
+    held_out = [text.text for text in read_texts(data)]
+    tokenizers = load_tokenizer(data / "tokenizer.json"), make_tokenizer(Gpt2Tokenizer(kind="gpt2"), [])
+    counts = [sum(len(tokenizer.encode(text).ids) + 1 for text in held_out) for tokenizer in tokenizers]
+
+    assert tokens_per_gpt2_token(data) == pytest.approx(counts[0] / counts[1], rel=1e-9)
+    assert tokens_per_gpt2_token(data) > 1.3  # 400 tokens against 50,257

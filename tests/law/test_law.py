@@ -179,11 +179,7 @@ def test_where_size_and_tokens_vary_apart_the_law_in_both_leads_and_foretells() 
 
 
 def test_every_cerebras_gpt_model_from_590m_up_is_foretold_by_smaller_ones() -> None:
-    points = [
-        Point(m.params, m.tokens, m.nats_per_token, m.flops, m.model)
-        for m in published_models()
-        if m.family == "Cerebras-GPT"
-    ]
+    points = [Point(m.params, m.tokens, m.nats_per_token, m.flops, m.model) for m in published_models("Cerebras-GPT")]
     for k in range(3, 7):
         law, held = fit_law(points[:k]), points[k]
         prediction = law.predict(held.params, held.tokens, held.flops)

@@ -76,7 +76,7 @@ def test_what_cannot_be_used_is_named_in_one_line(tmp_path: Path, text: str | by
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    for path, says in ((tmp_path / "absent.csv", "cannot read the points"), (tmp_path, "a folder")):
+    for path, says in ((tmp_path / "absent.csv", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(InputError, match=says):
             read_points(path)
 
@@ -102,7 +102,5 @@ def test_which_parameters_were_counted_is_kept_and_not_mixed(tmp_path: Path) -> 
 def test_what_is_no_plain_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(InputError, match="no plain file; give a CSV file"):
+        with pytest.raises(InputError, match=r"no plain file\); give a CSV file"):
             read_points(path)
-    with pytest.raises(InputError, match="a folder; give a CSV file"):
-        read_points(tmp_path)

@@ -1,6 +1,5 @@
 """The published families: every setting compared, every difference listed with its reason."""
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from isoflop.config import Family, load_family
 from isoflop.errors import FamilyError
 from isoflop.pipeline.published import NO_REASON, Comparison, compare, planned_settings, published_settings
-from isoflop.published import published_recipes
+from isoflop.published import published_models, published_recipes
 from isoflop.recipe import Machine, ModelPlan, Plan, learning_rate, plan_family, steps_of
 
 FloatArray = npt.NDArray[np.float64]
@@ -149,8 +148,7 @@ def test_the_papers_way_of_counting_flops_gives_the_published_two_digits() -> No
 
 
 def test_both_tables_of_the_package_tell_of_the_same_models() -> None:
-    with open(ROOT / "src/isoflop/published/cerebras_gpt.csv", encoding="utf-8") as file:
-        rows = {row["model"]: row for row in csv.DictReader(file)}
+    models = {model.model: model for model in published_models("Cerebras-GPT")}
     for one in published_recipes("Cerebras-GPT"):
-        row = rows[one.model]
-        assert (int(row["params"]), int(row["tokens"]), float(row["flops"])) == (one.params, one.tokens, one.flops)
+        model = models[one.model]
+        assert (model.params, model.tokens, model.flops) == (one.params, one.tokens, one.flops)

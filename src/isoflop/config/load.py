@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from isoflop.config.family import DataSource, Evaluation, Family, FileTokenizer
 from isoflop.config.tuned import TUNED_KEYS, Tuned
 from isoflop.errors import InputError
+from isoflop.given import read_given
 
 _Document = TypeVar("_Document", bound=BaseModel)
 
@@ -40,7 +41,7 @@ def _with_tuned(family: Family, path: Path) -> Family:
     if family.tuned is None:
         return family
     tuned_path = _seen_from(path.parent, family.tuned)
-    if not tuned_path.is_file():
+    if not tuned_path.exists():
         raise InputError(f"{path}: tuned: no file at {tuned_path}; isoflop tune {path} makes it")
     tuned = _read(tuned_path, Tuned)
     for key, ours, theirs in (
@@ -55,7 +56,7 @@ def _with_tuned(family: Family, path: Path) -> Family:
 
 def _read(path: Path, kind: type[_Document]) -> _Document:
     try:
-        document = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        document = tomllib.loads(read_given(path).decode("utf-8-sig"))
     except OSError as error:
         raise InputError(
             f"{path}: cannot read the family file ({error.strerror}); give the path of a .toml file"

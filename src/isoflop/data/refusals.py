@@ -64,20 +64,28 @@ def _changed_files(before: tuple[SourceFile, ...], after: tuple[SourceFile, ...]
     return differences
 
 
+def refuse_one_side(data: DataSource, train: int, held_out: int) -> None:
+    """Both sides must hold a document.
+
+    Raises:
+        FamilyError: one does not.
+    """
+    if held_out == 0 or train == 0:
+        side, remedy = ("training", "lower") if train == 0 else ("held-out", "raise")
+        raise FamilyError(
+            f"data.held_out_fraction = {data.held_out_fraction}: of {train + held_out} documents in {data.source} none "
+            f"falls on the {side} side; {remedy} it, or give more documents (a .txt file is one)"
+        )
+
+
 def refuse_too_few(data: DataSource, train: Counts, held_out: Counts) -> None:
-    """Both sides must hold one sample: context_length tokens and the one after them.
+    """Both sides must hold a document, and one sample: context_length tokens and the one after them.
 
     Raises:
         FamilyError: one does not.
     """
     needed = data.context_length + 1
-    if held_out.documents == 0 or train.documents == 0:
-        n_documents = train.documents + held_out.documents
-        side, remedy = ("training", "lower") if train.documents == 0 else ("held-out", "raise")
-        raise FamilyError(
-            f"data.held_out_fraction = {data.held_out_fraction}: of {n_documents} documents in {data.source} none "
-            f"falls on the {side} side; {remedy} it, or give more documents (a .txt file is one)"
-        )
+    refuse_one_side(data, train.documents, held_out.documents)
     for side, split in {"training": train, "held-out": held_out}.items():
         if split.tokens < needed:
             raise FamilyError(

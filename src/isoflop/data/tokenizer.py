@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from isoflop.config import BpeTokenizer, FileTokenizer, Gpt2Tokenizer
 from isoflop.data.split import content_hash
 from isoflop.errors import FamilyError, WorkError
+from isoflop.given import read_given
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -110,7 +111,7 @@ def symbols_of_bytes() -> list[str]:
 
 def _from_file(config: FileTokenizer) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_str(config.path.read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_str(read_given(config.path).decode())
     except Exception as error:  # tokenizers raises bare Exception
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0][:200]
         raise FamilyError(

@@ -51,8 +51,10 @@ def buy(
     candidates: Sequence[tuple[float, float]],
     budget_flops: float,
     most: int = 10,
+    costs: Sequence[float] | None = None,
 ) -> list[Purchase]:
     """The runs to train, in order, until the budget or `most` is reached. A size may be bought again: another seed.
+    `costs` are the candidates' training FLOPs; left out, they are those of the points for such a size and tokens.
 
     Each is the best given those before it, by what it narrows over its cost to a power. A power of one buys the
     cheapest run over and over, none the dearest once: of the plans that the powers make, the one that ends narrowest is
@@ -64,13 +66,14 @@ def buy(
     if not candidates:
         raise InputError("no candidate runs below the target: give a larger target")
     places = np.log(np.array(candidates, dtype=float)).T
-    cheapest = float(np.exp(places.sum(axis=0)).min()) * _flops_per_token(law)
+    goals = np.log(np.array(targets, dtype=float)).T
+    cost = np.exp(places.sum(axis=0)) * _flops_per_token(law) if costs is None else np.array(costs, dtype=float)
+    cheapest = float(cost.min())
     if cheapest > budget_flops:
         raise InputError(
             f"budget {budget_flops:.3g} FLOPs: the cheapest candidate takes {cheapest:.3g}; raise the budget"
         )
-    goals = np.log(np.array(targets, dtype=float)).T
-    plans = [_plan(_State(law, goals, places), candidates, budget_flops, most, power) for power in POWERS]
+    plans = [_plan(_State(law, goals, places, cost), candidates, budget_flops, most, power) for power in POWERS]
     return min(plans, key=lambda plan: plan[-1].half_width_after if plan else np.inf)
 
 
@@ -102,11 +105,11 @@ def _flops_per_token(law: Law) -> float:
 class _State:
     """Covariance of the log loss over targets and candidates (targets first), and what is known of drift and noise."""
 
-    def __init__(self, law: Law, targets: Array, candidates: Array) -> None:
+    def __init__(self, law: Law, targets: Array, candidates: Array, cost: Array) -> None:
         self.places = np.concatenate([targets, candidates], axis=1)
         self.n_targets = targets.shape[1]
         flops = self.places.sum(axis=0) + np.log(_flops_per_token(law))
-        self.cost = np.exp(flops[self.n_targets :])
+        self.cost = cost
         mean, spread, weight = law.forecast.mixture(self.places[0], self.places[1], flops, drift=False)
         off = mean - weight @ mean
         self.covariance = (off * weight[:, None]).T @ off

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isoflop.errors import InputError
+from isoflop.given import csv_text
 from isoflop.recipe.flops import six_nd
 
 SIX_ND = "6ND"
@@ -49,7 +50,7 @@ def read_points(path: Path) -> list[Point]:
         InputError: the file cannot be read or a row cannot be used; the message names the row as a spreadsheet counts
             (the header is row 1).
     """
-    reader = csv.DictReader(io.StringIO(text_of(path)), strict=True)
+    reader = csv.DictReader(io.StringIO(csv_text(path)), strict=True)
     try:
         header = [name.strip().lower() for name in reader.fieldnames or []]
         reader.fieldnames = header
@@ -77,6 +78,23 @@ def read_points(path: Path) -> list[Point]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return points
+
+
+def bits_per_byte_per_loss(path: Path) -> float | None:
+    """What turns the losses of `read_points(path)` into bits per byte: one where they are that, the rows' common ratio
+    where both columns stand there (one tokenizer and text), None where it cannot be known."""
+    reader = csv.DictReader(io.StringIO(csv_text(path)))
+    header = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+    if "bits_per_byte" not in header:
+        return None
+    if "loss" not in header:
+        return 1.0
+    try:
+        ratios = [float(row["bits_per_byte"]) / float(row["loss"]) for row in reader if _cell(row, "loss")]
+    except (ValueError, ZeroDivisionError):
+        return None
+    low, high = min(ratios, default=math.nan), max(ratios, default=math.nan)
+    return (low + high) / 2 if 0 < low <= high < 1.01 * low else None
 
 
 def check_points(points: Sequence[Point]) -> None:
@@ -114,24 +132,6 @@ def budget_of(log_flops: Sequence[float]) -> list[int]:
             budget, start = budget + 1, log_flops[i]
         found[i] = budget
     return found
-
-
-def text_of(path: Path) -> str:
-    """The text of a CSV file, its lines ended by a line feed.
-
-    Raises:
-        InputError: there is no such file, it is no plain one (a pipe may never end), or it is not UTF-8.
-    """
-    if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "no plain file"
-        raise InputError(f"{path}: {kind}; give a CSV file (of a pipe, save its text to one first)")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the points ({error.strerror}); give a CSV file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8 CSV") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _check_header(path: Path, header: list[str]) -> str:

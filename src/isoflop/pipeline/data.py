@@ -1,6 +1,7 @@
 """The family's data: a look at the corpus before anything is written, then tokens."""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from isoflop.config import DataSource, Family
@@ -10,6 +11,7 @@ from isoflop.pipeline.listener import Listener
 
 if TYPE_CHECKING:
     from isoflop.data import Manifest
+    from isoflop.data.corpus import CorpusFile
 
 
 def prepare_data(
@@ -25,7 +27,7 @@ def prepare_data(
     """
     from isoflop.data import prepare, verify
 
-    check_corpus(family.data)
+    check_corpus(family.data, folder)
     prepare(family.data, folder.data, listener.note, workers=workers, anew=anew)
     return verify(folder.data, anew)
 
@@ -41,7 +43,7 @@ def prepare_part_of(
     """
     from isoflop.data import prepare_part
 
-    check_corpus(family.data)
+    check_corpus(family.data, folder)
     prepare_part(family.data, folder.data, listener.note, part, n_parts, workers=workers)
     listener.note(f"data: part {part} of {n_parts} is done; when all are, run isoflop data without --part")
 
@@ -58,15 +60,29 @@ def parse_part(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def check_corpus(data: DataSource) -> None:
-    """What can be said against a corpus without reading it.
+def check_corpus(data: DataSource, folder: RunFolder, to_train: bool = True) -> None:
+    """What a moment tells against a corpus, by its files and, while nothing is prepared, by its first documents.
+
+    A plan may be made of a corpus that is too small to be split, if it is not `to_train`. Tokens that are prepared do
+    without their corpus.
 
     Raises:
-        InputError: nothing is there, a format is unknown, or the context is longer than all its text.
+        InputError: nothing is there, a format is unknown, the first documents cannot be read, the tokenizer's file or
+            the tasks cannot be used, or the context is longer than all text.
     """
     from isoflop.data.corpus import corpus_files
+    from isoflop.data.glance import glance
+    from isoflop.data.prepare import can_do_without
 
+    if can_do_without(data, folder.data):
+        return
     files = corpus_files(data)
+    _refuse_short_text(data, files)
+    if not (folder.data / "manifest.json").exists():
+        glance(data, files, to_train)
+
+
+def _refuse_short_text(data: DataSource, files: "Sequence[CorpusFile]") -> None:
     if not all(file.name.lower().endswith((".jsonl", *data.text_suffixes)) for file in files):
         return
     # A byte-level tokenizer makes at most one token a byte, and one more ends a document.

@@ -34,6 +34,11 @@ class RunFolder:
         return self.path / "forecast.json"
 
     @property
+    def comparison(self) -> Path:
+        """The family beside published ones."""
+        return self.path / "compare.json"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 

@@ -56,8 +56,9 @@ class Forecast:
         return asdict(self)
 
 
-def foretell(plan: "Plan", folder: RunFolder, listener: Listener) -> Forecast | None:
-    """Says the loss of the held-out model and writes law.json and forecast.json, while that model has not started.
+def foretell(plan: "Plan", folder: RunFolder, listener: Listener, partly: bool = False) -> Forecast | None:
+    """Says the loss of the held-out model and writes law.json and forecast.json, while that model has not started and
+    once the whole ladder is trained, or with `partly` what there is of it.
 
     Once it has, what was said stands: a forecast made afterwards is none. None where nothing is or can be foretold; the
     listener hears why.
@@ -67,7 +68,7 @@ def foretell(plan: "Plan", folder: RunFolder, listener: Listener) -> Forecast | 
     """
     results = ladder_results(plan, folder)
     waiting = len(plan.ladder) - len(results)
-    if waiting:
+    if waiting and not partly:
         listener.note(f"no law yet: {waiting} of the ladder's {len(plan.ladder)} models are not trained")
         return read_forecast(folder)
     try:

@@ -30,7 +30,7 @@ def show_plan(family: Family, folder: RunFolder, listener: Listener) -> Plan:
     """
     known_tokens = family.data.tokens
     if known_tokens is None or isinstance(family.data.source, str) or family.data.source.exists():
-        check_corpus(family.data)
+        check_corpus(family.data, folder, to_train=False)
     plan = plan_family(family, _measured())
     data = prepared(folder)
     if data is not None:
@@ -62,7 +62,7 @@ def make_plan(family: Family, folder: RunFolder) -> Plan:
     Raises:
         InputError: the corpus is not there, or the family cannot be planned.
     """
-    check_corpus(family.data)
+    check_corpus(family.data, folder, to_train=False)
     machine = _stored_machine(folder)
     if machine is not None:
         plan = plan_family(family, machine)

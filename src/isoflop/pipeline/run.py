@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoflop.config import Family
+from isoflop.pipeline.data import check_corpus
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.forecast import Forecast, read_forecast
 from isoflop.pipeline.listener import Listener
@@ -57,6 +58,7 @@ def run_family(
         InputError: the plan or the data cannot work, or the folder holds results of other settings.
         WorkError: a fault while working; everything done so far is kept.
     """
+    check_corpus(family.data, folder)
     plan = make_plan(family, folder)
     listener.planned(plan)
     results = train_on_systems(family, folder, on_systems) if on_systems is not None else None

@@ -1,6 +1,7 @@
 """Systems that other people train on: rates and bandwidths, each row with its source."""
 
 import csv
+import io
 import math
 from dataclasses import dataclass, fields
 from importlib.resources import files
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.errors import InputError, WorkError
+from isoflop.given import csv_text
 
 HARDWARE_FILE = "hardware.csv"
 
@@ -52,10 +54,7 @@ def read_hardware(path: Path) -> list[PublishedHardware]:
         InputError: the file or a row of it cannot be read.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [_hardware(row) for row in csv.DictReader(file)]
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the hardware ({error.strerror}); give a CSV file") from None
+        rows = [_hardware(row) for row in csv.DictReader(io.StringIO(csv_text(path)))]
     except (ValueError, csv.Error) as error:
         columns = ", ".join(field.name for field in fields(PublishedHardware))
         raise InputError(f"{path}: {error}; it needs the columns {columns}") from None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from isoflop.errors import InputError
+from isoflop.given import read_given
 from isoflop.model import Weights, tensor_sizes
 from isoflop.recipe import Shape
 from isoflop.release.tensor_files import TensorFile, open_pickled, open_safetensors
@@ -170,7 +171,7 @@ def _check_finite(file: TensorFile, name: str, tensor: torch.Tensor) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_given(path))
     except OSError as error:
         raise InputError(f"{path}: cannot read ({error.strerror}); give a Hugging Face model folder") from None
     except (ValueError, RecursionError):

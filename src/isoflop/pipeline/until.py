@@ -1,0 +1,172 @@
+"""The ladder's runs in the order in which they narrow the held-out model's interval most, until it is narrow."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from isoflop.config import Family
+from isoflop.errors import InputError
+from isoflop.pipeline.folder import RunFolder
+from isoflop.pipeline.forecast import foretell
+from isoflop.pipeline.law import LADDER_POINTS, ladder_law
+from isoflop.pipeline.listener import Listener
+from isoflop.pipeline.lock import locked
+from isoflop.pipeline.plan import make_plan
+from isoflop.pipeline.result import read_result
+from isoflop.pipeline.train import make_ready, train_models
+
+if TYPE_CHECKING:
+    from isoflop.law import Law
+    from isoflop.recipe import ModelPlan, Plan
+
+
+@dataclass(frozen=True)
+class Designed:
+    """A run of the ladder to train, and the target's half-width of 95 % (relative) before it and, as expected, after
+    it; both None while there are too few runs for a law."""
+
+    model: str
+    flops: int
+    half_width_before: float | None
+    half_width_after: float | None
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """What training until an interval is narrow came to. `half_width` is that of the target's 95 % interval, relative;
+    `reached` says whether it is as narrow as wanted."""
+
+    target: str
+    wanted: float
+    half_width: float
+    reached: bool
+    trained: tuple[str, ...]
+    left: tuple[str, ...]
+    spent_flops: int
+    budget_flops: float
+
+    def to_json(self) -> dict[str, Any]:
+        """What `isoflop run --until-width --json` prints."""
+        return asdict(self)
+
+
+def parse_width(text: str) -> float:
+    """The half-width that `1%` (or 0.01) says.
+
+    Raises:
+        InputError: it says none.
+    """
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise InputError(f"--until-width {text!r}: give a half-width of the 95 % interval, as in 1% or 0.01")
+    return value
+
+
+def design(plan: "Plan", folder: RunFolder, budget_flops: float | None) -> list[Designed]:
+    """The ladder's runs that are still to be trained, in order: each narrows the interval of the held-out model most
+    for what is left of the budget (default: all of the ladder), as expected from the law so far.
+
+    While there are too few runs for a law, the cheapest of each size come first.
+
+    Raises:
+        InputError: the family holds no model out.
+    """
+    target = _target(plan)
+    done, waiting = _split(plan, folder)
+    left = _budget(plan, budget_flops) - sum(model.flops for model in done)
+    begin = _beginning(done, waiting)
+    if begin:
+        return [Designed(model.name, model.flops, None, None) for model in begin if model.flops <= left]
+    return _bought(ladder_law(plan, folder), target, waiting, left)
+
+
+def run_until(
+    family: Family, folder: RunFolder, listener: Listener, wanted: float, budget_flops: float | None
+) -> Narrowed:
+    """Trains runs of the ladder one by one, each chosen by the law of those before it, until the held-out model's
+    interval is `wanted` or the budget ends; then writes its forecast. Stopped at any moment, it goes on where it was:
+    what is trained is counted.
+
+    Raises:
+        As `train_family`; InputError: the family holds no model out.
+    """
+    plan = make_plan(family, folder)
+    target, budget = _target(plan), _budget(plan, budget_flops)
+    with locked(folder):
+        data = make_ready(family, plan, folder, listener)
+        while True:
+            done, waiting = _split(plan, folder)
+            half = math.inf
+            if not _beginning(done, waiting):
+                half = _half_width(ladder_law(plan, folder), target)
+                listener.note(f"{target.name}: 95 % interval +-{100 * half:.2f} % after {len(done)} runs")
+            chosen = design(plan, folder, budget) if half > wanted else []
+            if not chosen:
+                break
+            train_models(family, plan, data, folder, listener, chosen[0].model)
+        if math.isinf(half):
+            raise InputError(f"--budget {budget:g}: pays for {len(done)} runs, a law needs {LADDER_POINTS}; raise it")
+        foretell(plan, folder, listener, partly=True)
+    names = tuple(model.name for model in waiting)
+    spent = sum(model.flops for model in done)
+    return Narrowed(
+        target.name, wanted, half, half <= wanted, tuple(model.name for model in done), names, spent, budget
+    )
+
+
+def _target(plan: "Plan") -> "ModelPlan":
+    if not plan.held_out:
+        raise InputError("the family holds no model out: there is no target whose interval to narrow")
+    return plan.held_out[0]
+
+
+def _budget(plan: "Plan", budget_flops: float | None) -> float:
+    if budget_flops is None:
+        return float(sum(model.flops for model in plan.ladder))
+    if not budget_flops > 0:
+        raise InputError(f"--budget {budget_flops:g}: give FLOPs above 0")
+    return budget_flops
+
+
+def _split(plan: "Plan", folder: RunFolder) -> tuple[list["ModelPlan"], list["ModelPlan"]]:
+    done = [model for model in plan.ladder if read_result(folder, model.name) is not None]
+    return done, [model for model in plan.ladder if model not in done]
+
+
+def _beginning(done: Sequence["ModelPlan"], waiting: Sequence["ModelPlan"]) -> list["ModelPlan"]:
+    """The cheapest runs of sizes not yet trained, as many as a law still lacks"""
+    sizes = {model.shape.params for model in done}
+    lacking = []
+    for model in sorted(waiting, key=lambda model: model.flops):
+        if len(sizes) < LADDER_POINTS and model.shape.params not in sizes:
+            sizes.add(model.shape.params)
+            lacking.append(model)
+    return lacking
+
+
+def _half_width(law: "Law", target: "ModelPlan") -> float:
+    said = law.predict(float(target.shape.params), float(target.tokens), float(target.flops))
+    return math.log(said.high_95 / said.low_95) / 2
+
+
+def _bought(law: "Law", target: "ModelPlan", waiting: Sequence["ModelPlan"], left: float) -> list[Designed]:
+    from isoflop.law.design import buy
+
+    rest = [model for model in waiting if model.flops <= left]
+    if not rest:
+        return []
+    at = {(float(model.shape.params), float(model.tokens)): float(model.flops) for model in rest}
+    aim = (float(target.shape.params), float(target.tokens))
+    found = []
+    for run in buy(law, [aim], list(at), left, len(rest), list(at.values())):
+        # Seeds of a size are equal candidates: each purchase of the size takes the next seed, while there is one.
+        same = [m for m in rest if (float(m.shape.params), float(m.tokens)) == (run.params, run.tokens)]
+        if same:
+            rest.remove(same[0])
+            found.append(Designed(same[0].name, same[0].flops, run.half_width_before, run.half_width_after))
+    # Where nothing is expected to narrow it, the dearest run tells most of how far the forms stray.
+    return found or [Designed(max(rest, key=lambda m: m.flops).name, max(m.flops for m in rest), None, None)]

@@ -1,0 +1,95 @@
+"""The ladder's runs chosen one by one, until the held-out model's interval is narrow or the budget ends."""
+
+import pytest
+
+import isoflop.pipeline.until as until
+from isoflop.config import Family
+from isoflop.errors import InputError
+from isoflop.pipeline import RunFolder
+from isoflop.pipeline.forecast import read_forecast
+from isoflop.pipeline.result import read_result, write_result
+from isoflop.recipe import Plan
+from tests.pipeline.conftest import Heard, result_of
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, plan: Plan, folder: RunFolder) -> list[str]:
+    """Training leaves at once what a power law says; which models were asked for, in order."""
+    asked: list[str] = []
+
+    def train(family: Family, plan: Plan, data: None, folder: RunFolder, heard: Heard, only: str) -> None:
+        asked.append(only)
+        write_result(folder, result_of(next(model for model in plan.models if model.name == only)))
+
+    monkeypatch.setattr(until, "make_plan", lambda family, folder: plan)
+    monkeypatch.setattr(until, "make_ready", lambda *given: None)
+    monkeypatch.setattr(until, "train_models", train)
+    return asked
+
+
+def test_it_trains_until_the_interval_is_narrow_and_then_nothing(
+    family: Family, folder: RunFolder, heard: Heard, trained: list[str]
+) -> None:
+    done = until.run_until(family, folder, heard, 0.5, None)
+    assert done.reached
+    assert done.half_width <= 0.5
+    assert sorted(trained) == ["w12", "w16", "w24", "w8"]
+    assert done.spent_flops <= done.budget_flops
+    assert read_result(folder, "w32") is None
+    again = until.run_until(family, folder, heard, 0.5, None)
+    assert len(trained) == 4
+    assert again == done
+
+
+def test_it_goes_on_from_what_is_trained(
+    family: Family, plan: Plan, folder: RunFolder, heard: Heard, trained: list[str]
+) -> None:
+    write_result(folder, result_of(plan.models[1]))
+    until.run_until(family, folder, heard, 0.5, None)
+    assert trained == ["w8", "w16", "w24"]
+
+
+def test_more_seeds_are_bought_while_the_interval_is_too_wide(
+    family: Family, folder: RunFolder, heard: Heard, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isoflop.recipe import plan_family
+    from tests.pipeline.conftest import MACHINE
+
+    assert family.models is not None
+    sizes = [size.model_copy(update={"seeds": 2}) for size in family.models[:-1]]
+    more = family.model_copy(update={"models": [*sizes, family.models[-1]]})
+    plan = plan_family(more, MACHINE)
+    monkeypatch.setattr(until, "make_plan", lambda family, folder: plan)
+    budget = 1.001 * sum(model.flops for model in plan.ladder if model.seed == 0) + plan.ladder[0].flops
+    done = until.run_until(more, folder, heard, 1e-6, budget)
+    assert not done.reached
+    assert len(trained) == 5
+    assert done.spent_flops <= budget
+    forecast = read_forecast(folder)
+    assert forecast is not None
+    assert (forecast.model, len(forecast.points)) == ("w32", 5)
+    assert set(done.left) == {model.name for model in plan.ladder} - set(trained)
+
+
+def test_a_design_names_the_runs_and_what_they_bring(plan: Plan, folder: RunFolder) -> None:
+    assert [run.model for run in until.design(plan, folder, None)] == ["w8", "w12", "w16", "w24"]
+    for model in plan.ladder:
+        write_result(folder, result_of(model))
+    assert until.design(plan, folder, None) == []
+
+
+@pytest.mark.parametrize("text", ["", "0", "1", "-1%", "x", "100%", "nan"])
+def test_a_width_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="--until-width"):
+        until.parse_width(text)
+
+
+def test_widths() -> None:
+    assert until.parse_width("1%") == until.parse_width("0.01") == 0.01
+
+
+def test_a_budget_that_pays_for_no_law_is_refused(
+    family: Family, folder: RunFolder, heard: Heard, trained: list[str]
+) -> None:
+    with pytest.raises(InputError, match="raise it"):
+        until.run_until(family, folder, heard, 0.01, 1.0)
