@@ -430,14 +430,59 @@ def report(runs: RunFolderPath, json: Json = False, debug: Debug = False) -> Non
 
 
 @app.command()
-def release(runs: RunFolderPath, json: Json = False, debug: Debug = False) -> None:
-    """Write a Hugging Face folder for each model."""
+def release(
+    runs: RunFolderPath,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER", help="Send them to the Hugging Face hub, under this name.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: new repositories are private.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --push: check all, say what would be sent, send nothing.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a Hugging Face folder for each model; with --push, send them to the hub."""
+    from isoflop.cli import tables
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.release import release_run
+    from isoflop.pipeline.verification import push_releases
 
+    if push is None and (private or dry_run):
+        raise InputError("--private and --dry-run go with --push OWNER")
     with Terminal(quiet=json) as terminal:
         folders = release_run(runs, terminal)
-    _print(json, lambda: {"releases": [str(path) for path in folders]}, lambda: print(*folders, sep="\n"))
+        pushed = None if push is None else push_releases(push, folders, terminal, private, dry_run)
+    document: dict[str, Any] = {"releases": [str(path) for path in folders]}
+    if pushed is None:
+        _print(json, lambda: document, lambda: print(*folders, sep="\n"))
+    else:
+        _print(json, lambda: {**document, **pushed.to_json()}, lambda: tables.print_pushed(pushed))
+
+
+@app.command()
+def verify(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A release folder, a folder of them, or a run folder.")
+    ],
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train the smallest model anew and compare its bits.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="PATH", help="With --retrain: where the corpus lies.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check every file of releases against its hash; with --retrain, the smallest model's bits too."""
+    from isoflop.cli import tables
+    from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.verification import verify_release
+
+    with Terminal(quiet=json) as terminal:
+        verification = verify_release(folder, terminal, retrain, data)
+    _print(json, verification.to_json, lambda: tables.print_verified(verification))
+    verification.raise_for_faults()
 
 
 @app.command()

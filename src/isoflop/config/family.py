@@ -244,6 +244,9 @@ class Family(Table):
         None, description="the model whose loss the law must foretell; default: the largest; false: none"
     )
     checkpoint_seconds: Positive = Field(30.0, description="how much work an interruption may cost at most")
+    keep_checkpoints: int = Field(
+        0, ge=0, le=1_000, description="checkpoints on the way, evenly over each run, that stay and are released too"
+    )
     parametrisation: Literal["standard", "mup"] = "standard"
     tuned: Path | None = Field(None, description="tuned.toml of isoflop tune, for what [recipe] leaves out")
     data: DataSource

@@ -32,9 +32,10 @@ class Domain:
 class Result:
     """One trained model. Losses are of the held-out text, `tokens` and `flops` of the training.
 
-    `joules` and `price` are None where nothing is known of them. `threads`, `processor` and `torch` are those of the
-    training: bits depend on them, not on `systems`. `fingerprint` holds the settings that decide the weights, and the
-    hash of the data.
+    `system_seconds` are those of all systems together, a second on half of a system's cores as half; `mfu` is the
+    median over steps of the share of the machine's measured matrix rate. `joules` and `price` are None where nothing is
+    known of them. `threads`, `processor` and `torch` are those of the training: bits depend on them, not on `systems`.
+    `fingerprint` holds the settings that decide the weights, and the hash of the data.
     """
 
     name: str
@@ -62,6 +63,8 @@ class Result:
     isoflop: str
     time: str
     fingerprint: dict[str, Any]
+    system_seconds: float | None = None
+    mfu: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What result.json holds."""

@@ -13,7 +13,7 @@ from isoflop.recipe.machine import Machine
 from isoflop.recipe.memory import training_memory
 from isoflop.recipe.parametrisation import STANDARD, Parametrisation, parametrisation_of
 from isoflop.recipe.rules import batch_sequences, peak_lr, warmup_tokens, whole_steps
-from isoflop.recipe.schedule import BatchStage, steps_of
+from isoflop.recipe.schedule import BatchStage, kept_steps, steps_of, tokens_until
 from isoflop.recipe.shape import Shape
 from isoflop.recipe.sizes import family_sizes
 from isoflop.recipe.streaming import GROUP_TOKENS, Cut, cut_of
@@ -58,6 +58,17 @@ class ModelPlan:
     execution: Literal["resident", "streamed"] = "resident"
     store: Literal["disk", "host"] = "disk"
     group_tokens: int = GROUP_TOKENS
+    keep_checkpoints: int = 0
+
+    @property
+    def kept_steps(self) -> tuple[int, ...]:
+        """After which steps the checkpoint stays."""
+        return kept_steps(self.steps, self.keep_checkpoints)
+
+    def tokens_until(self, step: int) -> int:
+        """Tokens read when so many steps are done."""
+        runs = steps_of(self.batch_schedule, self.tokens, self.shape.context_length)
+        return tokens_until(runs, step, self.shape.context_length)
 
     @property
     def batch_sequences(self) -> int:
@@ -73,7 +84,7 @@ class ModelPlan:
         """Everything that decides the bits of the trained weights, beside the data."""
         document = asdict(self)
         costs = ("flops", "flops_6nd", "flops_paper", "weights_bytes", "optimizer_bytes", "activation_bytes")
-        ways = ("execution", "store", "group_tokens")
+        ways = ("execution", "store", "group_tokens", "keep_checkpoints")
         for key in ("name", "size", "held_out", "seconds", "joules", "price", *costs, *ways):
             del document[key]
         return {**document.pop("shape"), **document.pop("parametrisation"), **document}
@@ -255,6 +266,7 @@ def _plan_model(
         price=hourly * family.systems * seconds / 3600 if hourly is not None else None,
         parametrisation=parametrisation_of(family.parametrisation, recipe, shape),
         reproducible=family.reproducible,
+        keep_checkpoints=family.keep_checkpoints,
     )
 
 

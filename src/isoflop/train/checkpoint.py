@@ -62,7 +62,7 @@ class Generation:
 def save_generation(
     folder: Path, plan: ModelPlan, data_sha256: str, position: Position, learner: Learns, systems: Systems
 ) -> None:
-    """Commits a generation, of which every system writes the shards it owns, and prunes the oldest.
+    """Commits a generation, of which every system writes the shards it owns, and prunes the oldest but the plan's kept.
 
     The files are the same for any number of systems.
 
@@ -97,8 +97,10 @@ def save_generation(
     if systems.rank == 0:
         write_folder(folder / name, fill)
         write_text(folder / LATEST, name + "\n")
+        kept = {f"gen-{step:08d}" for step in plan.kept_steps}
         for old in generations_in(folder)[learner.generations :]:
-            shutil.rmtree(old, ignore_errors=True)
+            if old.name not in kept:
+                shutil.rmtree(old, ignore_errors=True)
     else:
         systems.gather(np.zeros(0))
         hashes_of(part_of(folder / name))

@@ -140,6 +140,7 @@ def train(
         save_generation(checkpoints, plan, data_sha256, now, learner, systems)
 
     metrics = Metrics(folder / "metrics.jsonl", position.steps) if leads else None
+    kept = set(plan.kept_steps)
     started = saved = counted = perf_counter()
     joules_before = read_joules()
 
@@ -174,6 +175,7 @@ def train(
                     read_joules()
                     counted = perf_counter()
                 due = not learner.lasting and perf_counter() - saved >= checkpoint_seconds
+                due = due or step.step in kept
                 # All stop at the same step, at a signal to any; all save at the same, when the leader's clock says so.
                 said = systems.gather(np.array([float(pending.signal_number or 0), float(due)]))
                 signal_number = int(said[:, 0].max())
