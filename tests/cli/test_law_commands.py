@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,123 @@ def test_law_says_which_runs_to_buy_next(isoflop, points_file: Path) -> None:
     assert "Next runs" in isoflop(*asked).stdout
     alone = isoflop("law", str(points_file), "--target", "2e6,4e7")
     assert (alone.returncode, len(alone.stderr.splitlines())) == (2, 1)
+
+
+HEADER = "params,tokens,loss"
+FIVE = [(1e8, 3.4), (2e8, 3.2), (4e8, 3.0), (8e8, 2.8), (1.6e9, 2.65)]
+
+
+def rows(*points: tuple[float, float], share: float = 1.0) -> str:
+    return "".join(f"{share * n},{20 * share * n},{loss}\n" for n, loss in points)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"{HEADER}\n{rows(FIVE[0])}", "1 distinct params (100000000); a law needs 3 or more"),
+        (f"{HEADER}\n" + "".join(f"1e8,{d}e9,3\n" for d in range(2, 7)), "1 distinct params (100000000)"),
+        (f"{HEADER}\n{rows(*FIVE)}3e9,6e10,nan\n", "row 7: loss = nan; give a finite number above 0"),
+        ("params,loss\n1e8,3\n", "row 1: no column tokens"),
+        (f"{HEADER}\n100M,2B,3.1\n", "row 2: params = '100M' is not a number; write 100000000"),
+        (f"{HEADER}\n{rows(*FIVE)}3e9,6e10,-2\n", "row 7: loss = -2"),
+    ],
+    ids=["one point", "equal sizes", "NaN", "missing column", "units in letters", "below nothing"],
+)
+def test_points_that_carry_no_law_are_refused_by_name(isoflop, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "points.csv").write_text(text)
+    done = isoflop("law", "points.csv")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (rows(*FIVE, share=1e-6), "params are at most 1600: in millions or billions? Write them out"),
+        (rows(*((n, loss / 100) for n, loss in FIVE)), "below what any text leaves uncertain (0.3): check its unit"),
+        (rows(*FIVE, FIVE[0]), "1 duplicated row counted once"),
+    ],
+    ids=["millions", "implausible losses", "duplicates"],
+)
+def test_suspect_points_are_fitted_and_told(isoflop, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "points.csv").write_text(f"{HEADER}\n{text}")
+    done = isoflop("law", "points.csv")
+    assert done.returncode == 0
+    assert said in done.stdout
+
+
+def test_flops_beyond_64_bit_integers_are_counted(isoflop, tmp_path: Path) -> None:
+    ladder = zip((10**11, 10**12, 10**13, 10**14), (2, 1.8, 1.6, 1.45), strict=True)
+    (tmp_path / "points.csv").write_text("\n".join([HEADER, *(f"{n},{20 * n},{loss}" for n, loss in ladder)]))
+    (said,) = json.loads(isoflop("predict", "points.csv", "--target", "1e14,2e15", "--json").stdout)["predictions"]
+    assert said["flops"] == pytest.approx(1.2e30)
+    assert said["low_95"] < 1.45 < said["high_95"]
+
+
+def test_law_by_least_absolute_deviations_says_so(isoflop, points_file: Path) -> None:
+    document = json.loads(isoflop("law", str(points_file), "--objective", "lad", "--json").stdout)
+    assert document["objective"] == "lad"
+    power = next(form for form in document["forms"] if form["name"] == "power")
+    assert power["huber_delta"] == 1e-7
+    assert power["gradient_norm"] < 1e-6
+    assert "absolute log residual" in isoflop("law", str(points_file), "--objective", "lad").stdout
+    wrong = isoflop("law", str(points_file), "--objective", "mse")
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
+
+
+def test_predict_says_bits_per_byte_where_it_can(isoflop, points_file: Path, tmp_path: Path) -> None:
+    asked = ("--target", "1e6,2e7", "--json")
+    assert json.loads(isoflop("predict", str(points_file), *asked).stdout)["bits_per_byte"] is None
+    by_hand = json.loads(isoflop("predict", str(points_file), *asked, "--bytes-per-token", "4").stdout)
+    (bits,) = by_hand["bits_per_byte"]
+    assert bits["loss"] == pytest.approx(by_hand["predictions"][0]["loss"] / math.log(2) / 4)
+    header, *lines = points_file.read_text().splitlines()
+    both = tmp_path / "both.csv"
+    both.write_text("\n".join([f"{header},bits_per_byte", *(f"{x},{0.4 * float(x.split(',')[2])}" for x in lines)]))
+    document = json.loads(isoflop("predict", str(both), *asked).stdout)
+    assert document["bits_per_byte"][0]["high_95"] == pytest.approx(0.4 * document["predictions"][0]["high_95"])
+
+
+def test_over_training_a_smaller_model_has_its_price(isoflop, tmp_path: Path) -> None:
+    lines = [HEADER]
+    for n in (1e7, 3e7, 1e8, 3e8, 1e9):
+        lines += [f"{n},{n * r},{1.8 + 480 / n**0.35 + 2000 / (n * r) ** 0.37:.5f}" for r in (5, 20, 80)]
+    (tmp_path / "grid.csv").write_text("\n".join(lines))
+    asked = ("predict", "grid.csv", "--loss", "2.4", "--inference-tokens", "1e12")
+    smaller = json.loads(isoflop(*asked, "--json").stdout)["smaller"]
+    assert smaller[0]["share"] == 1.0
+    assert len(smaller) > 2
+    for one, next_ in pairwise(smaller):
+        assert next_["params"] < one["params"]
+        assert next_["tokens"] > one["tokens"]
+        assert next_["training_flops"] > smaller[0]["training_flops"]
+    half = next(one for one in smaller if one["share"] == 0.5)
+    served = 2e0 * half["break_even_tokens"]
+    saved = served * (smaller[0]["params"] - half["params"])
+    assert saved == pytest.approx(half["training_flops"] - smaller[0]["training_flops"], rel=1e-6)
+    assert "cheaper from served" in isoflop(*asked).stdout
+
+
+def test_accuracy_is_foretold_from_a_table(isoflop, tmp_path: Path) -> None:
+    lines = ["run,params,tokens,task_bits,right"]
+    for k, n in enumerate((1e8, 2e8, 4e8, 8e8, 1.6e9, 3.2e9, 6.4e9)):
+        loss = 0.5 + (n / 1e8) ** -0.2
+        lines.append(f"r{k},{n},{20 * n},{loss:.4f},{0.25 + 0.7 / (1 + math.exp(6 * (loss - 1.1))):.4f}")
+    (tmp_path / "tasks.csv").write_text("\n".join(lines))
+    asked = ("tasks.csv", "--accuracy", "right", "--task-loss", "task_bits", "--chance", "0.25")
+    document = json.loads(isoflop("law", *asked, "--json").stdout)
+    assert {way["kind"] for way in document["ways"]} == {"two-step", "direct"}
+    (test,) = document["held_out"]
+    assert test["low_95"] <= test["measured"] <= test["high_95"]
+    foretold = isoflop("predict", *asked, "--target", "1.28e10,2.56e11")
+    assert "two-step" in foretold.stdout
+    assert "12.8B" in foretold.stdout
+    for wrong, said in (
+        (("law", "tasks.csv", "--accuracy", "right"), "give --chance"),
+        (("law", "tasks.csv", "--accuracy", "wrong", "--chance", "0.25"), "no column wrong; there are run, params"),
+        (("law", "tasks.csv", "--chance", "0.25"), "go with --accuracy"),
+        (("predict", *asked, "--loss", "2"), "with --accuracy give --target"),
+    ):
+        done = isoflop(*wrong)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), wrong
+        assert said in done.stderr

@@ -1,6 +1,7 @@
 """Corpora at other addresses: an S3-speaking server on loopback, a `datasets` folder, any fsspec store."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import boto3
 import fsspec
 import pytest
 import zstandard
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, load_from_disk
 from moto.server import ThreadedMotoServer
 
 from isoflop.config import DataSource, Gpt2Tokenizer
@@ -138,3 +139,17 @@ def test_folders_that_datasets_wrote_are_read_as_they_are(tmp_path: Path, pocket
     for folder in ("one", "dict"):
         read = list(read_documents(data_at(tmp_path / folder)))
         assert [(document.text, document.domain) for document in read] == expected
+
+
+def test_what_others_computed_of_a_datasets_folder_is_no_part_of_it(tmp_path: Path, pocket_lines: list[str]) -> None:
+    rows = [json.loads(line) for line in pocket_lines]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "hub" / "set")
+    load_from_disk(tmp_path / "hub" / "set").map(lambda row: {"text": row["text"].upper()}, batch_size=50)
+    assert list((tmp_path / "hub" / "set").glob("cache-*.arrow"))
+    for name in ("README.md", ".gitattributes", "dataset_infos.json"):  # as a copy of a repository of the hub
+        (tmp_path / "hub" / name).write_text("{}")
+    for folder in (tmp_path / "hub", tmp_path / "hub" / "set"):
+        assert [document.text for document in read_documents(data_at(folder))] == [row["text"] for row in rows]
+    (tmp_path / "own").mkdir()
+    shutil.copy(next((tmp_path / "hub" / "set").glob("data-*.arrow")), tmp_path / "own" / "cache-of-mine.arrow")
+    assert len(list(read_documents(data_at(tmp_path / "own")))) == len(rows)

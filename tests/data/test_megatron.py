@@ -1,7 +1,9 @@
 """Megatron's .bin and .idx: trained on where they lie, with documents, bytes and every fault found."""
 
+import itertools
 import json
 import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -108,6 +110,69 @@ def test_documents_of_several_sequences_and_shards_of_any_size(
         assert np.array_equal(np.concatenate(said), stream.sample(number, 64))
 
 
+def cut(stem: Path, sizes: list[int]) -> None:
+    """Cuts a .bin as Pythia's are published: pieces of these sizes and of what is left."""
+    content = stem.with_suffix(".bin").read_bytes()
+    ends = [0, *np.cumsum(sizes).tolist(), len(content)]
+    for number, (first, end) in enumerate(itertools.pairwise(ends)):
+        (stem.parent / f"{stem.name}-{number:05d}-of-{len(sizes):05d}.bin").write_bytes(content[first:end])
+    stem.with_suffix(".bin").unlink()
+
+
+def test_pieces_cut_anywhere_are_read_as_the_file_they_were(
+    pile: DataSource, tmp_path: Path, pocket_lines: list[str]
+) -> None:
+    shutil.copytree(pile.source, tmp_path / "uncut")
+    whole = prepare(pile.model_copy(update={"source": tmp_path / "uncut"}), tmp_path / "whole", lambda line: None)
+    stem = pile.source / "part_text_document"
+    raw = stem.with_suffix(".bin").read_bytes()
+    longest = int(np.argmax([len(sequence) for [sequence] in tokens_of(pocket_lines)]))
+    begins = np.cumsum([0, *(2 * len(sequence) for [sequence] in tokens_of(pocket_lines))]).tolist()
+    # Within a document, twice within the longest, and where one begins.
+    assert longest > 0
+    ends = [20, begins[longest] + 2, begins[longest] + 40, begins[longest + 1]]
+    cut(stem, np.diff([0, *ends]).tolist())
+    folder = tmp_path / "cut"
+    manifest = prepare(pile, folder, lambda line: None)
+    assert manifest.documents_read == 150
+    for split in ("train", "held_out"):
+        mine, theirs = TokenStream(folder, split), TokenStream(tmp_path / "whole", split)
+        assert mine.n_tokens == theirs.n_tokens
+        samples = range(mine.n_samples(64))
+        assert np.array_equal(mine.batch(samples, 64), theirs.batch(samples, 64))
+        for key in ("documents", "tokens", "bytes"):
+            assert getattr(manifest.split(split), key) == getattr(whole.split(split), key)
+    files = {name: (pile.source / name).read_bytes() for name in os.listdir(pile.source)}
+    assert b"".join(files[name] for name in sorted(files) if name.endswith(".bin")) == raw
+    index, stream = DocumentIndex(folder, "train"), TokenStream(folder, "train")
+    for number in range(stream.n_samples(8)):
+        said = [
+            np.frombuffer(files[passage.source], "<u2", passage.tokens, passage.offset + 2 * passage.document_token)
+            for passage in index.passages([number], 8)
+        ]
+        assert np.array_equal(np.concatenate(said), stream.sample(number, 8))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "lost", "says"),
+    [
+        ([40, 60, 80], 1, r"-00002-of-00003\.bin: piece 00001 of the same data is not there"),
+        ([40, 60, 80], 3, r"\.idx: tells of \d+ bytes .* -00002-of-00003\.bin and the 2 before it have 180 or"),
+        ([41, 60, 80], None, r"-00000-of-00003\.bin: ends within a token of 2 bytes"),
+    ],
+)
+def test_pieces_that_do_not_make_a_whole_are_refused(
+    pile: DataSource, tmp_path: Path, sizes: list[int], lost: int | None, says: str
+) -> None:
+    stem = pile.source / "part_text_document"
+    cut(stem, sizes)
+    if lost is not None:
+        os.remove(stem.parent / f"{stem.name}-{lost:05d}-of-{len(sizes):05d}.bin")
+    with pytest.raises(InputError, match=says.replace(" -0", ".*-0")):
+        prepare(pile, tmp_path / "data", lambda line: None)
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_tokenizer_of_its_own_comes_from_a_file(pile: DataSource, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(GPT2.json, encoding="utf-8")
@@ -121,6 +186,13 @@ def test_a_tokenizer_of_its_own_comes_from_a_file(pile: DataSource, tmp_path: Pa
     short = pile.model_copy(update={"tokenizer": FileTokenizer(kind="file", path=path, vocab_size=50_000)})
     with pytest.raises(InputError, match=r"vocab_size = 50000: .* has token 50256; use 50257 or more"):
         prepare(short, tmp_path / "other", lambda line: None)
+
+
+def test_tokens_that_lie_in_the_corpus_need_it(pile: DataSource, tmp_path: Path) -> None:
+    prepare(pile, tmp_path / "data", lambda line: None)
+    os.rename(pile.source, tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="no such file or folder"):
+        prepare(pile, tmp_path / "data", lambda line: None)
 
 
 def test_a_token_beyond_the_vocabulary_is_refused_with_its_place(pile: DataSource, tmp_path: Path) -> None:

@@ -1,14 +1,20 @@
 """The switches of preparation: copies, overlap with tasks, weights of domains, order and ends of documents."""
 
+import gzip
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 
 from isoflop.config import DataSource, Gpt2Tokenizer
 from isoflop.data import DocumentIndex, Manifest, TokenStream, load_tokenizer, prepare
+from isoflop.data.contamination import load_tasks
 from isoflop.data.manifest import SplitName
 from isoflop.errors import InputError
 
@@ -99,6 +105,56 @@ def test_text_of_tasks_is_left_out_of_training_and_reported_by_task(
     (tasks / "clean.txt").write_text("another")
     with pytest.raises(InputError, match=r"data\.decontaminate was"):
         made(data, tmp_path / "after", decontaminate=tasks)
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl.gz", "parquet", "arrow", "csv"])
+def test_a_task_is_a_data_set_as_it_was_fetched(
+    data: DataSource, tmp_path: Path, pocket_lines: list[str], form: str
+) -> None:
+    texts = [json.loads(line)["text"] for line in pocket_lines]
+    question = {"id": 7, "query": {"of": [" ".join(texts[20].split()[50:90]) + "?"]}, "choices": ["a", "b"]}
+    folder = tmp_path / "tasks" / "quiz" / "data"
+    folder.mkdir(parents=True)
+    if form == "json":
+        (folder / "validation.json").write_text(json.dumps([question]))
+    elif form == "jsonl.gz":
+        (folder / "validation.jsonl.gz").write_bytes(gzip.compress(json.dumps(question).encode()))
+    elif form == "parquet":
+        pq.write_table(pa.Table.from_pylist([question]), folder / "validation-00000-of-00001.parquet")
+    elif form == "arrow":
+        Dataset.from_list([question]).save_to_disk(str(folder))
+    else:
+        (folder / "validation.csv").write_text(f'id,query\n7,"{question["query"]}"\n')
+    (folder.parent / ".cache").mkdir()
+    for name in (".gitattributes", "README.md", ".cache/books.json", "dataset_infos.json"):
+        (folder.parent / name).write_text("{}")
+    tasks = load_tasks(tmp_path / "tasks")
+    assert list(tasks.ngrams) == ["quiz"]
+    assert [bool(tasks.found_in(text)) for text in texts] == [number == 20 for number in range(150)]
+    (tmp_path / "tasks" / "quiz.txt").write_text(" ".join(texts[30].split()[:20]))
+    both = load_tasks(tmp_path / "tasks")
+    assert list(both.ngrams) == ["quiz"]
+    assert [number for number, text in enumerate(texts) if both.found_in(text)] == [20, 30]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("quiz/train.parquet", b"PAR1", "train.parquet: not what its name says"),
+        ("quiz.arrow", b"ARROW1", "quiz.arrow: not what its name says"),
+        ("quiz.json", b"{", "quiz.json: not what its name says"),
+        ("quiz.jsonl.gz", b"\x1f\x8b", "quiz.jsonl.gz: "),
+        ("quiz/README.md", b"a quiz", "quiz: holds no text of a task; give .jsonl"),
+        ("README.md", b"a quiz", "tasks: holds no task; set data.decontaminate"),
+    ],
+)
+def test_what_is_no_task_is_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    path = tmp_path / "tasks" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(says)) as caught:
+        load_tasks(tmp_path / "tasks")
+    assert "\n" not in str(caught.value)
 
 
 def test_weights_repeat_and_drop_domains_of_the_training_side_only(data: DataSource, tmp_path: Path) -> None:

@@ -381,6 +381,22 @@ def test_a_changed_source_never_overwrites(tmp_path: Path, corpus: DataSource) -
     assert bytes_in(folder) == before
 
 
+def test_tokens_travel_without_their_corpus(tmp_path: Path, corpus: DataSource) -> None:
+    folder, said = tmp_path / "data", []
+    before = prepare(corpus, folder, quiet)
+    corpus.source.rename(tmp_path / "elsewhere.jsonl")
+    assert prepare(corpus, folder, said.append) == before
+    assert said[0] == f"data: {corpus.source} is not here; the tokens made of it are used"
+    with pytest.raises(InputError, match=r"data\.shuffle_documents was False and is True"):
+        prepare(corpus.model_copy(update={"shuffle_documents": True}), folder, quiet)
+    with pytest.raises(InputError, match="no such file or folder"):
+        prepare(corpus, tmp_path / "other", quiet)
+    shard = folder / "train-00000.bin"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    with pytest.raises(WorkError, match=r"train-00000\.bin: has"):
+        prepare(corpus, folder, quiet)
+
+
 def test_damage_to_what_is_there_is_named(tmp_path: Path, corpus: DataSource) -> None:
     folder = tmp_path / "data"
     prepare(corpus, folder, quiet)

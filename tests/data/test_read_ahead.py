@@ -1,5 +1,6 @@
 """Reading ahead changes nothing but the wait."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -29,22 +30,26 @@ def test_the_same_batches_in_the_same_order(folder: Path) -> None:
                 reader.take()
 
 
-def test_waiting_is_counted_and_reading_goes_on_meanwhile() -> None:
-    class Slow:
-        """Takes 20 ms a batch, as a cold disk may."""
+def test_waiting_is_counted_and_a_batch_that_is_there_costs_none() -> None:
+    class Held:
+        """Gives nothing until it may, as a cold disk does."""
+
+        may = threading.Event()
 
         def batch(self, samples: list[int], context_length: int) -> np.ndarray:
-            time.sleep(0.02)
+            self.may.wait(20)
             return np.array(samples)
 
-    with ReadAhead(Slow(), 64, ([i] for i in range(100))) as reader:  # type: ignore[arg-type]
+    with ReadAhead(Held(), 64, ([i] for i in range(5)), depth=4) as reader:  # type: ignore[arg-type]
+        threading.Timer(0.5, Held.may.set).start()
         reader.take()
-        assert 0.015 < reader.wait_seconds < 0.2
-        time.sleep(0.15)
-        before = reader.wait_seconds
-        for i in range(1, 5):
-            assert reader.take().tolist() == [i]
-        assert reader.wait_seconds - before < 0.01
+        waited = reader.wait_seconds
+        assert waited > 0.05
+        deadline = time.monotonic() + 20
+        while reader._ready.qsize() < 4 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert [reader.take().tolist() for _ in range(4)] == [[1], [2], [3], [4]]
+        assert reader.wait_seconds == waited
 
 
 def test_a_fault_reaches_who_takes_the_batch(folder: Path) -> None:

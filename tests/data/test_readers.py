@@ -272,6 +272,16 @@ def test_parquet_faults_are_named(tmp_path: Path) -> None:
     assert refused(path).startswith(f"{path}: row 2: not UTF-8 at byte 4 (0xe9)")
 
 
+def test_a_changed_letter_in_parquet_is_found_where_its_writer_left_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = pa.table({"text": [f"text number {n}" for n in range(40)]})
+    pq.write_table(texts, path, row_group_size=10, compression="none", use_dictionary=False, write_page_checksum=True)
+    assert len(read(path)) == 40
+    put(path, path.read_bytes().replace(b"number 25", b"number 75", 1))
+    assert refused(path).startswith(f"{path}: cannot be read as parquet (")
+    assert len(read(path, faults_allowed=0.9)) == 20
+
+
 def test_parquet_domains_are_read_where_they_are(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     rows = [{"text": "a", "meta": {"pile_set_name": "Verse", "id": 1}}, {"text": "b", "meta": None}]

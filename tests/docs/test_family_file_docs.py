@@ -22,7 +22,7 @@ from isoflop.config import (
     load_family,
 )
 from isoflop.config import family as family_file
-from isoflop.config.family import BatchStage, Deviation, Published
+from isoflop.config.family import BatchStage, Deviation, Published, Streaming
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "family-file.md").read_text(encoding="utf-8")
@@ -35,6 +35,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], ...]] = {
     "`[recipe]`": (Recipe, BatchStage),
     "`[cost]`": (Cost,),
     "`[cluster]`": (Cluster,),
+    "`[streaming]`": (Streaming,),
     "`[published]`": (Published, Deviation),
     "`[evaluation]`": (Evaluation,),
 }

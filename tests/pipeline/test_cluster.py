@@ -38,7 +38,7 @@ def test_the_job_runs_the_worker_on_full_nodes(family: Family, tmp_path: Path, m
     text = job_script(family, Path("f.toml"), RunFolder(Path("runs/f")))
     assert "#SBATCH --nodes=2" in text
     assert "--nnodes=2 --nproc-per-node=2" in text
-    assert f"-m isoflop worker {tmp_path}/f.toml --runs {tmp_path}/runs" in text
+    assert f"-m isoflop worker {tmp_path}/f.toml --execution resident --runs {tmp_path}/runs" in text
     assert f"{tmp_path}/runs/f/logs/job-%j" in text
     assert not (tmp_path / "runs").exists()
 

@@ -75,6 +75,7 @@ def streamed(
     folder: Path | None,
     most: int = 2,
     systems: Systems = ALONE,
+    recompute: bool = False,
 ) -> StreamedLearner:
     parametrisation = MUP if mup else STANDARD
     learner = StreamedLearner(
@@ -86,7 +87,7 @@ def streamed(
         parametrisation=parametrisation,
         systems=systems,
         reproducible=True,
-        cut=Cut(sequences=2, most=most, groups=-(-6 // most)),
+        cut=Cut(sequences=2, microbatches=6, most=most, recompute=recompute),
         folder=folder,
         journal=None,
     )
@@ -118,6 +119,15 @@ def test_any_store_and_any_groups_give_the_bits_of_resident_training(
             for most in (1, 4, 6):
                 folder = None if place is None else place / str(most)
                 assert run(streamed(shape, lanes, precision, fused, mup, folder, most), steps) == wanted, (place, most)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_layers_computed_once_more_give_the_same_bits(precision: Literal["bf16", "fp32"], tmp_path: Path) -> None:
+    shape = SHAPES["odd"]
+    with Lanes(2) as lanes:
+        wanted = run(resident(shape, lanes, precision, fused=True, mup=False), steps_of(shape))
+        learner = streamed(shape, lanes, precision, True, False, tmp_path, recompute=True)
+        assert run(learner, steps_of(shape)) == wanted
 
 
 @pytest.mark.usefixtures("cut")

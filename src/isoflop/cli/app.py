@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from isoflop.cli import law_commands
 from isoflop.cli.groups import InOrder, WithDefault
 from isoflop.cli.streams import print_json
 from isoflop.errors import FamilyError, InputError
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 FamilyFile = Annotated[Path, typer.Argument(metavar="FAMILY.toml", help="The file that describes the family.")]
 RunFolderPath = Annotated[Path, typer.Argument(metavar="RUNS", help="The folder RUNS/FAMILY of one family.")]
-Points = Annotated[
-    Path, typer.Argument(metavar="POINTS", help="A run folder, or a CSV with columns params, tokens and loss.")
-]
 Runs = Annotated[Path, typer.Option("--runs", metavar="RUNS", help="Where the family's folder lies.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the program an error arose.")]
@@ -35,6 +33,9 @@ Dtype = Annotated[
     str | None, typer.Option("--dtype", metavar="TYPE", help="With --to: fp32, bf16 or fp16; default as it was.")
 ]
 Systems = Annotated[int | None, typer.Option("--systems", min=1, metavar="N", help="Workers to train on.")]
+Execution = Annotated[
+    str | None, typer.Option("--execution", metavar="WAY", help="resident, or streamed: weights live in a store.")
+]
 PlannedSystems = Annotated[
     str | None,
     typer.Option("--systems", metavar="N|N,N,...", help="Workers to plan for; several: what each would bring."),
@@ -52,14 +53,6 @@ Part = Annotated[
     str | None,
     typer.Option("--part", metavar="I/N", help="Do the I-th of N parts only, from 0 on: for jobs on several machines."),
 ]
-Targets = Annotated[
-    list[str] | None,
-    typer.Option("--target", metavar="PARAMS,TOKENS", help="A run to foretell; give as many as you like."),
-]
-TargetsFile = Annotated[
-    Path | None, typer.Option("--targets", metavar="FILE.csv", help="Runs to foretell: columns params and tokens.")
-]
-
 app = typer.Typer(
     name="isoflop",
     cls=InOrder,
@@ -84,6 +77,7 @@ def options(
 def plan(
     family_file: FamilyFile,
     systems: PlannedSystems = None,
+    execution: Execution = None,
     hardware: HardwareName = None,
     model: OfModel = None,
     design: Annotated[
@@ -96,7 +90,7 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """What will be trained, and what it will cost; with several numbers of systems, what each would bring."""
-    from isoflop.cli import plan_tables, scaling_table, tables
+    from isoflop.cli import law_tables, plan_tables, scaling_table
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.plan import plan_document, show_plan
     from isoflop.pipeline.published import compare
@@ -109,7 +103,7 @@ def plan(
     if len(numbers) < 2 and (hardware is not None or model is not None):
         raise InputError("--hardware and --model go with several systems, as in --systems 1,2,4,...,1024")
     planned = numbers[0] if len(numbers) == 1 else None
-    with _family(family_file, runs, planned) as (family, folder), Terminal(quiet=json) as terminal:
+    with _family(family_file, runs, planned, execution) as (family, folder), Terminal(quiet=json) as terminal:
         shown = show_plan(family, folder, terminal)
         published = compare(family, shown)
         scaling = foretell_scaling(shown, numbers, model, hardware) if len(numbers) > 1 else []
@@ -128,7 +122,7 @@ def plan(
         if scaling:
             scaling_table.print_scaling(scaling)
         if design:
-            tables.print_design(designed)
+            law_tables.print_design(designed)
 
     _print(json, document, show)
 
@@ -194,6 +188,7 @@ def train(
     family_file: FamilyFile,
     model: Model = None,
     systems: Systems = None,
+    execution: Execution = None,
     dry_run: DryRun = False,
     runs: Runs = Path("runs"),
     json: Json = False,
@@ -206,7 +201,7 @@ def train(
     from isoflop.pipeline.systems import train_on_systems
     from isoflop.pipeline.train import train_family
 
-    with _family(family_file, runs, systems) as (family, folder):
+    with _family(family_file, runs, systems, execution) as (family, folder):
         if dry_run:
             print(job_script(family, family_file, folder, model), end="")
             return
@@ -229,6 +224,7 @@ def train(
 def worker(
     family_file: FamilyFile,
     model: Model = None,
+    execution: Execution = None,
     runs: Runs = Path("runs"),
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no results.")] = False,
     debug: Debug = False,
@@ -237,101 +233,12 @@ def worker(
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.systems import work
 
-    with _family(family_file, runs) as (family, folder), Terminal(quiet=quiet) as terminal:
+    with _family(family_file, runs, execution=execution) as (family, folder), Terminal(quiet=quiet) as terminal:
         work(family, folder, terminal, model)
 
 
-@app.command()
-def law(
-    points: Points,
-    target: Annotated[
-        str | None,
-        typer.Option("--target", metavar="PARAMS,TOKENS", help="The run that matters: say what to buy next."),
-    ] = None,
-    budget: Annotated[
-        float | None, typer.Option("--budget", metavar="FLOPS", help="With --target: FLOPs for the runs to buy.")
-    ] = None,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Fit the law, test it on the largest run, and say which runs would narrow a target's interval most."""
-    from isoflop.cli import tables
-    from isoflop.pipeline.law import law_of, next_runs
-
-    if (target is None) != (budget is None):
-        raise InputError(
-            "--target PARAMS,TOKENS and --budget FLOPS go together: the run that matters, what may be spent"
-        )
-    fitted, tests = law_of(points)
-    bought = next_runs(fitted, target, budget) if target is not None and budget is not None else []
-    if json:
-        document = {
-            **fitted.summary(),
-            "unidentified": fitted.unidentified,
-            "optima": [vars(optimum) for optimum in fitted.optima()],
-            "predictions": [vars(test.predicted) for test in tests],
-            "held_out": [test.to_json() for test in tests],
-            "next_runs": [vars(run) for run in bought],
-        }
-        print_json(document)
-    else:
-        tables.print_law(fitted)
-        tables.print_test(tests)
-        tables.print_next_runs(bought)
-
-
-@app.command()
-def predict(
-    points: Points,
-    target: Targets = None,
-    targets: TargetsFile = None,
-    budget: Annotated[
-        float | None, typer.Option("--budget", metavar="FLOPS", help="The best size and tokens for this compute.")
-    ] = None,
-    tokens: Annotated[
-        float | None, typer.Option("--tokens", metavar="TOKENS", help="The size that these tokens are right for.")
-    ] = None,
-    loss: Annotated[
-        float | None, typer.Option("--loss", metavar="LOSS", help="The cheapest run that reaches this loss.")
-    ] = None,
-    inference_tokens: Annotated[
-        float, typer.Option("--inference-tokens", metavar="TOKENS", help="With --loss: tokens to serve afterwards.")
-    ] = 0.0,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Foretell losses, with 80 % and 95 % intervals; or the run that a budget, tokens or a loss call for."""
-    from isoflop.cli import tables
-    from isoflop.pipeline.predict import Wish, choices, parse_target, predict, read_targets
-
-    wanted = [parse_target(text) for text in target or []] + (read_targets(targets) if targets else [])
-    wish = Wish(budget, tokens, loss, inference_tokens)
-    if not wanted and wish == Wish():
-        raise InputError(
-            "no target: give --target PARAMS,TOKENS (as in 70e6,1.4e9), --targets FILE.csv, --budget FLOPS, "
-            "--tokens TOKENS or --loss LOSS"
-        )
-    fitted, predictions, warnings = predict(points, wanted)
-    found = choices(fitted, wish)
-    chosen = [choice.prediction for choice in found.values()]
-    warnings = [*fitted.warnings, *warnings, *fitted.warnings_for(chosen)]
-    document = {
-        **fitted.summary(),
-        "warnings": warnings,
-        "unidentified": fitted.unidentified,
-        "predictions": [vars(p) for p in predictions],
-        "times_largest_flops": [fitted.beyond(p) for p in predictions],
-        "choices": {name: {**vars(choice), "prediction": vars(choice.prediction)} for name, choice in found.items()},
-    }
-
-    def show() -> None:
-        tables.print_identification(fitted)
-        if predictions:
-            tables.print_predictions(fitted, predictions)
-        tables.print_choices(fitted, found)
-        tables.print_notes(warnings)
-
-    _print(json, lambda: document, show)
+app.command()(law_commands.law)
+app.command()(law_commands.predict)
 
 
 @app.command()
@@ -523,6 +430,7 @@ def import_folder(
 def run(
     family_file: FamilyFile,
     systems: Systems = None,
+    execution: Execution = None,
     until_width: Annotated[
         str | None,
         typer.Option("--until-width", metavar="1%", help="Train the ladder until the 95 % interval is +- this."),
@@ -535,7 +443,7 @@ def run(
     debug: Debug = False,
 ) -> None:
     """All of it in order, as far as it is missing."""
-    from isoflop.cli import numbers, tables
+    from isoflop.cli import law_tables, numbers
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.run import run_family
     from isoflop.pipeline.until import parse_width, run_until
@@ -544,14 +452,14 @@ def run(
         raise InputError("--budget goes with --until-width: the most FLOPs to spend on the ladder")
     if until_width is not None:
         wanted = parse_width(until_width)
-        with _family(family_file, runs, systems) as (family, folder), Terminal(quiet=json) as terminal:
+        with _family(family_file, runs, systems, execution) as (family, folder), Terminal(quiet=json) as terminal:
             if family.systems > 1:
                 raise InputError("--until-width trains on one system; leave --systems out")
             narrowed = run_until(family, folder, terminal, wanted, budget)
-        _print(json, narrowed.to_json, lambda: tables.print_narrowed(narrowed))
+        _print(json, narrowed.to_json, lambda: law_tables.print_narrowed(narrowed))
         return
     begin = time.monotonic()
-    with _family(family_file, runs, systems) as (family, folder), Terminal(quiet=json) as terminal:
+    with _family(family_file, runs, systems, execution) as (family, folder), Terminal(quiet=json) as terminal:
         on_systems = _worker(family_file, family, runs, None, json) if family.systems > 1 else None
         outcome = run_family(family, folder, terminal, on_systems)
     seconds = time.monotonic() - begin
@@ -566,15 +474,23 @@ def run(
 
 @contextmanager
 def _family(
-    family_file: Path, runs: Path, systems: int | None = None, use_tuned: bool = True
+    family_file: Path,
+    runs: Path,
+    systems: int | None = None,
+    execution: str | None = None,
+    use_tuned: bool = True,
 ) -> Iterator[tuple["Family", "RunFolder"]]:
-    """The family and its folder; --systems goes before what the file says."""
+    """The family and its folder; --systems and --execution go before what the file says."""
     from isoflop.config import load_family
     from isoflop.pipeline.folder import RunFolder
 
     family = load_family(family_file, use_tuned=use_tuned)
     if systems is not None:
         family = family.model_copy(update={"systems": systems})
+    if execution is not None:
+        if execution not in ("resident", "streamed"):
+            raise InputError(f"--execution {execution}: no such way; use resident or streamed")
+        family = family.model_copy(update={"execution": execution})
     try:
         yield family, RunFolder(runs / family.name)
     except FamilyError as error:
@@ -584,7 +500,7 @@ def _family(
 def _worker(family_file: Path, family: "Family", runs: Path, model: str | None, quiet: bool) -> list[str]:
     """The command that each of the family's systems runs."""
     options = ["--runs", str(runs), *(["--model", model] if model else []), *(["--quiet"] if quiet else [])]
-    return ["worker", str(family_file), *options]
+    return ["worker", str(family_file), "--execution", family.execution, *options]
 
 
 def _print(json: bool, document: Callable[[], Any], show: Callable[[], None]) -> None:

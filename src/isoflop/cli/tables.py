@@ -1,21 +1,18 @@
 """What commands print for people: tables with units and aligned numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from isoflop.cli import numbers as n
+from isoflop.cli.law_tables import interval
 from isoflop.cli.table import of, print_table
 
 if TYPE_CHECKING:
     from isoflop.data import Manifest
-    from isoflop.law import Choice, Law, Prediction
-    from isoflop.law.design import Purchase
     from isoflop.pipeline.interchange import ImportedModel
-    from isoflop.pipeline.law import HeldOut
     from isoflop.pipeline.result import Result
     from isoflop.pipeline.trace import Trace
     from isoflop.pipeline.tune import Tuning
-    from isoflop.pipeline.until import Designed, Narrowed
     from isoflop.pipeline.verification import Pushed, Verification
     from isoflop.pipeline.watch import Watched
 
@@ -187,191 +184,6 @@ def print_results(results: Sequence["Result"]) -> None:
         )
 
 
-def print_identification(law: "Law") -> None:
-    """The first line of a law: whether its parameters mean anything."""
-    why = law.unidentified
-    if why:
-        print(f"Law not identified: {'; '.join(why)}. Quote no parameters; the intervals weigh what is possible.")
-    else:
-        print("Law identified: the points tell an irreducible loss from none, and size from tokens.")
-
-
-def print_law(law: "Law") -> None:
-    """The forms, what they weigh in a forecast, how size should grow, and what to beware of."""
-    print_identification(law)
-    sizes = len({point.params for point in law.points})
-    counted = law.points[0].convention
-    print(
-        f"Fitted to {of(len(law.points), 'run')} of {of(sizes, 'size')}; params: {law.points[0].counted_params}, "
-        f"FLOPs {_COUNTED.get(counted, counted)}"
-    )
-    print_table(
-        ["form", "weight", "error", "starts", "gradient", "equation"],
-        [
-            [
-                form.name,
-                n.percent(form.weight),
-                n.percent(form.rolling_error, 2),
-                f"{form.starts_at_best}/{form.starts}" if form.starts else n.MISSING,
-                n.scientific(form.gradient_norm, 0),
-                form.equation or form.note,
-            ]
-            for form in law.forms
-        ],
-        left=4,
-    )
-    print(
-        "error: of each rung foretold from those below it; weight: in the forecast; starts that ended at the best fit"
-    )
-    optima = [optimum for optimum in law.optima() if optimum.params_exponent is not None]
-    if optima:
-        print_table(
-            ["optimum", "N* ~ C^", "D* ~ C^", "tokens/param", "budgets", "note"],
-            [
-                [
-                    optimum.approach,
-                    f"{optimum.params_exponent:.3f}",
-                    f"{optimum.tokens_exponent:.3f}",
-                    n.digits(optimum.tokens_per_parameter or 0.0),
-                    str(optimum.budgets or n.MISSING),
-                    optimum.note,
-                ]
-                for optimum in optima
-            ],
-            left=4,
-        )
-    print_notes(law.warnings)
-
-
-_COUNTED = {"given": "as given", "6ND": "by 6ND", "isoflop": "by isoflop"}
-
-
-def print_predictions(law: "Law", predictions: Sequence["Prediction"]) -> None:
-    """Foretold losses with their intervals, and how far beyond the points they lie."""
-    print_table(
-        ["params", "tokens", "FLOPs", "x largest", "loss", "80 % interval", "95 % interval"],
-        [
-            [
-                n.count(p.params),
-                n.count(p.tokens),
-                n.scientific(p.flops),
-                n.digits(law.beyond(p)),
-                n.loss(p.loss),
-                _interval(p.low_80, p.high_80),
-                _interval(p.low_95, p.high_95),
-            ]
-            for p in predictions
-        ],
-    )
-
-
-def print_choices(law: "Law", choices: Mapping[str, "Choice"]) -> None:
-    """The runs that a budget, tokens or a loss call for."""
-    for name, choice in choices.items():
-        print(f"\n{_ASKED[name]}")
-        print_predictions(law, [choice.prediction])
-        if choice.low_flops is not None and name == "loss":
-            high = n.scientific(choice.high_flops) if choice.high_flops else "beyond reach"
-            print(f"training FLOPs that reach it, 80 % interval: {n.scientific(choice.low_flops)} to {high}")
-        if choice.inference_tokens:
-            served = n.count(choice.inference_tokens)
-            print(f"training and serving {served} tokens: {n.scientific(choice.total_flops)} FLOPs")
-
-
-_ASKED = {
-    "budget": "Lowest loss for the budget",
-    "tokens": "The size that these tokens are right for",
-    "loss": "Least training compute that reaches the loss",
-    "loss, served": "Least compute of training and serving that reaches the loss",
-}
-
-
-def print_notes(warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        print(f"note: {warning}")
-
-
-def print_test(tests: Sequence["HeldOut"]) -> None:
-    """How the law foretells the largest compute from the rest."""
-    if not tests:
-        print("No test on the largest run: it needs at least 4 runs besides, of 3 sizes")
-        return
-    print("Test: the largest compute, foretold from the rest")
-    print_table(
-        ["run", "params", "measured", "foretold", "off by", "80 % interval", "95 % interval", ""],
-        [
-            [
-                test.run,
-                n.count(test.predicted.params),
-                n.loss(test.measured),
-                n.loss(test.predicted.loss),
-                f"{100 * test.error:+.2f} %",
-                _interval(test.predicted.low_80, test.predicted.high_80),
-                _interval(test.predicted.low_95, test.predicted.high_95),
-                place(test.inside_80, test.inside_95),
-            ]
-            for test in tests
-        ],
-    )
-
-
-def print_next_runs(runs: Sequence["Purchase"]) -> None:
-    """What to train next, in order, and how far each narrows the target's interval."""
-    if not runs:
-        return
-    print("\nNext runs: together they narrow the target's interval most for this budget, as expected")
-    print_table(
-        ["params", "tokens", "FLOPs", "95 % before", "after"],
-        [
-            [
-                n.count(run.params),
-                n.count(run.tokens),
-                n.scientific(run.flops),
-                f"+-{n.percent(run.half_width_before, 2)}",
-                f"+-{n.percent(run.half_width_after, 2)}",
-            ]
-            for run in runs
-        ],
-    )
-
-
-def print_design(designed: Sequence["Designed"]) -> None:
-    """Which runs of the ladder to train, in order."""
-    if not designed:
-        print("\nDesign: no run of the ladder is left that the budget pays for")
-        return
-    print("\nDesign: train these next; the held-out model's interval before and after each, as expected")
-    print_table(
-        ["model", "FLOPs", "95 % before", "after"],
-        [
-            [
-                run.model,
-                n.scientific(run.flops),
-                *(
-                    n.MISSING if half is None else f"+-{n.percent(half, 2)}"
-                    for half in (run.half_width_before, run.half_width_after)
-                ),
-            ]
-            for run in designed
-        ],
-    )
-    if designed[0].half_width_before is None:
-        print("A law begins with four sizes; then plan again")
-
-
-def print_narrowed(narrowed: "Narrowed") -> None:
-    """What training until an interval is narrow came to."""
-    why = "as narrow as wanted" if narrowed.reached else "the budget or the ladder is at its end"
-    print(f"\n{narrowed.target}: 95 % interval +-{n.percent(narrowed.half_width, 2)}: {why}")
-    print(
-        f"trained {of(len(narrowed.trained), 'run')}, {n.scientific(narrowed.spent_flops)} FLOPs; not needed: ", end=""
-    )
-    print(", ".join(narrowed.left) or "none")
-    print(
-        f"next: isoflop train FAMILY.toml --model {narrowed.target} (its forecast is written), or isoflop run for all"
-    )
-
-
 def print_watched(watched: Sequence["Watched"]) -> None:
     """Where each model stands beside its expected curve, and its alarms."""
     print_table(
@@ -382,10 +194,10 @@ def print_watched(watched: Sequence["Watched"]) -> None:
                 f"{one.standing.step:,}/{one.steps:,}",
                 n.loss(one.standing.loss),
                 n.loss(one.standing.expected),
-                _interval(one.standing.low, one.standing.high),
+                interval(one.standing.low, one.standing.high),
                 f"{one.standing.deviation:+.1f} sd",
                 n.loss(one.standing.final),
-                _interval(one.standing.final_low_95, one.standing.final_high_95),
+                interval(one.standing.final_low_95, one.standing.final_high_95),
                 "off its track" if one.off_track else "done" if one.finished else "on track",
             ]
             for one in watched
@@ -394,12 +206,3 @@ def print_watched(watched: Sequence["Watched"]) -> None:
     for one in watched:
         for alarm in one.alarms:
             print(f"warning: {one.model}: {alarm['message']}")
-
-
-def place(inside_80: bool, inside_95: bool) -> str:
-    """Where a measured loss lies."""
-    return "inside 80 %" if inside_80 else "inside 95 %" if inside_95 else "outside"
-
-
-def _interval(low: float, high: float) -> str:
-    return f"{n.loss(low)} to {n.loss(high)}"

@@ -3,8 +3,8 @@
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from isoflop.cli import law_tables, plan_tables
 from isoflop.cli import numbers as n
-from isoflop.cli import plan_tables, tables
 from isoflop.cli.progress import make_progress
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Terminal:
     def fitted(self, law: "Law") -> None:
         if not self._quiet:
             print()
-            tables.print_law(law)
+            law_tables.print_law(law)
 
     def foretold(self, forecast: "Forecast") -> None:
         bits = forecast.bits_per_byte

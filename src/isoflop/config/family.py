@@ -224,6 +224,21 @@ class Deviation(Table):
     reason: str = Field(min_length=1)
 
 
+class Streaming(Table):
+    """How a streamed run goes: no bit of its weights depends on it."""
+
+    store: Literal["disk", "host"] | None = Field(
+        None, description="where weights and optimizer live; default: on disk on a processor, in host memory on a GPU"
+    )
+    group_tokens: int | None = Field(
+        None, ge=1, description="most tokens that pass a layer while it is there; default: 16,384, on a GPU 65,536"
+    )
+    recompute: bool = Field(
+        False,
+        description="on a processor: layers keep their input alone, a sixth of the disk space for a third more work",
+    )
+
+
 class Published(Table):
     """The published family that this one repeats: `isoflop plan` shows its figures beside ours."""
 
@@ -248,6 +263,10 @@ class Family(Table):
         0, ge=0, le=1_000, description="checkpoints on the way, evenly over each run, that stay and are released too"
     )
     parametrisation: Literal["standard", "mup"] = "standard"
+    execution: Literal["resident", "streamed"] = Field(
+        "resident", description="weights live on the device, or in a store that they visit it from, layer by layer"
+    )
+    streaming: Streaming = Streaming()
     tuned: Path | None = Field(None, description="tuned.toml of isoflop tune, for what [recipe] leaves out")
     data: DataSource
     models: list[ModelSize] | None = Field(None, min_length=1, max_length=10_000)

@@ -1,20 +1,16 @@
 """Text of downstream tasks in training documents: found by the n-grams of words that they share.
 
-A task is a file of a folder: .jsonl with any JSON a line, all of whose strings count, or .txt. Thirteen words in a row
-are what Brown et al. 2020 (GPT-3, appendix C) take for an overlap; texts with fewer words cannot be told from chance.
+Thirteen words in a row are what Brown et al. 2020 (GPT-3, appendix C) take for an overlap; texts with fewer words
+cannot be told from chance.
 """
 
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from isoflop.errors import InputError
-from isoflop.given import read_given, refuse_unless_plain
+from isoflop.data.task_texts import task_files, texts_of
 
 NGRAM_WORDS = 13
 
@@ -60,53 +56,13 @@ class Tasks:
 
 
 def load_tasks(folder: Path) -> Tasks:
-    """The tasks of a folder, one a file, named as the file without its suffix.
+    """The tasks of a folder, by their names.
 
     Raises:
         InputError: the folder or a file cannot be read, or none is there.
     """
-    texts = {path.stem: list(_texts(path)) for path in task_files(folder)}
-    return Tasks(texts)
-
-
-def task_files(folder: Path) -> list[Path]:
-    """The files of the tasks, sorted.
-
-    Raises:
-        InputError: there is none, or one is no plain file.
-    """
-    found = sorted(path for path in folder.glob("*") if path.suffix in (".jsonl", ".txt"))
-    for path in found:
-        try:
-            refuse_unless_plain(path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot read ({error.strerror}); give .jsonl or .txt files") from None
-    if not found:
-        raise InputError(f"{folder}: holds no task; set data.decontaminate to a folder of .jsonl or .txt files")
-    return found
-
-
-def _texts(path: Path) -> Iterator[str]:
-    try:
-        content = read_given(path).decode()
-        if path.suffix == ".txt":
-            yield content
-            return
-        for line in content.splitlines():
-            if line.strip():
-                yield " ".join(_strings(json.loads(line)))
-    except OSError as error:
-        raise InputError(f"{path}: cannot read ({error.strerror}); check its permissions") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a text or JSON lines ({error}); correct it") from None
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _strings(item)
+    files = task_files(folder)
+    return Tasks({name: [text for path in mine for text in texts_of(path)] for name, mine in files.items()})
 
 
 def _words(text: str) -> list[str]:

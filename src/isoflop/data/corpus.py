@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ Source = Path | str
 
 _ABOUT_THE_CORPUS = ("notice", "license", "licence", "copying", "readme")
 # What `datasets` writes beside its .arrow files.
-_ABOUT_A_DATASET = ("dataset_info.json", "state.json", "dataset_dict.json")
+_STATE = "state.json"
+_ABOUT_A_DATASET = (_STATE, "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ def corpus_files(data: DataSource) -> list[CorpusFile]:
     else:
         found, is_folder = _remote_files(source)
     if is_folder:
-        found = [file for file in found if _is_data(file.name, data)]
+        saved = {_folder(file.name) for file in found if file.name.rpartition("/")[2] == _STATE}
+        found = [file for file in found if _is_data(file.name, data) and not _is_cache(file.name, saved)]
     if not found:
         raise InputError(f"{source}: the folder holds no file to read; put files with {_known(data)} there")
     for file in found:
@@ -251,6 +253,16 @@ def _is_data(name: str, data: DataSource) -> bool:
     base = name.rpartition("/")[2]
     about = base.split(".")[0].lower() in _ABOUT_THE_CORPUS or base in _ABOUT_A_DATASET
     return suffix_of(name, data) is not None or not about
+
+
+def _is_cache(name: str, saved: Set[str]) -> bool:
+    """Whether `datasets` keeps there what somebody computed of the rows that it `saved` in the folder."""
+    base = name.rpartition("/")[2]
+    return base.startswith("cache-") and base.endswith(".arrow") and _folder(name) in saved
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _known(data: DataSource) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isoflop.config import DataSource
-from isoflop.data.contamination import task_files
 from isoflop.data.corpus import CorpusFile
 from isoflop.data.documents import no_text, parse
 from isoflop.data.megatron import is_megatron, refuse_text_settings
@@ -12,6 +11,7 @@ from isoflop.data.readers import records
 from isoflop.data.records import Fault, FaultLimit, Position, Record
 from isoflop.data.refusals import refuse_one_side
 from isoflop.data.split import is_held_out
+from isoflop.data.task_texts import task_files
 from isoflop.data.tokenizer import make_tokenizer
 
 _DOCUMENTS = 1000

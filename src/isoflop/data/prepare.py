@@ -11,7 +11,7 @@ from isoflop.data.chunks import CHUNK_BYTES, portions, put_in_place, read_portio
 from isoflop.data.croissant import write_croissant
 from isoflop.data.description import described, splits_of
 from isoflop.data.documents import no_text
-from isoflop.data.look import Corpus, look
+from isoflop.data.look import Corpus, look, remembered
 from isoflop.data.manifest import SPLITS, TOKENIZER_FILE, Manifest, Splits, load_manifest, manifest_path
 from isoflop.data.megatron import is_megatron, link_source, read_indices, split_tokens
 from isoflop.data.refusals import refuse_differences, refuse_too_few
@@ -133,7 +133,11 @@ def _what_is_there(
     data: DataSource, folder: Path, progress: Progress, chunk_bytes: int, anew: bool = False
 ) -> Manifest:
     manifest = load_manifest(folder)
-    corpus = look(data, chunk_bytes, manifest.sources, anew)
+    if can_do_without(data, folder):
+        progress(f"data: {data.source} is not here; the tokens made of it are used")
+        corpus = remembered(data, chunk_bytes, manifest)
+    else:
+        corpus = look(data, chunk_bytes, manifest.sources, anew)
     refuse_differences(folder, manifest, data, corpus.preparation, corpus.sources, corpus.notice)
     if is_megatron(corpus.files):
         link_source(folder, Path(data.source))
@@ -145,6 +149,17 @@ def _what_is_there(
     shutil.rmtree(folder / PARTS, ignore_errors=True)  # what a kill right after the manifest left
     progress(f"data: {manifest.splits.train.tokens:,} tokens to train on are ready")
     return manifest
+
+
+def can_do_without(data: DataSource, folder: Path) -> bool:
+    """Whether the corpus is not here and need not be: `folder` has the tokens made of it, which travel without it.
+
+    Raises:
+        WorkError: the manifest of `folder` cannot be used.
+    """
+    if not isinstance(data.source, Path) or data.source.exists() or not manifest_path(folder).exists():
+        return False
+    return not any(shard.is_in_corpus for shard in load_manifest(folder).splits.train.shards)
 
 
 def _sweep(folder: Path) -> None:

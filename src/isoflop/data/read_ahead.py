@@ -13,7 +13,8 @@ from isoflop.data.shards import Tokens, TokenStream
 class ReadAhead:
     """Gives the batches of `requests`, the sample numbers of one each, in their order; a thread reads `depth` ahead.
 
-    `wait_seconds` counts up how long `take` has waited. Close it, or use it in a `with` block.
+    `wait_seconds` counts up how long `take` has waited for batches that were not there yet. Close it, or use it in a
+    `with` block.
     """
 
     def __init__(
@@ -33,9 +34,12 @@ class ReadAhead:
             WorkError: a shard that holds one of its samples has changed.
             IndexError: there is no further one.
         """
-        began = perf_counter()
-        got = self._ready.get()
-        self.wait_seconds += perf_counter() - began
+        try:  # where the batch is there, a busy machine may hold up this thread all the same: that is no waiting for it
+            got = self._ready.get_nowait()
+        except queue.Empty:
+            began = perf_counter()
+            got = self._ready.get()
+            self.wait_seconds += perf_counter() - began
         if got is None or isinstance(got, BaseException):
             self._ready.put(got)  # whoever asks again hears the same
             raise IndexError("no further batch was asked for") if got is None else got

@@ -116,7 +116,7 @@ def _read_parquet(stream: BinaryIO, file: CorpusFile, start: Position, text_key:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(stream, buffer_size=2**20, pre_buffer=False)
+        table = pq.ParquetFile(stream, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True)
         columns = _columns(table.schema_arrow, file, text_key)
         row = 0
         for group in range(table.metadata.num_row_groups):

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 from scipy.optimize import minimize_scalar
 
+from isoflop.law.descent import HUBER_DELTA
 from isoflop.law.fit import fit_form
 from isoflop.law.forms import Array, JointForm
 from isoflop.law.points import budget_of
@@ -38,12 +39,12 @@ class Optimum:
     note: str = ""
 
 
-def compare(runs: Runs, forms: tuple[JointForm, ...], one_ratio: bool) -> list[Optimum]:
+def compare(runs: Runs, forms: tuple[JointForm, ...], one_ratio: bool, delta: float = HUBER_DELTA) -> list[Optimum]:
     """Every approach that has a meaning for the runs, in the order of the paper; the parabola stands beside the cubic
     for comparison only: it is biased when the exponents differ or the sizes lie off-centre."""
     budgets = _budgets(runs)
     found = [_over(name, [_bottom(runs, rows, name) for rows in budgets]) for name in _CURVES]
-    return [_envelope(runs, budgets), *found, *(_parametric(runs, form, one_ratio) for form in forms)]
+    return [_envelope(runs, budgets), *found, *(_parametric(runs, form, one_ratio, delta) for form in forms)]
 
 
 def _budgets(runs: Runs) -> list[Index]:
@@ -95,13 +96,13 @@ def _over(approach: str, found: list[tuple[float, float, float] | None]) -> Opti
     return Optimum(approach, float(by_params[0]), float(by_tokens[0]), float(ratio), len(kept), note)
 
 
-def _parametric(runs: Runs, form: JointForm, one_ratio: bool) -> Optimum:
+def _parametric(runs: Runs, form: JointForm, one_ratio: bool, delta: float) -> Optimum:
     name = f"parametric, {form.name}"
     if one_ratio:
         return Optimum(name, None, None, None, 0, "params and tokens move together")
     if len(runs) <= form.n_parameters:
         return Optimum(name, None, None, None, 0, f"needs more than {form.n_parameters} runs")
-    theta = fit_form(form, runs.x(form), runs.y, runs.share).theta
+    theta = fit_form(form, runs.x(form), runs.y, runs.share, delta).theta
     per_token = float(np.median(runs.flops - runs.params - runs.tokens))
     top = float(runs.flops.max())
     sizes = [_best_size(form, theta, flops - per_token) for flops in (top - 0.5, top)]

@@ -21,6 +21,9 @@ from isoflop.law.law import Law
 HALF_95 = 1.96
 # A candidate is a size and a ratio of tokens to parameters on this grid of factors.
 SIZE_FACTOR, RATIOS = 1.5, (5.0, 10.0, 20.0, 40.0, 80.0)
+# To begin with: so many runs at most, each for at most twice an equal share of what may be spent.
+BEGIN_WITH = 40
+DEAREST = 2 / BEGIN_WITH
 # Of the cost, in what a run narrows over its cost.
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -43,6 +46,29 @@ def candidates_for(law: Law, target_params: float, target_tokens: float) -> list
     sizes = np.exp(np.arange(np.log(smallest), np.log(target_params), np.log(SIZE_FACTOR)))
     most = target_params * target_tokens / 2
     return [(float(size), float(size * ratio)) for size in sizes for ratio in RATIOS if size * size * ratio < most]
+
+
+def begin(candidates: Sequence[tuple[float, float]], costs: Sequence[float], budget_flops: float) -> list[int]:
+    """Which candidates (indices) to train before any law: spread over sizes and tokens as far apart as the budget pays
+    for, the cheapest first; none takes over a twentieth of it.
+
+    A law that has seen one corner only takes any form for the right one, and buys by it.
+    """
+    places, cost = np.log(np.array(candidates, dtype=float)).T, np.array(costs, dtype=float)
+    left = budget_flops
+    far = np.full(len(cost), np.inf)
+    found: list[int] = []
+    while len(found) < BEGIN_WITH:
+        open_ = (cost <= min(left, DEAREST * budget_flops)) & (far > 0)
+        if not open_.any():
+            break
+        chosen = int(
+            np.argmin(np.where(open_, cost, np.inf)) if not found else np.argmax(np.where(open_, far, -np.inf))
+        )
+        found.append(chosen)
+        left -= float(cost[chosen])
+        far = np.minimum(far, np.sqrt(((places - places[:, [chosen]]) ** 2).sum(axis=0)))
+    return found
 
 
 def buy(

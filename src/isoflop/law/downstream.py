@@ -1,28 +1,36 @@
-"""Accuracy on a task: by way of the loss on its right answers, or straight from compute; whichever foretold better.
+"""Accuracy on a task: by way of the loss on its right answers, and straight from compute, as each has foretold.
 
 Both end in a sigmoid between chance and a ceiling (Bhagia et al. 2024, arXiv 2412.04403, eq. 3). In two steps, a law of
 the task's loss in size and tokens is read first, and what it does not know carries over. Neither is better everywhere:
 chained errors add up where the loss is hard to foretell, and accuracy against compute bends where tokens per parameter
-change.
+change. So the largest runs are held out, and each way weighs as much as it foretold them.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import least_squares
-from scipy.special import expit, logit
+from scipy.special import logsumexp, ndtri
 
 from isoflop.errors import InputError
+from isoflop.law.forecast import LEVELS
 from isoflop.law.forms import Array
+from isoflop.law.intervals import mixture_quantiles, systematic
 from isoflop.law.law import Law, fit_law
 from isoflop.law.points import Point
+from isoflop.law.sigmoid import Sigmoid, SigmoidDraws, sigmoid_draws
 
 LEAST_RUNS = 5
-# How surely a ceiling is near one: the pull of a pseudo-observation, in the units of accuracy's residuals.
-CEILING_PRIOR = 0.01
 TWO_STEP, DIRECT = "two-step", "direct"
-HALF_80, HALF_95 = 1.282, 1.960
+DRAWS = 256
+# The largest runs are foretold from these shares of the runs below them.
+ORIGINS = (0.5, 0.75)
+LEAST_SEEN = 4
+# How far accuracy strays from a sigmoid for every factor e of compute beyond the runs. Before any is foretold: 1 %,
+# within a factor of e.
+DRIFT = np.geomspace(1e-3, 0.1, 13)
+DRIFT_PRIOR = (1e-2, 1.0)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ class TaskPoint:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A foretold accuracy and its intervals, kept between chance and one."""
+    """The accuracy that one new run would measure: its median, and intervals that hold it with 80 and 95 %, kept
+    between the sigmoid's lower end and one."""
 
     accuracy: float
     low_80: float
@@ -50,109 +59,167 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Sigmoid:
-    """chance + (ceiling - chance) / (1 + exp(steepness (z - middle))): z falls as models grow."""
+class Way:
+    """One of the two ways: `loss_law` is None where accuracy follows straight from compute. `weight` is its share in
+    what is foretold, `error` the root mean square error on held-out runs (None where none could be foretold), `drift`
+    (draws) how far accuracy strays for every factor e of compute beyond the runs."""
 
-    chance: float
-    ceiling: float
-    middle: float
-    steepness: float
+    kind: str
+    sigmoids: SigmoidDraws
+    loss_law: Law | None
+    log_flops: Array
+    weight: float
+    error: float | None
+    drift: Array
 
-    def at(self, z: Array) -> Array:
-        return np.asarray(self.chance + (self.ceiling - self.chance) * expit(-self.steepness * (z - self.middle)))
+    def mixture(self, params: float, tokens: float, flops: float) -> tuple[Array, Array, float]:
+        """Accuracy under every draw, a run's noise in each (draws), and the distance in compute from the runs."""
+        n = len(self.sigmoids.noise)
+        if self.loss_law is None:
+            z = np.full((n, 1), -np.log(flops))
+        else:
+            z = _drawn(self.loss_law, params, tokens, flops, n)[:, None]
+        away = float(np.abs(self.log_flops - np.log(flops)).min())
+        return self.sigmoids.at(z)[:, 0], self.sigmoids.noise, away
 
 
 @dataclass(frozen=True)
 class DownstreamLaw:
-    """`kind` is the way that foretold the held-out runs better; `errors` (root mean square) say by how much. `spread`
-    is the standard deviation of what a new run's accuracy lies off the sigmoid, hold-out error included."""
+    """What `fit_downstream` returns. `ways` lie in falling weight."""
 
-    kind: str
-    sigmoid: Sigmoid
-    loss_law: Law | None
-    errors: dict[str, float]
-    spread: float
+    ways: tuple[Way, ...]
+
+    @property
+    def kind(self) -> str:
+        """The way that foretold the held-out runs better."""
+        return self.ways[0].kind
+
+    @property
+    def sigmoid(self) -> Sigmoid:
+        """Of that way: accuracy against the task's loss ("two-step") or minus the natural log of FLOPs ("direct")."""
+        return self.ways[0].sigmoids.best
+
+    @property
+    def loss_law(self) -> Law | None:
+        """Of the task's loss, where that way goes by it."""
+        return self.ways[0].loss_law
+
+    @property
+    def errors(self) -> dict[str, float | None]:
+        """Root mean square errors on held-out runs, by kind."""
+        return {way.kind: way.error for way in self.ways}
 
     def predict(self, params: float, tokens: float, flops: float) -> Accuracy:
-        """The accuracy of one new run."""
-        if self.loss_law is None:
-            z = np.full(5, -np.log(flops))
-        else:
-            said = self.loss_law.predict(params, tokens, flops)
-            z = np.array([said.high_95, said.high_80, said.loss, said.low_80, said.low_95])
-        low_95, low_80, middle, high_80, high_95 = self.sigmoid.at(z)
-        lower = [
-            middle - np.hypot(middle - low, half * self.spread) for low, half in ((low_80, HALF_80), (low_95, HALF_95))
-        ]
-        upper = [
-            middle + np.hypot(high - middle, half * self.spread)
-            for high, half in ((high_80, HALF_80), (high_95, HALF_95))
-        ]
-        kept = [
-            float(np.clip(end, self.sigmoid.chance, 1.0)) for end in (middle, lower[0], upper[0], lower[1], upper[1])
-        ]
-        return Accuracy(*kept)
+        """The accuracy of one new run.
+
+        Raises:
+            InputError: a number is not finite and above 0.
+        """
+        for name, value in (("params", params), ("tokens", tokens), ("flops", flops)):
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"prediction for {name} = {value}: give a finite number above 0")
+        found = [(way, *way.mixture(params, tokens, flops)) for way in self.ways]
+        mean = np.concatenate([middle for _, middle, _, _ in found])[:, None]
+        sd = np.concatenate([np.hypot(noise, way.drift * away) for way, _, noise, away in found])[:, None]
+        weight = np.concatenate([np.full(len(middle), way.weight / len(middle)) for way, middle, _, _ in found])
+        ends = np.clip(mixture_quantiles(mean, sd, weight, LEVELS)[:, 0], self.sigmoid.chance, 1.0)
+        low_95, low_80, middle, high_80, high_95 = (float(end) for end in ends)
+        return Accuracy(middle, low_80, high_80, low_95, high_95)
 
 
-def fit_downstream(points: Sequence[TaskPoint], chance: float) -> DownstreamLaw:
-    """The law of one task, from runs of growing compute; `chance` is the accuracy of guessing.
+def fit_downstream(points: Sequence[TaskPoint], chance: float, seed: int = 0) -> DownstreamLaw:
+    """The law of one task, from runs of growing compute; `chance` is the accuracy of guessing. The same points and seed
+    give the same law.
 
     Raises:
-        InputError: fewer than 5 runs, an accuracy outside 0 to 1, or a chance that is not below 1.
+        InputError: fewer than 5 runs or 3 budgets, an accuracy outside 0 to 1, another number that is not finite and
+            above 0, or a chance that is not below 1.
     """
+    _check(points, chance)
+    rng = np.random.default_rng(seed)
+    points = sorted(points, key=lambda point: (point.flops, point.params, point.run))
+    kinds = [DIRECT] if any(point.task_loss is None for point in points) else [TWO_STEP, DIRECT]
+    ways = {kind: way for kind in kinds if (way := _fit(points, kind, chance, rng)) is not None}
+    belief, errors = _foretold(points, list(ways), chance, rng)
+    total = logsumexp(belief)
+    found = []
+    for (kind, way), row in zip(ways.items(), belief, strict=True):
+        drift = DRIFT[systematic(np.exp(row - row.max()), DRAWS, rng)]
+        weight = float(np.exp(logsumexp(row) - total))
+        found.append(replace(way, weight=weight, error=errors.get(kind), drift=drift))
+    return DownstreamLaw(tuple(sorted(found, key=lambda way: -way.weight)))
+
+
+def _check(points: Sequence[TaskPoint], chance: float) -> None:
     if not 0 <= chance < 1:
         raise InputError(f"chance = {chance}: give the accuracy of guessing, from 0 to below 1")
     for point in points:
         if not 0 <= point.accuracy <= 1:
             raise InputError(f"{point.run}: accuracy = {point.accuracy}; give a share from 0 to 1, not per cent")
+        for name in ("params", "tokens", "flops", "task_loss"):
+            value = getattr(point, name)
+            if not (value is None and name == "task_loss") and not (math.isfinite(value) and value > 0):
+                raise InputError(f"{point.run}: {name} = {value}; give a finite number above 0")
     if len(points) < LEAST_RUNS:
         raise InputError(f"{len(points)} runs; a law of accuracy needs {LEAST_RUNS} or more")
-    points = sorted(points, key=lambda point: point.flops)
-    kinds = [DIRECT] if any(point.task_loss is None for point in points) else [TWO_STEP, DIRECT]
-    errors = {kind: _held_out_error(points, kind, chance) for kind in kinds}
-    kind = min(errors, key=lambda name: errors[name])
-    sigmoid, loss_law, residual = _fit(points, kind, chance)
-    return DownstreamLaw(kind, sigmoid, loss_law, errors, float(np.hypot(residual, errors[kind])))
+    budgets = len({point.flops for point in points})
+    if budgets < 3:
+        raise InputError(f"{budgets} distinct flops; a law of accuracy needs 3 or more: add runs of other budgets")
 
 
-def _held_out_error(points: Sequence[TaskPoint], kind: str, chance: float) -> float:
-    """Root mean square error on the upper quarter of the runs by compute, foretold from those below."""
-    n = max(1, len(points) // 4)
-    seen, held = points[:-n], points[-n:]
-    sigmoid, loss_law, _ = _fit(seen, kind, chance)
-    if loss_law is None:
-        z = -np.log([point.flops for point in held])
-    else:
-        z = np.array([loss_law.predict(point.params, point.tokens, point.flops).loss for point in held])
-    off = sigmoid.at(z) - np.array([point.accuracy for point in held])
-    return float(np.sqrt(np.mean(off**2)))
+def _foretold(
+    points: Sequence[TaskPoint], kinds: Sequence[str], chance: float, rng: np.random.Generator
+) -> tuple[Array, dict[str, float]]:
+    """Log belief (kinds, drifts), not normalised, and each kind's error, from foretelling the largest runs."""
+    prior = -0.5 * (np.log(DRIFT / DRIFT_PRIOR[0]) / DRIFT_PRIOR[1]) ** 2
+    belief = np.tile(prior, (len(kinds), 1))
+    off: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for cut in sorted({max(LEAST_SEEN, int(share * len(points))) for share in ORIGINS}):
+        seen, held = points[:cut], points[cut:]
+        ways = [_fit(seen, kind, chance, rng) for kind in kinds]
+        # A way that cannot be tried is not to win by it.
+        if not held or any(way is None for way in ways):
+            continue
+        for row, way in enumerate(ways):
+            assert way is not None
+            scores = []
+            for point in held:
+                mean, noise, away = way.mixture(point.params, point.tokens, point.flops)
+                sd = np.hypot(noise, DRIFT[:, None] * away)
+                density = -0.5 * ((point.accuracy - mean) / sd) ** 2 - np.log(sd)
+                scores.append(logsumexp(density, axis=1) - np.log(len(mean)))
+                off[way.kind].append(point.accuracy - float(np.median(mean)))
+            # The held-out runs share the way's error: however many, they count as one test.
+            belief[row] += np.mean(scores, axis=0)
+    return belief, {kind: float(np.sqrt(np.mean(np.square(some)))) for kind, some in off.items() if some}
 
 
-def _fit(points: Sequence[TaskPoint], kind: str, chance: float) -> tuple[Sigmoid, Law | None, float]:
+def _fit(points: Sequence[TaskPoint], kind: str, chance: float, rng: np.random.Generator) -> Way | None:
+    """One way fitted to runs of rising compute, its weight and drift still open; None where they carry no law."""
     accuracy = np.array([point.accuracy for point in points])
-    if kind == DIRECT:
-        sigmoid, residual = _fit_sigmoid(-np.log([point.flops for point in points]), accuracy, chance)
-        return sigmoid, None, residual
-    losses = [point.task_loss or 0.0 for point in points]
-    law = fit_law([Point(p.params, p.tokens, x, p.flops, p.run) for p, x in zip(points, losses, strict=True)])
-    sigmoid, residual = _fit_sigmoid(np.array(losses), accuracy, chance)
-    return sigmoid, law, residual
+    log_flops = np.log([point.flops for point in points])
+    law = None
+    z = -log_flops
+    if kind == TWO_STEP:
+        z = np.array([point.task_loss or math.nan for point in points])
+        try:
+            law = fit_law([Point(p.params, p.tokens, float(x), p.flops, p.run) for p, x in zip(points, z, strict=True)])
+        except InputError:
+            return None
+    return Way(kind, sigmoid_draws(z, accuracy, chance, rng, DRAWS), law, log_flops, 1.0, None, np.zeros(DRAWS))
 
 
-def _fit_sigmoid(z: Array, accuracy: Array, chance: float) -> tuple[Sigmoid, float]:
-    """Least squares from several starts, the ceiling drawn a little towards one; and the residuals' deviation."""
-    scale = float(np.std(z)) or 1.0
-
-    def of(theta: Array) -> Sigmoid:
-        ceiling = chance + (1 - chance) * float(expit(theta[2]))
-        return Sigmoid(chance, ceiling, float(theta[0]), float(np.exp(theta[1])) / scale)
-
-    def off(theta: Array) -> Array:
-        return np.append(of(theta).at(z) - accuracy, CEILING_PRIOR * (theta[2] - logit(0.95)))
-
-    starts = [
-        np.array([np.quantile(z, level), np.log(steep), 3.0]) for level in (0.0, 0.5) for steep in (0.5, 1.0, 2.0)
-    ]
-    best = min((least_squares(off, start) for start in starts), key=lambda found: found.cost)
-    residual = off(best.x)[:-1]
-    return of(best.x), float(np.sqrt(residual @ residual / max(len(z) - 3, 1)))
+def _drawn(law: Law, params: float, tokens: float, flops: float, n: int) -> Array:
+    """n equally likely losses of a new run, in an order of their own; between the law's quantiles, and on beyond them,
+    the log loss follows the normal score."""
+    said = law.predict(params, tokens, flops)
+    at = ndtri(np.array(LEVELS))
+    logs = np.log([said.low_95, said.low_80, said.loss, said.high_80, said.high_95])
+    beyond = 4.0
+    low, high = (
+        logs[i] + (end - at[i]) * (logs[j] - logs[i]) / (at[j] - at[i])
+        for i, j, end in ((0, 1, -beyond), (-1, -2, beyond))
+    )
+    score = ndtri((np.arange(n) + 0.5) / n)
+    order = np.random.default_rng(n).permutation(n)
+    return np.asarray(np.exp(np.interp(score, [-beyond, *at, beyond], [low, *logs, high]))[order])

@@ -108,8 +108,8 @@ def posterior_draws(
     )
 
 
-def bootstrap_draws(form: Form, runs: Runs, rng: np.random.Generator, n: int) -> Draws:
-    """n draws of any form: refits under random weights, with the residuals' spread.
+def bootstrap_draws(form: Form, runs: Runs, rng: np.random.Generator, n: int, delta: float = HUBER_DELTA) -> Draws:
+    """n draws of any form: refits under random weights, by Huber's loss at `delta`, with the residuals' spread.
 
     Each training run gets an exponential weight, shared by its points (the Bayesian bootstrap, Rubin 1981): unlike
     picking runs with replacement it never leaves fewer sizes than parameters.
@@ -118,8 +118,8 @@ def bootstrap_draws(form: Form, runs: Runs, rng: np.random.Generator, n: int) ->
     of_run = np.array([names[name] for name in runs.run])
     weights = rng.standard_exponential((n, len(names)))[:, of_run] * runs.share
     x = runs.x(form)
-    start = fit_form(form, x, runs.y, runs.share, HUBER_DELTA, *ROUGHLY).theta
-    ends = descend(form, x, runs.y, weights, HUBER_DELTA, np.repeat(start[:, None], n, axis=1), *ROUGHLY)
+    start = fit_form(form, x, runs.y, runs.share, delta, *ROUGHLY).theta
+    ends = descend(form, x, runs.y, weights, delta, np.repeat(start[:, None], n, axis=1), *ROUGHLY)
     freedom = max(len(names) - form.n_parameters, 1)
     residual = runs.y - form.log_loss(ends.theta, x)
     spread = np.sqrt(residual**2 @ runs.share / rng.chisquare(freedom, n))

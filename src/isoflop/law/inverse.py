@@ -12,6 +12,8 @@ from isoflop.law.law import Law, Prediction
 FINE = 81
 # How far around the points' sizes and compute a wanted run is searched for: nothing further off deserves an answer.
 REACH = np.log(1e6)
+# Sizes whose over-training is priced, over that of least training compute.
+SMALLER = (1.0, 0.8, 0.65, 0.5, 0.35, 0.25)
 # A token served costs the forward pass, a third of a token trained (Sardana et al. 2024, arXiv 2401.00448, eq. 3).
 FORWARD_SHARE = 1 / 3
 
@@ -79,6 +81,46 @@ def cheapest_for_loss(law: Law, loss: float, inference_tokens: float = 0.0) -> C
     chosen = _choice(law, log_params, log_tokens, inference_tokens)
     bounds = [None if end is None else float(np.exp(end)) for end in (low, high)]
     return Choice(chosen.prediction, inference_tokens, chosen.total_flops, *bounds)
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """A smaller model trained longer to the same loss: `share` of the size of least training compute, its FLOPs for
+    training and, with serving, in all; and the tokens served from which it is cheaper than that size."""
+
+    share: float
+    params: float
+    tokens: float
+    training_flops: float
+    total_flops: float
+    break_even_tokens: float
+
+
+def price_of_smaller(law: Law, loss: float, inference_tokens: float = 0.0) -> list[Smaller]:
+    """What smaller models pay in training to reach `loss`, from the size of least training compute down; sizes that no
+    tokens within reach bring there are left out. Empty where size and tokens move together in the points.
+
+    Raises:
+        InputError: the law does not say that any run within reach gets there.
+    """
+    if law.forecast.ratios is not None:
+        return []
+    least = cheapest_for_loss(law, loss).prediction
+    per_token = float(np.exp(_per_token(law)))
+    found: list[Smaller] = []
+    for share in SMALLER:
+        size = float(np.log(share * least.params))
+        tokens = np.linspace(np.log(least.tokens) - 1, size + np.log(1e5), 4 * FINE)
+        reached = _reached(tokens, _median(law, np.full_like(tokens, size), tokens), float(np.log(loss)))
+        if reached is None:
+            break
+        params, training = float(np.exp(size)), float(per_token * np.exp(size + reached))
+        total = training + FORWARD_SHARE * per_token * params * inference_tokens
+        first = found[0] if found else None
+        saved = FORWARD_SHARE * per_token * (first.params - params) if first else 0.0
+        even = max(0.0, (training - first.training_flops) / saved) if first and saved else 0.0
+        found.append(Smaller(share, params, float(np.exp(reached)), training, total, even))
+    return found
 
 
 def _with_inference(law: Law, log_loss: float, log_params: float, inference_tokens: float) -> tuple[float, float]:

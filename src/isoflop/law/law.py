@@ -9,7 +9,7 @@ import numpy as np
 
 from isoflop.errors import InputError
 from isoflop.law.approaches import Optimum, compare
-from isoflop.law.descent import HUBER_DELTA
+from isoflop.law.descent import HUBER_DELTA, LEAST_ABSOLUTE
 from isoflop.law.diagnosis import data_warnings, floor_warning, target_warnings, unidentified
 from isoflop.law.fit import Fit, fit_form
 from isoflop.law.forecast import Forecast, Member, forecast
@@ -21,6 +21,9 @@ from isoflop.law.runs import Runs, collinear, runs_of, sizes_of
 # Sizes beyond a form's parameters: with fewer, the parameters and their spread are guesswork.
 SPARE_SIZES = 3
 
+
+# What a fit minimises: Huber's loss of the log residual at the delta of Hoffmann et al., or its absolute value.
+OBJECTIVES = {"huber": HUBER_DELTA, "lad": LEAST_ABSOLUTE}
 
 # Of the ceiling, the share below which a loss must lie.
 NEAR_CEILING = 0.95
@@ -87,8 +90,8 @@ class Law:
     """What `fit_law` returns.
 
     `identified` says whether the data tell an irreducible loss from none; `noise` is the relative run-to-run standard
-    deviation at the largest compute; `ceiling` the loss without training compute that `fit_law` was given. Warnings are
-    sentences for people.
+    deviation at the largest compute; `ceiling` the loss without training compute and `objective` what `fit_law` was
+    given. Warnings are sentences for people.
     """
 
     points: tuple[Point, ...]
@@ -98,6 +101,7 @@ class Law:
     warnings: tuple[str, ...]
     forecast: Forecast
     ceiling: float | None = None
+    objective: str = "huber"
 
     @property
     def unidentified(self) -> list[str]:
@@ -106,7 +110,7 @@ class Law:
 
     def optima(self) -> list[Optimum]:
         """How size and tokens should grow with compute, by each approach that the points allow."""
-        return compare(self._runs, JOINT_FORMS, self.forecast.ratios is not None)
+        return compare(self._runs, JOINT_FORMS, self.forecast.ratios is not None, OBJECTIVES[self.objective])
 
     def beyond(self, prediction: Prediction) -> float:
         """Its compute over that of the largest run: how far the law was followed."""
@@ -150,9 +154,14 @@ class Law:
         return target_warnings(self.points, [(p.params, p.tokens, p.flops) for p in predictions], self.forecast.ratios)
 
     def summary(self) -> dict[str, Any]:
-        """The part of `to_json` that commands print: forms, identified, noise, warnings."""
-        forms = [asdict(form) for form in self.forms]
-        return {"forms": forms, "identified": self.identified, "noise": self.noise, "warnings": list(self.warnings)}
+        """The part of `to_json` that commands print: objective, forms, identified, noise, warnings."""
+        return {
+            "objective": self.objective,
+            "forms": [asdict(form) for form in self.forms],
+            "identified": self.identified,
+            "noise": self.noise,
+            "warnings": list(self.warnings),
+        }
 
     def to_json(self) -> dict[str, Any]:
         """A document from which `from_json` predicts the same, to the bit, without fitting again."""
@@ -202,22 +211,28 @@ class Law:
                     _places(points),
                 ),
                 ceiling=document["ceiling"],
+                objective=document["objective"],
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise InputError(f"not a law that isoflop wrote ({error!r}); fit it again with isoflop law") from None
 
 
-def fit_law(points: Sequence[Point], seed: int = 0, ceiling: float | None = None) -> Law:
+def fit_law(points: Sequence[Point], seed: int = 0, ceiling: float | None = None, objective: str = "huber") -> Law:
     """Fits every form to the points and joins them into a forecast. The same points and seed give the same law,
     whatever their order.
 
     `ceiling`, where known, is the loss without any training compute, in the points' unit: that of guessing each token
-    by its frequency. Losses near it bend, and how much is then known before any run.
+    by its frequency. Losses near it bend, and how much is then known before any run. `objective` is "huber" or "lad"
+    (least absolute deviations of the log loss): what the fits and the bootstrap minimise.
 
     Raises:
-        InputError: fewer than 3 sizes or budgets, a number that is not finite and above 0, or FLOPs of two conventions.
+        InputError: fewer than 3 sizes or budgets, a number that is not finite and above 0, FLOPs of two conventions, or
+            an objective that is neither.
     """
+    if objective not in OBJECTIVES:
+        raise InputError(f"objective {objective!r}: use huber or lad (least absolute deviations)")
     check_points(points)
+    delta = OBJECTIVES[objective]
     unique = tuple(dict.fromkeys(points))
     runs = runs_of(sorted(unique, key=lambda point: (point.flops, point.params, point.tokens, point.loss)))
     one_ratio = collinear(runs)
@@ -235,17 +250,17 @@ def fit_law(points: Sequence[Point], seed: int = 0, ceiling: float | None = None
             return posterior_draws(form, seen, rng, n, known)
         if len(sizes_of(seen).flops) < form.n_parameters + SPARE_SIZES or collinear(seen):
             return None
-        return bootstrap_draws(form, seen, rng, n)
+        return bootstrap_draws(form, seen, rng, n, delta)
 
     ratio = runs.tokens - runs.params
     ratios = (float(ratio.min()), float(ratio.max())) if one_ratio else None
     joined = forecast(list(FORMS.values()), runs, draw, ratios, rng)
     noise = _noise(joined, runs)
-    results = tuple(_result(form, runs, joined, noise, one_ratio, known) for form in FORMS.values())
+    results = tuple(_result(form, runs, joined, noise, one_ratio, known, objective) for form in FORMS.values())
     no_floor = floor_warning(joined, runs)
     warnings = data_warnings(points, runs, one_ratio) + ([no_floor] if no_floor else [])
     top = float(noise[np.argmax(runs.flops)])
-    return Law(unique, results, no_floor is None, top, tuple(warnings), joined, ceiling)
+    return Law(unique, results, no_floor is None, top, tuple(warnings), joined, ceiling, objective)
 
 
 def _places(points: Sequence[Point]) -> Array:
@@ -260,7 +275,13 @@ def _noise(joined: Forecast, runs: Runs) -> Array:
 
 
 def _result(
-    form: Form, runs: Runs, joined: Forecast, noise: Array, one_ratio: bool, ceiling: float | None
+    form: Form,
+    runs: Runs,
+    joined: Forecast,
+    noise: Array,
+    one_ratio: bool,
+    ceiling: float | None,
+    objective: str,
 ) -> FormResult:
     member = next((member for member in joined.members if member.form.name == form.name), None)
     sizes = len(sizes_of(runs).flops)
@@ -276,9 +297,10 @@ def _result(
         # Few points with honest noise: Huber's delta is that of 95 % efficiency for Gaussian noise (Huber 1964), and
         # noisy small sizes weigh less. At Hoffmann's 1e-3 a ladder would be fitted through three of its points.
         weights = runs.share * (noise.min() / noise) ** 2
-        fit = fit_form(form, runs.x(form), runs.y, weights, max(HUBER_DELTA, 1.345 * float(np.median(noise))))
+        wider = max(HUBER_DELTA, 1.345 * float(np.median(noise)))
+        fit = fit_form(form, runs.x(form), runs.y, weights, wider if objective == "huber" else LEAST_ABSOLUTE)
     else:
-        fit = fit_form(form, runs.x(form), runs.y, runs.share)
+        fit = fit_form(form, runs.x(form), runs.y, runs.share, OBJECTIVES[objective])
     draws = None if member is None else member.draws.theta
     theta = fit.theta if fit else np.median(draws, axis=1) if draws is not None else None
     return FormResult(

@@ -79,6 +79,23 @@ def read_points(path: Path) -> list[Point]:
     return points
 
 
+def bits_per_byte_per_loss(path: Path) -> float | None:
+    """What turns the losses of `read_points(path)` into bits per byte: one where they are that, the rows' common ratio
+    where both columns stand there (one tokenizer and text), None where it cannot be known."""
+    reader = csv.DictReader(io.StringIO(csv_text(path)))
+    header = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+    if "bits_per_byte" not in header:
+        return None
+    if "loss" not in header:
+        return 1.0
+    try:
+        ratios = [float(row["bits_per_byte"]) / float(row["loss"]) for row in reader if _cell(row, "loss")]
+    except (ValueError, ZeroDivisionError):
+        return None
+    low, high = min(ratios, default=math.nan), max(ratios, default=math.nan)
+    return (low + high) / 2 if 0 < low <= high < 1.01 * low else None
+
+
 def check_points(points: Sequence[Point]) -> None:
     """Raises InputError unless a law can be fitted: finite positive numbers, 3 sizes, 3 budgets, one convention."""
     for number, point in enumerate(points, start=1):

@@ -40,7 +40,11 @@ def make_model(
     precision: Literal["bf16", "fp32"],
     kernels: Kernels | None,
     parametrisation: Parametrisation = STANDARD,
+    recompute: bool = False,
 ) -> GPT | FusedGPT:
-    """The fastest model that this machine can run: with `kernels` theirs, else plain PyTorch."""
+    """The fastest model that this machine can run: with `kernels` theirs, else plain PyTorch.
+
+    With `recompute`, layers leave their input alone in the memory that they are given; plain ones always do.
+    """
     plain = GPT(shape, precision, parametrisation)
-    return plain if kernels is None else FusedGPT(shape, plain.dtype, kernels, parametrisation)
+    return plain if kernels is None else FusedGPT(shape, plain.dtype, kernels, parametrisation, recompute)

@@ -51,9 +51,14 @@ class FusedGPT(Passes):
     """The model by the kernels."""
 
     def __init__(
-        self, shape: Shape, dtype: torch.dtype, kernels: Kernels, parametrisation: Parametrisation = STANDARD
+        self,
+        shape: Shape,
+        dtype: torch.dtype,
+        kernels: Kernels,
+        parametrisation: Parametrisation = STANDARD,
+        recompute: bool = False,
     ) -> None:
-        self.shape, self.dtype, self._k = shape, dtype, kernels
+        self.shape, self.dtype, self._k, self._recompute = shape, dtype, kernels, recompute
         self.embedding_multiplier = parametrisation.embedding_multiplier
         self._output_multiplier = parametrisation.output_multiplier
         self._attention_scale = parametrisation.attention_scale(shape)
@@ -86,8 +91,12 @@ class FusedGPT(Passes):
         ln_1_gain, ln_1_bias, _, qkv_bias, _, projection_bias, ln_2_gain, ln_2_bias, _, up_bias, _, down_bias = w
         n, d = x.shape
         T, H = n // B, self.shape.n_heads
-        kept = self._new(x, B) if memory is None else self._kept(memory, B, T)
-        if memory is not None:
+        if memory is None:
+            kept = self._new(x, B)
+        elif self._recompute:
+            kept = self._new(memory.view(torch.float32).view_as(x).copy_(x), B)
+        else:
+            kept = self._kept(memory, B, T)
             kept.x.copy_(x)
         norm_1, stats_1 = self._norm(kept.x, ln_1_gain, ln_1_bias)
         self._k.split_heads(self._half, B, T, H, d // H, norm_1 @ image[2], qkv_bias, kept.heads)
@@ -105,11 +114,15 @@ class FusedGPT(Passes):
         return out, Saved(kept, norm_1, stats_1, norm_2, stats_2, active)
 
     def kept_bytes(self, B: int, T: int) -> int:
-        """As `Passes` says: 24 d a token in bf16, and of the softmax what lies below its diagonal."""
+        """As `Passes` says: 24 d a token in bf16, and of the softmax what lies below its diagonal; or x alone."""
+        if self._recompute:
+            return 4 * B * T * self.shape.d_model
         return sum(_padded(count, dtype) for count, dtype in self._kept_parts(B, T))
 
     def recall(self, w: list[Tensor], image: list[Tensor], memory: Tensor, B: int, T: int) -> Saved:
-        """As `Passes` says: norms and GELU are computed again."""
+        """As `Passes` says: norms and GELU are computed again; or the whole forward pass is."""
+        if self._recompute:
+            return self.layer(w, image, memory.view(torch.float32).view(B * T, -1), B)[1]
         kept = self._kept(memory, B, T)
         norm_1, stats_1 = self._norm(kept.x, w[0], w[1])
         norm_2, stats_2 = self._norm(kept.middle, w[6], w[7])

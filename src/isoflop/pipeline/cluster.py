@@ -92,7 +92,8 @@ def _job(family: Family, family_file: Path, folder: RunFolder, only: str | None)
             f"systems = {family.systems} fills no whole number of nodes with cluster.systems_per_node = "
             f"{cluster.systems_per_node}; use a multiple of it"
         )
-    worker = ["-m", "isoflop", "worker", str(family_file.absolute()), "--runs", str(folder.path.absolute().parent)]
+    worker = ["-m", "isoflop", "worker", str(family_file.absolute()), "--execution", family.execution]
+    worker += ["--runs", str(folder.path.absolute().parent)]
     return slurm.Job(
         name=f"isoflop-{family.name}",
         nodes=family.systems // cluster.systems_per_node,

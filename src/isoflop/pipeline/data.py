@@ -63,7 +63,8 @@ def parse_part(text: str) -> tuple[int, int]:
 def check_corpus(data: DataSource, folder: RunFolder, to_train: bool = True) -> None:
     """What a moment tells against a corpus, by its files and, while nothing is prepared, by its first documents.
 
-    A plan may be made of a corpus that is too small to be split, if it is not `to_train`.
+    A plan may be made of a corpus that is too small to be split, if it is not `to_train`. Tokens that are prepared do
+    without their corpus.
 
     Raises:
         InputError: nothing is there, a format is unknown, the first documents cannot be read, the tokenizer's file or
@@ -71,7 +72,10 @@ def check_corpus(data: DataSource, folder: RunFolder, to_train: bool = True) -> 
     """
     from isoflop.data.corpus import corpus_files
     from isoflop.data.glance import glance
+    from isoflop.data.prepare import can_do_without
 
+    if can_do_without(data, folder.data):
+        return
     files = corpus_files(data)
     _refuse_short_text(data, files)
     if not (folder.data / "manifest.json").exists():

@@ -48,8 +48,8 @@ class HeldOut:
         return {"run": self.run, "measured": self.measured, **verdict}
 
 
-def law_of(path: Path) -> tuple["Law", list[HeldOut]]:
-    """The law, and how it foretells the largest compute from the rest.
+def law_of(path: Path, objective: str = "huber") -> tuple["Law", list[HeldOut]]:
+    """The law, and how it foretells the largest compute from the rest. `objective` as `fit_law` takes it.
 
     `path` is a CSV file, whose law is fitted to all its points, or a run directory, whose law is fitted to the ladder
     alone and kept in law.json. The test is empty where the points are too few for one.
@@ -62,10 +62,10 @@ def law_of(path: Path) -> tuple["Law", list[HeldOut]]:
         from isoflop.law import fit_law, read_points
 
         points = read_points(path)
-        return fit_law(points), _test_on_largest(points)
+        return fit_law(points, objective=objective), _test_on_largest(points, objective)
     folder = find_run(path)
     _, plan = stored_plan(folder)
-    law = ladder_law(plan, folder)
+    law = ladder_law(plan, folder, objective)
     results = [read_result(folder, model.name) for model in plan.held_out]
     return law, [_judge(law, point) for point in points_of([result for result in results if result])]
 
@@ -85,8 +85,9 @@ def next_runs(law: "Law", target: str, budget_flops: float) -> list["Purchase"]:
     return buy(law, [(wanted.params, wanted.tokens)], candidates_for(law, wanted.params, wanted.tokens), budget_flops)
 
 
-def ladder_law(plan: "Plan", folder: RunFolder) -> "Law":
-    """The law of the ladder's results: law.json if it was fitted to just these, else fitted and written there.
+def ladder_law(plan: "Plan", folder: RunFolder, objective: str = "huber") -> "Law":
+    """The law of the ladder's results: law.json if it was fitted to just these, else fitted and written there (only
+    with the objective that forecasts are made by).
 
     Raises:
         InputError: the results are too few.
@@ -97,7 +98,9 @@ def ladder_law(plan: "Plan", folder: RunFolder) -> "Law":
     points = points_of(ladder_results(plan, folder))
     try:
         document = json.loads(folder.law.read_bytes())
-        if document["points"] == json.loads(to_json([asdict(point) for point in points])):
+        if document["objective"] == objective and document["points"] == json.loads(
+            to_json([asdict(point) for point in points])
+        ):
             return Law.from_json(document)
     except (OSError, ValueError, KeyError, TypeError, InputError):
         pass
@@ -108,10 +111,11 @@ def ladder_law(plan: "Plan", folder: RunFolder) -> "Law":
     try:
         # Whoever has deleted the tokens since, to have the room, still gets a law.
         data = folder.data if (folder.data / "manifest.json").exists() else None
-        law = fit_law(points, ceiling=None if data is None else frequency_loss(data))
+        law = fit_law(points, ceiling=None if data is None else frequency_loss(data), objective=objective)
     except InputError as error:
         raise InputError(f"{folder.path}: {error}") from None
-    write_json(folder.law, law.to_json())
+    if objective == "huber":
+        write_json(folder.law, law.to_json())
     return law
 
 
@@ -138,7 +142,7 @@ def points_of(results: Sequence[Result]) -> list["Point"]:
     ]
 
 
-def _test_on_largest(points: Sequence["Point"]) -> list[HeldOut]:
+def _test_on_largest(points: Sequence["Point"], objective: str) -> list[HeldOut]:
     """Holds out the runs of the largest budget, all their points with them."""
     from math import log
 
@@ -152,7 +156,7 @@ def _test_on_largest(points: Sequence["Point"]) -> list[HeldOut]:
     if len(rest) < LADDER_POINTS:
         return []
     try:
-        law = fit_law(rest)
+        law = fit_law(rest, objective=objective)
     except InputError:
         return []
     return [_judge(law, point) for point in largest]

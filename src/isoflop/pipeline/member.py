@@ -58,24 +58,34 @@ def train_part(
     share: float,
     systems: "Systems | None" = None,
     number: int = 0,
+    neighbours: int = 1,
 ) -> tuple["Trained", str]:
     """This system's part of the training of `model`, and how its joules are known.
 
-    `share` is that of the machine which its systems are, `number` this system's among them.
+    `share` is that of the machine which its `neighbours` systems are, `number` this system's among them.
     """
     from isoflop.systems import EnergyMeter
-    from isoflop.systems.device import training_device
+    from isoflop.systems.device import gpu_uuid, training_device
     from isoflop.systems.group import ALONE
     from isoflop.train import train
 
-    meter, began = EnergyMeter(family.cost.watts_per_system, share), perf_counter()
+    device = training_device(number)
+    # A GPU is one system's own; of a processor each has its part.
+    watts, part = family.cost.watts_per_system, share / neighbours
+    meter = EnergyMeter(
+        watts,
+        1.0 if watts is not None and device.type == "cuda" else part,
+        gpu=gpu_uuid(device),
+        cores=plan.machine.cores,
+    )
+    began = perf_counter()
     trained = train(
         model,
         folder.data,
         folder.model(model.name),
         lanes=lanes,
         systems=systems or ALONE,
-        device=training_device(number),
+        device=device,
         system_share=share,
         peak_flops_per_second=share * plan.machine.matrix_flops_per_second(model.precision),
         checkpoint_seconds=family.checkpoint_seconds,

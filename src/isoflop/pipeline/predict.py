@@ -1,6 +1,7 @@
 """The loss of runs that nobody has trained."""
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from isoflop.given import csv_text
 from isoflop.pipeline.folder import find_run
 from isoflop.pipeline.law import ladder_law
 from isoflop.pipeline.plan import stored_plan
+from isoflop.pipeline.result import read_results
 
 if TYPE_CHECKING:
     from isoflop.law import Choice, Law, Prediction
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 # Beyond any run, and far below where a double overflows in params x tokens.
 MOST = 1e30
+MOST_BYTES = 1000
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,34 @@ def choices(law: "Law", wish: Wish) -> dict[str, "Choice"]:
     return found
 
 
-def predict(path: Path, targets: Sequence[Target]) -> tuple["Law", list["Prediction"], list[str]]:
+def bits_per_byte(path: Path, bytes_per_token: float | None) -> float | None:
+    """What turns a loss of `path` into bits per byte; None where that is not known.
+
+    Raises:
+        InputError: `bytes_per_token` is no such number, or the losses are bits per byte already.
+    """
+    if path.is_dir():
+        folder = find_run(path)
+        known = [
+            result.bits_per_byte / result.nats_per_token for result in read_results(folder, stored_plan(folder)[1])
+        ]
+        factor = known[0] if known else None
+    else:
+        from isoflop.law.points import bits_per_byte_per_loss
+
+        factor = bits_per_byte_per_loss(path)
+    if bytes_per_token is None:
+        return factor
+    if factor == 1.0:
+        raise InputError("--bytes-per-token: the losses are bits per byte already; leave it out")
+    if not 0 < bytes_per_token <= MOST_BYTES:
+        raise InputError(f"--bytes-per-token {bytes_per_token:g}: give a number above 0, at most {MOST_BYTES}")
+    return 1 / (math.log(2) * bytes_per_token)
+
+
+def predict(
+    path: Path, targets: Sequence[Target], objective: str = "huber"
+) -> tuple["Law", list["Prediction"], list[str]]:
     """The law of `path` (as `law_of` reads it), its predictions for the targets, and what to beware of in them.
 
     Raises:
@@ -76,11 +106,11 @@ def predict(path: Path, targets: Sequence[Target]) -> tuple["Law", list["Predict
     """
     if path.is_dir():
         folder = find_run(path)
-        law = ladder_law(stored_plan(folder)[1], folder)
+        law = ladder_law(stored_plan(folder)[1], folder, objective)
     else:
         from isoflop.law import fit_law, read_points
 
-        law = fit_law(read_points(path))
+        law = fit_law(read_points(path), objective=objective)
     predictions = [law.predict(target.params, target.tokens) for target in targets]
     return law, predictions, law.warnings_for(predictions)
 

@@ -79,7 +79,16 @@ class Leader:
         self._group.tell((plan, model))
         share = _share(self._group, self._lanes, plan)
         trained, origin = train_part(
-            family, plan, model, folder, listener, self._lanes, share, self._group, self._group.local_rank
+            family,
+            plan,
+            model,
+            folder,
+            listener,
+            self._lanes,
+            share,
+            self._group,
+            self._group.local_rank,
+            self._group.local_size,
         )
         self._group.doing("held-out loss")
         with self._on_all_cores(), Lanes(len(self._everywhere)) as lanes:
@@ -141,7 +150,7 @@ def _follow(family: Family, folder: RunFolder, group: "Group", lanes: "Lanes") -
     while (order := group.hear()) != _END:
         plan, model = order
         share = _share(group, lanes, plan)
-        train_part(family, plan, model, folder, _Silent(), lanes, share, group, group.local_rank)
+        train_part(family, plan, model, folder, _Silent(), lanes, share, group, group.local_rank, group.local_size)
 
 
 def _share(group: "Group", lanes: "Lanes", plan: "Plan") -> float:

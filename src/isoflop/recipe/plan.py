@@ -16,7 +16,7 @@ from isoflop.recipe.rules import batch_sequences, peak_lr, warmup_tokens, whole_
 from isoflop.recipe.schedule import BatchStage, kept_steps, steps_of, tokens_until
 from isoflop.recipe.shape import Shape
 from isoflop.recipe.sizes import family_sizes
-from isoflop.recipe.streaming import GROUP_TOKENS, Cut, cut_of
+from isoflop.recipe.streaming import GPU_GROUP_TOKENS, GROUP_TOKENS, Cut, cut_of
 
 MOST_TOKENS = 2**60
 
@@ -58,6 +58,7 @@ class ModelPlan:
     execution: Literal["resident", "streamed"] = "resident"
     store: Literal["disk", "host"] = "disk"
     group_tokens: int = GROUP_TOKENS
+    recompute: bool = False
     keep_checkpoints: int = 0
 
     @property
@@ -78,13 +79,13 @@ class ModelPlan:
     def cut(self, systems: int) -> Cut:
         """How a streamed run on so many systems cuts each one's part of a step."""
         size, length = self.microbatch_sequences, self.shape.context_length
-        return cut_of(self.batch_schedule, size, length, systems, self.group_tokens)
+        return cut_of(self.batch_schedule, size, length, systems, self.group_tokens, self.recompute)
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the bits of the trained weights, beside the data."""
         document = asdict(self)
         costs = ("flops", "flops_6nd", "flops_paper", "weights_bytes", "optimizer_bytes", "activation_bytes")
-        ways = ("execution", "store", "group_tokens", "keep_checkpoints")
+        ways = ("execution", "store", "group_tokens", "recompute", "keep_checkpoints")
         for key in ("name", "size", "held_out", "seconds", "joules", "price", *costs, *ways):
             del document[key]
         return {**document.pop("shape"), **document.pop("parametrisation"), **document}
@@ -267,6 +268,10 @@ def _plan_model(
         parametrisation=parametrisation_of(family.parametrisation, recipe, shape),
         reproducible=family.reproducible,
         keep_checkpoints=family.keep_checkpoints,
+        execution=family.execution,
+        store=family.streaming.store or ("host" if machine.device == "cuda" else "disk"),
+        group_tokens=family.streaming.group_tokens or (GPU_GROUP_TOKENS if machine.device == "cuda" else GROUP_TOKENS),
+        recompute=family.streaming.recompute,
     )
 
 

@@ -8,15 +8,25 @@ from isoflop.recipe.schedule import BatchStage
 # A layer stays for the whole group, so its weights travel once for so many tokens: on a CPU with a disk some hundred
 # tokens hide the way, on a GPU 5 to 15 thousand do. What layers keep for the backward pass grows with the group.
 GROUP_TOKENS = 16_384
+GPU_GROUP_TOKENS = 65_536
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A system's largest step: `groups` of at most `most` microbatches, each of so many `sequences`."""
+    """A system's largest step: `microbatches` of so many `sequences`, in groups of at most `most`.
+
+    With `recompute`, a layer keeps its input alone for its backward pass, and is computed once more.
+    """
 
     sequences: int
+    microbatches: int
     most: int
-    groups: int
+    recompute: bool = False
+
+    @property
+    def groups(self) -> int:
+        """Groups of the step."""
+        return -(-self.microbatches // self.most)
 
 
 def cut_of(
@@ -25,9 +35,10 @@ def cut_of(
     context_length: int,
     systems: int,
     group_tokens: int,
+    recompute: bool,
 ) -> Cut:
     """The cut of the schedule's largest step: a group has at most `group_tokens` tokens, but at least a microbatch."""
     microbatches = max(stage.sequences for stage in batch_schedule) // microbatch_sequences
     own = -(-microbatches // systems)
     most = max(1, min(own, group_tokens // (microbatch_sequences * context_length)))
-    return Cut(microbatch_sequences, most, -(-own // most))
+    return Cut(microbatch_sequences, own, most, recompute)

@@ -16,3 +16,10 @@ def keep_freed_memory() -> None:
         # A thread's own arena holds at most 64 MB: beyond it, every buffer would be mapped anew.
         mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back_freed_memory() -> None:
+    """Gives it back this once: after work whose buffers will not be asked for again."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -143,16 +143,21 @@ def train(
     kept = set(plan.kept_steps)
     started = saved = counted = perf_counter()
     joules_before = read_joules()
+    # Of this system, and of all together as they were last heard; NaN where a system does not know its own.
+    own, of_all = 0.0, 0.0
+
+    def joules_now() -> float:
+        joules = read_joules()
+        return math.nan if joules is None or joules_before is None else joules - joules_before
 
     def position_now(step: Step) -> Position:
-        joules = read_joules()
-        known = position.joules is not None and joules is not None and joules_before is not None
+        known = position.joules is not None and not math.isnan(of_all)
         return Position(
             steps=step.step,
             tokens=step.tokens,
             seconds=position.seconds + perf_counter() - started,
             system_seconds=position.system_seconds + (perf_counter() - started) * system_share,
-            joules=position.joules + joules - joules_before if known else None,  # type: ignore[operator]
+            joules=position.joules + of_all if known else None,  # type: ignore[operator]
             threads=position.threads,
             fused=position.fused,
             device=device.type,
@@ -161,6 +166,8 @@ def train(
     try:
         with deferred() as pending:
             for step in session.steps():
+                if step.step == plan.steps or perf_counter() - counted >= SECONDS_BETWEEN_JOULES:
+                    own, counted = joules_now(), perf_counter()
                 if metrics is not None:
                     line = {key: value for key, value in asdict(step).items() if key in _METRIC_KEYS}
                     metrics.write({key: value for key, value in line.items() if value is not None})
@@ -171,13 +178,13 @@ def train(
                     learner.commit(asdict(position_now(step)))
                 else:
                     learner.commit({})
-                if perf_counter() - counted >= SECONDS_BETWEEN_JOULES:
-                    read_joules()
-                    counted = perf_counter()
                 due = not learner.lasting and perf_counter() - saved >= checkpoint_seconds
                 due = due or step.step in kept
                 # All stop at the same step, at a signal to any; all save at the same, when the leader's clock says so.
-                said = systems.gather(np.array([float(pending.signal_number or 0), float(due)]))
+                if due or pending.signal_number:
+                    own = joules_now()
+                said = systems.gather(np.array([float(pending.signal_number or 0), float(due), own]))
+                of_all = float(said[:, 2].sum())
                 signal_number = int(said[:, 0].max())
                 if signal_number:
                     save(position_now(step))

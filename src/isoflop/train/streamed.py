@@ -37,6 +37,7 @@ from isoflop.streaming.pages import DirectFile
 from isoflop.streaming.store import State, Window, Work, windows_of
 from isoflop.systems.group import Systems, owner, send_out
 from isoflop.systems.sums import Adder
+from isoflop.train.allocator import give_back_freed_memory
 from isoflop.train.journal import Journal
 from isoflop.train.learner import STATE, Learns, Source, totals, write_state
 from isoflop.train.optimizer import AdamW, Chunk, Update, chunks_of
@@ -72,7 +73,7 @@ class StreamedLearner(Learns):
     ) -> None:
         self._shape, self._cut, self._folder, self._journal = shape, cut, folder, journal
         self._lanes, self._kernels, self._systems, self._optimizer = lanes, kernels, systems, optimizer
-        self.model = make_model(shape, precision, kernels, parametrisation)
+        self.model = make_model(shape, precision, kernels, parametrisation, cut.recompute)
         self._parametrisation = parametrisation
         self._sums_dtype = torch.int64 if reproducible else torch.float32
         self._adder = Adder(self._sums_dtype, kernels)
@@ -127,6 +128,9 @@ class StreamedLearner(Learns):
             for shard in self._own:
                 if shard.piece == piece:
                     self._store.create(shard, flat[shard.start - piece.start : shard.stop - piece.start])
+            del flat
+        # The embeddings were drawn whole, which takes more than training does.
+        give_back_freed_memory()
 
     def restore(self, source: Source) -> None:
         """As `Learns` says. On disk the files are taken as they are, by a second name."""
