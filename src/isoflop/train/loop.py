@@ -143,8 +143,8 @@ def train(
     kept = set(plan.kept_steps)
     started = saved = counted = perf_counter()
     joules_before = read_joules()
-    # Of this system, and of all together as they were last heard; NaN where a system does not know its own.
-    own, of_all = 0.0, 0.0
+    # Of this system, of all together as they were last heard, and what this one then said; NaN where one is not known.
+    own, of_all, heard = 0.0, 0.0, 0.0
 
     def joules_now() -> float:
         joules = read_joules()
@@ -170,6 +170,8 @@ def train(
                     own, counted = joules_now(), perf_counter()
                 if metrics is not None:
                     line = {key: value for key, value in asdict(step).items() if key in _METRIC_KEYS}
+                    joules = position.joules + of_all - heard + own if position.joules is not None else math.nan
+                    line["joules"] = None if math.isnan(joules) else round(joules, 3)
                     metrics.write({key: value for key, value in line.items() if value is not None})
                     on_step(step)
                 if learner.lasting:
@@ -184,7 +186,7 @@ def train(
                 if due or pending.signal_number:
                     own = joules_now()
                 said = systems.gather(np.array([float(pending.signal_number or 0), float(due), own]))
-                of_all = float(said[:, 2].sum())
+                of_all, heard = float(said[:, 2].sum()), own
                 signal_number = int(said[:, 0].max())
                 if signal_number:
                     save(position_now(step))
