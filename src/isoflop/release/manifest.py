@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from isoflop.data.hashes import Hashes
 from isoflop.durable import sha256_of_file, to_json
 from isoflop.release.card import Card
 
@@ -32,13 +33,19 @@ def manifest(card: Card, folder: Path) -> dict[str, Any]:
 
 
 def is_current(card: Card, folder: Path) -> bool:
-    """Whether `folder` holds what its manifest lists, by name and size, and the manifest says what `card` does."""
+    """Whether `folder` holds what its manifest lists, by name and hash, and the manifest says what `card` does.
+
+    A large file that was hashed before and not touched since is not read again.
+    """
     try:
         found = json.loads((folder / MANIFEST).read_bytes())
-        sizes = {name: path.stat().st_size for name, path in files_in(folder).items()}
-        listed = {name: file["bytes"] for name, file in found["files"].items()}
         settings = json.loads(to_json(_settings(card)))
-        return listed == sizes and {key: found.get(key) for key in settings} == settings
+        if {key: found.get(key) for key in settings} != settings:
+            return False
+        hashes = Hashes(folder)
+        there = {name: hashes.of(path) for name, path in files_in(folder).items()}
+        hashes.keep()
+        return there == {name: file["sha256"] for name, file in found["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
