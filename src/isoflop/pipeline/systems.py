@@ -104,8 +104,7 @@ def work(family: Family, folder: RunFolder, listener: Listener, only: str | None
     # PyTorch would tell pages of what we tell in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from isoflop.model import Lanes, load_kernels
-    from isoflop.pipeline.train import train_family
-    from isoflop.systems.distributed import Group
+    from isoflop.systems.distributed import CLOSING_AFTER_FAULT_SECONDS, Group
     from isoflop.systems.processes import pin
 
     everywhere = os.sched_getaffinity(0)
@@ -117,28 +116,60 @@ def work(family: Family, folder: RunFolder, listener: Listener, only: str | None
         "the family file": hashlib.sha256(family.model_dump_json().encode()).hexdigest()[:12],
         "a C compiler": "there" if load_kernels() else "not there",
     }
-    notes = group.agree(about, folder.path)
-    with Lanes(pin(group.local_rank, group.local_size)) as lanes:
-        if group.rank:
-            _follow(family, folder, group, lanes)
-        else:
-            if group.attempt:
-                fault = group.fault_before() or "all systems ended without a word"
-                listener.note(f"{fault}; all {group.size} started again from the last checkpoint ({group.attempt})")
-            for note in notes:
-                listener.note(note)
-            if group.local_size > len(everywhere):
-                listener.note(f"{group.local_size} systems take turns on {len(everywhere)} cores")
-            try:
-                train_family(family, folder, listener, only, Leader(group, lanes, everywhere))
-            finally:
-                with contextlib.suppress(LostError):
-                    group.tell(_END)
+    try:
+        notes = group.agree(about, folder.path)
+        with Lanes(pin(group.local_rank, group.local_size)) as lanes:
+            if group.rank:
+                _follow(family, folder, group, lanes)
+            else:
+                _lead(family, folder, group, lanes, everywhere, notes, listener, only)
+    except LostError:
+        raise
+    except BaseException:
+        group.close(CLOSING_AFTER_FAULT_SECONDS)
+        raise
     group.close()
+
+
+def _lead(
+    family: Family,
+    folder: RunFolder,
+    group: "Group",
+    lanes: "Lanes",
+    everywhere: set[int],
+    notes: Sequence[str],
+    listener: Listener,
+    only: str | None,
+) -> None:
+    """System 0's life; the others hear how it ends."""
+    from isoflop.pipeline.train import train_family
+
+    if group.attempt:
+        fault = group.fault_before() or "all systems ended without a word"
+        listener.note(f"{fault}; all {group.size} started again from the last checkpoint ({group.attempt})")
+    for note in notes:
+        listener.note(note)
+    if group.local_size > len(everywhere):
+        listener.note(f"{group.local_size} systems take turns on {len(everywhere)} cores")
+    try:
+        train_family(family, folder, listener, only, Leader(group, lanes, everywhere))
+    except LostError:
+        raise
+    except (InputError, WorkError, Interrupted) as error:
+        with contextlib.suppress(LostError):
+            group.tell(error)
+        raise
+    except BaseException as error:
+        with contextlib.suppress(LostError):
+            group.tell(WorkError(f"system 0 failed: {type(error).__name__}: {error}"))
+        raise
+    group.tell(_END)
 
 
 def _follow(family: Family, folder: RunFolder, group: "Group", lanes: "Lanes") -> None:
     while (order := group.hear()) != _END:
+        if isinstance(order, BaseException):
+            raise order
         plan, model = order
         share = _share(group, lanes, plan)
         train_part(family, plan, model, folder, _Silent(), lanes, share, group, group.local_rank)
