@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # What a leader tells its followers beside a model to train.
 _END = "end"
+SYSTEMS_A_CORE, SYSTEM_BYTES = 16, 256 * 2**20
 
 
 def train_on_systems(family: Family, folder: RunFolder, command: Sequence[str]) -> list[Result]:
@@ -36,6 +37,7 @@ def train_on_systems(family: Family, folder: RunFolder, command: Sequence[str]) 
         WorkError: a fault while working; everything done so far is kept.
     """
     plan = make_plan(family, folder)
+    from isoflop.systems import available_cores
     from isoflop.systems.device import device_count
     from isoflop.systems.launcher import launch
 
@@ -44,6 +46,15 @@ def train_on_systems(family: Family, folder: RunFolder, command: Sequence[str]) 
         raise InputError(
             f"systems = {family.systems}: this machine has {devices} GPUs; use at most as many, or start "
             "isoflop worker on more machines"
+        )
+    cores = available_cores()
+    # Systems of a processor that has fewer cores are for trying out: each is a process with PyTorch in it.
+    most = min(SYSTEMS_A_CORE * cores, plan.machine.memory_bytes // SYSTEM_BYTES)
+    if devices is None and family.systems > max(1, most):
+        raise InputError(
+            f"systems = {family.systems:,}: this machine has {cores} cores and "
+            f"{plan.machine.memory_bytes / 2**30:.0f} GiB, enough for {most:,}; use at most as many, or start isoflop "
+            "worker on more machines"
         )
     logs = folder.path / "logs"
     made = missing_folders(logs)
