@@ -69,10 +69,13 @@ def train_on_systems(family: Family, folder: RunFolder, command: Sequence[str]) 
 
 
 class Leader:
-    """System 0 of a group: does the family's work, and has the others with it for the training of every model."""
+    """System 0 of a group: does the family's work, and has the others with it for the training of every model.
 
-    def __init__(self, group: "Group", lanes: "Lanes", everywhere: set[int]) -> None:
-        self._group, self._lanes, self._everywhere = group, lanes, everywhere
+    It keeps to its `share` of the cores while all train, and has them all for what only one can do.
+    """
+
+    def __init__(self, group: "Group", lanes: "Lanes", share: set[int]) -> None:
+        self._group, self._lanes, self._share = group, lanes, share
 
     def train(
         self,
@@ -83,27 +86,30 @@ class Leader:
         folder: RunFolder,
         listener: Listener,
     ) -> Result:
-        """As `train_member`, on all systems; what only one can do, it does on all cores of its machine."""
+        """As `train_member`, on all systems."""
         from isoflop.model import Lanes
 
         listener.starts(model)
         self._group.tell((plan, model))
-        share = _share(self._group, self._lanes, plan)
-        trained, origin = train_part(
-            family, plan, model, folder, listener, self._lanes, share, self._group, self._group.local_rank
-        )
+        share, machines = _share(self._group, self._lanes, plan), _machines(self._group, plan)
+        with kept_to(self._share):
+            trained, origin = train_part(
+                family, plan, model, folder, listener, self._lanes, share, self._group, self._group.local_rank, machines
+            )
         self._group.doing("held-out loss")
-        with self._on_all_cores(), Lanes(len(self._everywhere)) as lanes:
+        with Lanes(len(os.sched_getaffinity(0))) as lanes:
             return finish_member(family, plan, model, data, folder, listener, lanes, trained, origin)
 
-    @contextmanager
-    def _on_all_cores(self) -> Iterator[None]:
-        own = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, self._everywhere)
-        try:
-            yield
-        finally:
-            os.sched_setaffinity(0, own)
+
+@contextmanager
+def kept_to(cores: set[int]) -> Iterator[None]:
+    """Inside the block this thread, and threads and processes that it starts, run on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def work(family: Family, folder: RunFolder, listener: Listener, only: str | None) -> None:
@@ -116,9 +122,8 @@ def work(family: Family, folder: RunFolder, listener: Listener, only: str | None
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from isoflop.model import Lanes, load_kernels
     from isoflop.systems.distributed import CLOSING_AFTER_FAULT_SECONDS, Group
-    from isoflop.systems.processes import pin
+    from isoflop.systems.processes import share_of_cores
 
-    everywhere = os.sched_getaffinity(0)
     group = Group()
     family = family.model_copy(update={"systems": group.size})
     about = {
@@ -129,11 +134,13 @@ def work(family: Family, folder: RunFolder, listener: Listener, only: str | None
     }
     try:
         notes = group.agree(about, folder.path)
-        with Lanes(pin(group.local_rank, group.local_size)) as lanes:
+        cores = share_of_cores(group.local_rank, group.local_size)
+        with Lanes(len(cores)) as lanes:
             if group.rank:
-                _follow(family, folder, group, lanes)
+                with kept_to(cores):
+                    _follow(family, folder, group, lanes)
             else:
-                _lead(family, folder, group, lanes, everywhere, notes, listener, only)
+                _lead(family, folder, group, Leader(group, lanes, cores), notes, listener, only)
     except LostError:
         raise
     except BaseException:
@@ -146,8 +153,7 @@ def _lead(
     family: Family,
     folder: RunFolder,
     group: "Group",
-    lanes: "Lanes",
-    everywhere: set[int],
+    leader: Leader,
     notes: Sequence[str],
     listener: Listener,
     only: str | None,
@@ -160,10 +166,11 @@ def _lead(
         listener.note(f"{fault}; all {group.size} started again from the last checkpoint ({group.attempt})")
     for note in notes:
         listener.note(note)
-    if group.local_size > len(everywhere):
-        listener.note(f"{group.local_size} systems take turns on {len(everywhere)} cores")
+    cores = len(os.sched_getaffinity(0))
+    if group.local_size > cores:
+        listener.note(f"{group.local_size} systems take turns on {cores} cores")
     try:
-        train_family(family, folder, listener, only, Leader(group, lanes, everywhere))
+        train_family(family, folder, listener, only, leader)
     except LostError:
         raise
     except (InputError, WorkError, Interrupted) as error:
@@ -182,13 +189,18 @@ def _follow(family: Family, folder: RunFolder, group: "Group", lanes: "Lanes") -
         if isinstance(order, BaseException):
             raise order
         plan, model = order
-        share = _share(group, lanes, plan)
-        train_part(family, plan, model, folder, _Silent(), lanes, share, group, group.local_rank)
+        share, machines = _share(group, lanes, plan), _machines(group, plan)
+        train_part(family, plan, model, folder, _Silent(), lanes, share, group, group.local_rank, machines)
 
 
 def _share(group: "Group", lanes: "Lanes", plan: "Plan") -> float:
     """The share of a machine that the systems on it are."""
     return min(1.0, lanes.count * group.local_size / plan.machine.lanes)
+
+
+def _machines(group: "Group", plan: "Plan") -> float:
+    """How many of what was measured all systems are: processors with all their cores, or GPUs."""
+    return group.size if plan.machine.device == "cuda" else group.size / group.local_size
 
 
 class _Silent:
