@@ -102,6 +102,7 @@ def test_a_launcher_that_is_killed_takes_the_job_back_to_the_queue_once_somethin
 @pytest.mark.slow  # two launchers import PyTorch
 def test_a_job_that_keeps_nothing_new_does_not_come_back_for_ever(job: Job, slurm: Any) -> None:
     number, folder = start(job, slurm)
+    (folder / "models").touch()  # the other worker, which Slurm tells to end, can keep nothing
     kill_a_launcher(folder)
     slurm.wait(lambda: slurm.state(number) == "FAILED", "the job's end", 40)
     assert "has kept nothing new" in (folder / "logs" / f"job-{number}.txt").read_text()

@@ -121,6 +121,7 @@ def work(family: Family, folder: RunFolder, listener: Listener, only: str | None
     # PyTorch would tell pages of what we tell in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from isoflop.model import Lanes, load_kernels
+    from isoflop.systems.arithmetic import arithmetic_of, torch_version
     from isoflop.systems.distributed import CLOSING_AFTER_FAULT_SECONDS, Group
     from isoflop.systems.processes import share_of_cores
 
@@ -128,12 +129,13 @@ def work(family: Family, folder: RunFolder, listener: Listener, only: str | None
     family = family.model_copy(update={"systems": group.size})
     about = {
         "isoflop": version("isoflop"),
-        "torch": version("torch"),
+        "torch": torch_version(),
         "the family file": hashlib.sha256(family.model_dump_json().encode()).hexdigest()[:12],
         "a C compiler": "there" if load_kernels() else "not there",
     }
+    arithmetic = arithmetic_of(load_kernels())
     try:
-        notes = group.agree(about, folder.path)
+        notes = group.agree(about, arithmetic, family.reproducible, folder.path)
         cores = share_of_cores(group.local_rank, group.local_size)
         with Lanes(len(cores)) as lanes:
             if group.rank:

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -136,10 +136,11 @@ class Group(Systems):
             time.sleep(0.05)
         return pickle.loads(bytes.fromhex(self._together(lambda: self._store.get(key)).decode()))
 
-    def agree(self, about: dict[str, str], folder: Path) -> list[str]:
+    def agree(self, about: dict[str, str], arithmetic: dict[str, str], reproducible: bool, folder: Path) -> list[str]:
         """Checks that all systems are alike and see one run directory; what the user should know of them, a line each.
 
-        `about` says what must be the same everywhere: {"isoflop": "1.0", …}.
+        `about` says what must be the same everywhere: {"isoflop": "1.0", …}; `arithmetic` what must be so if the run is
+        to be `reproducible`, and is noted else.
 
         Raises:
             InputError: they differ, or do not share `folder`; on all of them, naming the difference.
@@ -154,13 +155,13 @@ class Group(Systems):
             if seen:
                 break
             time.sleep(0.1)
-        own = {**about, "sees": str(seen), "host": socket.gethostname(), "processor": processor_name()}
+        own = {**about, **arithmetic, "sees": str(seen), "host": socket.gethostname(), "processor": processor_name()}
         self._store.set(f"about/{self.rank}", json.dumps(own))
         self.gather(np.zeros(0))
         if self.rank == 0:
             token.unlink(missing_ok=True)
             everyone = [self._about(rank) for rank in range(self.size)]
-            self._store.set("verdict", json.dumps(_verdict(everyone, about, folder)))
+            self._store.set("verdict", json.dumps(_verdict(everyone, about, arithmetic, reproducible, folder)))
         verdict: tuple[str | None, list[str]] = json.loads(self._store.get("verdict"))
         fault, notes = verdict
         if fault:
@@ -252,16 +253,17 @@ class Group(Systems):
         os._exit(ENDED_BY_WATCH)
 
 
-def _verdict(everyone: list[dict[str, str]], about: dict[str, str], folder: Path) -> tuple[str | None, list[str]]:
+def _verdict(
+    everyone: list[dict[str, str]],
+    about: Iterable[str],
+    arithmetic: Iterable[str],
+    reproducible: bool,
+    folder: Path,
+) -> tuple[str | None, list[str]]:
     """The fault, if there is one, and notes."""
     for key in about:
-        for rank, other in enumerate(everyone):
-            if other[key] != everyone[0][key]:
-                return (
-                    f"systems 0 ({everyone[0]['host']}) and {rank} ({other['host']}) differ: {key} is "
-                    f"{everyone[0][key]} and {other[key]}; make them alike",
-                    [],
-                )
+        if differing := _differing(everyone, key):
+            return f"{differing}; make them alike", []
     blind = [f"{rank} ({other['host']})" for rank, other in enumerate(everyone) if other["sees"] != "True"]
     if blind:
         return (
@@ -269,10 +271,31 @@ def _verdict(everyone: list[dict[str, str]], about: dict[str, str], folder: Path
             "--runs must be a folder that all nodes share",
             [],
         )
+    notes = []
+    for key in arithmetic:
+        if differing := _differing(everyone, key):
+            if reproducible:
+                return (
+                    f"{differing}: they round differently, and the run would depend on who computes what; make them "
+                    "alike, or set reproducible = false",
+                    [],
+                )
+            notes.append(f"{differing}: the bits depend on who computes what")
     processors = sorted({other["processor"] for other in everyone})
     if len(processors) > 1:
-        return None, [
+        notes.append(
             f"the systems run on different processors ({'; '.join(processors)}), which may round differently: "
             "the bits may not be those of one system"
-        ]
-    return None, []
+        )
+    return None, notes
+
+
+def _differing(everyone: list[dict[str, str]], key: str) -> str | None:
+    """In which system `key` is not what it is in system 0, in words."""
+    for rank, other in enumerate(everyone):
+        if other[key] != everyone[0][key]:
+            return (
+                f"systems 0 ({everyone[0]['host']}) and {rank} ({other['host']}) differ: {key} is "
+                f"{everyone[0][key]} and {other[key]}"
+            )
+    return None
