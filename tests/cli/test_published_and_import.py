@@ -33,6 +33,9 @@ def test_plan_shows_the_published_figures_and_every_deviation(isoflop) -> None:
     flops = next(line for line in done.stdout.splitlines() if line.startswith("111M ") and "2.6e18" in line)
     assert flops.split() == ["111M", "1.88e18", "1.48e18", "2.64e18", "2.6e18", "+1.5", "%"]
     assert "- tokens: " in done.stdout
+    # Wrapped, not cut: the longest reason has over 300 characters.
+    assert max(map(len, done.stdout.partition("\nDeviations")[2].splitlines())) <= 80
+    assert "so that no update of ours has rate 0 and the last" in " ".join(done.stdout.split())
     assert "371,000,000,000 tokens that the family file states" in done.stderr
 
 

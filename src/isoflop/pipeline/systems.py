@@ -77,6 +77,11 @@ class Leader:
     def __init__(self, group: "Group", lanes: "Lanes", share: set[int]) -> None:
         self._group, self._lanes, self._share = group, lanes, share
 
+    @property
+    def systems_here(self) -> int:
+        """How many of the group's systems share this machine."""
+        return self._group.local_size
+
     def train(
         self,
         family: Family,
