@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from isoflop.law import Law, Point, fit_law
-from isoflop.law.design import buy
+from isoflop.law.design import begin, buy
 from isoflop.published import published_set
 
 RESULTS = Path(__file__).parent / "results" / "law_design.json"
 SHARES = (0.01, 0.05, 0.10)
-# The cheapest runs over sizes and tokens with which any law must begin.
-FIRST = 12
+# Of what may be spent, for the runs with which any law must begin: cheap, and spread over sizes and tokens.
+FIRST = 0.25
 # Runs that a plan may hold, and how many of them are bought before the law is fitted anew and the rest planned again.
 PLANNED, AT_ONCE = 40, 6
 
@@ -32,7 +32,8 @@ def main() -> None:
     everything = sum(point.flops for point in pool)
     found = []
     for share in SHARES:
-        bought = begin(pool)
+        places = [(point.params, point.tokens) for point in pool]
+        bought = [pool[i] for i in begin(places, [point.flops for point in pool], FIRST * share * everything)]
         left = share * everything - sum(point.flops for point in bought)
         while True:
             law = fit_law(bought)
@@ -40,9 +41,11 @@ def main() -> None:
             if not rest:
                 break
             targets = [(point.params, point.tokens) for point in held]
-            chosen = buy(law, targets, [(point.params, point.tokens) for point in rest], left, PLANNED)
-            places = {(one.params, one.tokens) for one in chosen[:AT_ONCE]}
-            new = [point for point in rest if (point.params, point.tokens) in places]
+            open_ = [(point.params, point.tokens) for point in rest]
+            costs = [point.flops for point in rest]
+            chosen = buy(law, targets, open_, left, PLANNED, costs, [1] * len(rest))
+            wanted = {(one.params, one.tokens) for one in chosen[:AT_ONCE]}
+            new = [point for point in rest if (point.params, point.tokens) in wanted]
             if not new:
                 break
             bought += new
@@ -52,13 +55,6 @@ def main() -> None:
     found.append(judge(fit_law(pool), held) | {"share": 1.0, "runs": len(pool)})
     print(found[-1])
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-
-
-def begin(pool: list[Point]) -> list[Point]:
-    """The cheapest run of every quantile of size, then of tokens."""
-    cheap = sorted(pool, key=lambda point: point.flops)[: 5 * FIRST]
-    order = sorted(cheap, key=lambda point: point.tokens / point.params)
-    return [order[i] for i in np.linspace(0, len(order) - 1, FIRST).astype(int)]
 
 
 def judge(law: Law, held: list[Point]) -> dict[str, float]:

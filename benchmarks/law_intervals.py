@@ -78,6 +78,22 @@ def every_cut() -> Iterator[Trial]:
             yield _trial(name, f"{k} of {len(rungs)} rungs", points, above)
 
 
+def first_seen_afterwards() -> Iterator[Trial]:
+    """Sets that nobody looked at until all that makes an interval was settled: one to three of their rungs held out."""
+    sets = {name: points_of(name) for name in ("llama_3", "misfitting", "marin_nemotron")}
+    table = published_set("over_training")
+    columns = (table.texts("data"), *(table.numbers(name) for name in ("params", "tokens", "loss")), table.texts("run"))
+    for data, n, d, loss, run in zip(*columns, strict=True):
+        point = Point(n, d, loss, 6.0 * n * d, run, convention="6ND")
+        sets.setdefault(f"over_training, {data}", []).append(point)
+    for name, points in sets.items():
+        rungs = rungs_of(runs_of(points))
+        for k in (1, 2, 3):
+            above = np.zeros(len(points), dtype=bool)
+            above[np.concatenate(rungs[-k:])] = True
+            yield _trial(name, f"{k} of {len(rungs)} rungs", points, above)
+
+
 def _trial(name: str, held_out: str, points: list[Point], above: Array) -> Trial:
     split: dict[bool, list[Point]] = {True: [], False: []}
     for point, out in zip(points, above, strict=True):
@@ -156,6 +172,7 @@ def _cells(found: dict[str, float]) -> str:
 
 def main() -> None:
     tables = {"largest": [measure(t) for t in largest_held_out()], "cuts": [measure(t) for t in every_cut()]}
+    tables["first seen afterwards"] = [measure(trial) for trial in first_seen_afterwards()]
     for title, rows in tables.items():
         show(title, rows)
     summary = {title: {m: pooled(rows, m) for m in METHODS} for title, rows in tables.items()}

@@ -3,9 +3,11 @@
 A runner is made in a process of its own: `step(samples)` with int64 (sequences, T + 1) trains on them once.
 """
 
+import itertools
 import sys
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +24,53 @@ Step = Callable[[Tensor], None]
 RATE, CLIP = 3e-4, 1.0
 
 
-def isoflop(shape: Shape, microbatch: int, cores: int, checkout: Path | None) -> Step:
+@dataclass(frozen=True)
+class Work:
+    """A model and how to train it: sequences of a microbatch and of a step, on `cores` or on a GPU."""
+
+    shape: Shape
+    microbatch: int
+    sequences: int
+    cores: int
+    device: torch.device
+    checkout: Path | None
+
+
+def samples_of(shape: Shape, sequences: int, number: int) -> Tensor:
+    """The random tokens of a step, int64 (sequences, T + 1)."""
+    size = (sequences, shape.context_length + 1)
+    return torch.randint(0, shape.vocab_size, size, generator=torch.Generator().manual_seed(number))
+
+
+def isoflop(work: Work) -> Step:
     """Ours: kernels, one lane a core, fixed-point sums, exact clipping."""
     keep_freed_memory()
-    learner = Learner(shape, seed=0, precision="bf16", lanes=Lanes(cores), kernels=load_kernels())
+    on_cpu = work.device.type == "cpu"
+    learner = Learner(
+        work.shape,
+        seed=0,
+        precision="bf16",
+        lanes=Lanes(work.cores if on_cpu else 1),
+        kernels=load_kernels() if on_cpu else None,
+        device=work.device,
+    )
     count = 0
 
     def step(samples: Tensor) -> None:
         nonlocal count
         count += 1
-        parts = torch.split(samples, microbatch)  # type: ignore[no-untyped-call]
+        parts = torch.split(samples, work.microbatch)  # type: ignore[no-untyped-call]
         learner.gradients([lambda part=part: part for part in parts], samples[:, 1:].numel())
         learner.update(learner.norm(), RATE, count)
 
     return step
 
 
-def nanogpt(shape: Shape, microbatch: int, cores: int, checkout: Path | None) -> Step:
+def nanogpt(work: Work) -> Step:
     """nanoGPT's model, compiled whole."""
-    assert checkout is not None
-    sys.path.insert(0, str(checkout))
+    assert work.checkout is not None
+    shape = work.shape
+    sys.path.insert(0, str(work.checkout))
     from model import GPT, GPTConfig  # type: ignore[import-not-found]
 
     config = GPTConfig(
@@ -53,20 +82,21 @@ def nanogpt(shape: Shape, microbatch: int, cores: int, checkout: Path | None) ->
         dropout=0.0,
         bias=True,
     )
-    model = torch.compile(GPT(config))
+    model = torch.compile(GPT(config).to(work.device))
 
     def loss(ids: Tensor, targets: Tensor) -> Tensor:
         found: Tensor = model(ids, targets)[1]
         return found
 
-    return _compiled(model, loss, microbatch, cores)
+    return _compiled(model, loss, work)
 
 
-def litgpt(shape: Shape, microbatch: int, cores: int, checkout: Path | None) -> Step:
+def litgpt(work: Work) -> Step:
     """litgpt's model with GPT-2's LayerNorm and MLP; its positions are rotary and its head is not tied."""
-    assert checkout is not None
+    assert work.checkout is not None
+    shape = work.shape
     package = types.ModuleType("litgpt")  # its own __init__ imports more than its model
-    package.__path__ = [str(checkout / "litgpt")]
+    package.__path__ = [str(work.checkout / "litgpt")]
     sys.modules["litgpt"] = package
     from litgpt.config import Config  # type: ignore[import-not-found]
     from litgpt.model import GPT  # type: ignore[import-not-found]
@@ -84,25 +114,25 @@ def litgpt(shape: Shape, microbatch: int, cores: int, checkout: Path | None) -> 
         lm_head_bias=False,
         rotary_percentage=1.0,
     )
-    model = torch.compile(GPT(config))
+    model = torch.compile(GPT(config).to(work.device))
 
     def loss(ids: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
 
-    return _compiled(model, loss, microbatch, cores)
+    return _compiled(model, loss, work)
 
 
-def hugging_face(shape: Shape, microbatch: int, cores: int, checkout: Path | None) -> Step:
+def hugging_face(work: Work) -> Step:
     """transformers' GPT2LMHeadModel, compiled whole, in the loop that its Trainer runs."""
-    model = torch.compile(_gpt2(shape))
+    model = torch.compile(_gpt2(work.shape).to(work.device))
 
     def loss(ids: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(model(ids, use_cache=False).logits.flatten(0, 1), targets.flatten())
 
-    return _compiled(model, loss, microbatch, cores)
+    return _compiled(model, loss, work)
 
 
-def hugging_face_trainer(shape: Shape, microbatch: int, cores: int, checkout: Path | None) -> Step:
+def hugging_face_trainer(work: Work) -> Step:
     """transformers' GPT2LMHeadModel under its own Trainer, which takes a step whenever one is asked for."""
     import queue
     import tempfile
@@ -110,29 +140,33 @@ def hugging_face_trainer(shape: Shape, microbatch: int, cores: int, checkout: Pa
 
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    torch.set_num_threads(cores)
-    given: queue.Queue[Tensor] = queue.Queue()
+    torch.set_num_threads(work.cores)
+    wanted: queue.Queue[None] = queue.Queue()
     done: queue.Queue[None] = queue.Queue()
 
     class Given(torch.utils.data.IterableDataset[dict[str, Tensor]]):
         def __iter__(self) -> Iterator[dict[str, Tensor]]:
-            while True:
-                for sample in given.get():
+            # Its loader reads ahead: it finds itself what `step` will be given.
+            for number in itertools.count():
+                for sample in samples_of(work.shape, work.sequences, number):
                     yield {"input_ids": sample[:-1], "labels": sample[:-1]}
 
     class Told(TrainerCallback):
+        def on_step_begin(self, *arguments: Any, **more: Any) -> None:
+            wanted.get()
+
         def on_step_end(self, *arguments: Any, **more: Any) -> None:
             done.put(None)
 
     arguments = TrainingArguments(
         tempfile.mkdtemp(),
-        per_device_train_batch_size=microbatch,
-        gradient_accumulation_steps=max(1, _sequences(shape) // microbatch),
+        per_device_train_batch_size=work.microbatch,
+        gradient_accumulation_steps=work.sequences // work.microbatch,
         max_steps=10**9,
         learning_rate=RATE,
         max_grad_norm=CLIP,
         bf16=True,
-        use_cpu=True,
+        use_cpu=work.device.type == "cpu",
         torch_compile=True,
         optim="adamw_torch_fused",
         logging_strategy="no",
@@ -141,20 +175,14 @@ def hugging_face_trainer(shape: Shape, microbatch: int, cores: int, checkout: Pa
         disable_tqdm=True,
         dataloader_num_workers=0,
     )
-    trainer = Trainer(_gpt2(shape), arguments, train_dataset=Given(), callbacks=[Told()])
+    trainer = Trainer(_gpt2(work.shape), arguments, train_dataset=Given(), callbacks=[Told()])
     threading.Thread(target=trainer.train, daemon=True).start()
 
     def step(samples: Tensor) -> None:
-        given.put(samples)
+        wanted.put(None)
         done.get()
 
     return step
-
-
-def _sequences(shape: Shape) -> int:
-    from training import SHAPES
-
-    return next(sequences for other, _, sequences in SHAPES.values() if other == shape)
 
 
 def _gpt2(shape: Shape) -> nn.Module:
@@ -176,19 +204,19 @@ def _gpt2(shape: Shape) -> nn.Module:
     return model
 
 
-def _compiled(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], microbatch: int, cores: int) -> Step:
+def _compiled(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], work: Work) -> Step:
     """bf16 autocast, accumulated gradients, clipping, fused AdamW; freed memory is kept, as ours is."""
     keep_freed_memory()
-    torch.set_num_threads(cores)
+    torch.set_num_threads(work.cores)
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim != 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), fused=True)
 
     def step(samples: Tensor) -> None:
-        parts = torch.split(samples, microbatch)  # type: ignore[no-untyped-call]
+        parts = torch.split(samples.to(work.device), work.microbatch)  # type: ignore[no-untyped-call]
         for part in parts:
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(work.device.type, torch.bfloat16):
                 one = loss(part[:, :-1].contiguous(), part[:, 1:].contiguous())
             (one / len(parts)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)

@@ -6,7 +6,7 @@ import pytest
 from isoflop.errors import InputError
 from isoflop.law import Law, Point, best_for_budget, best_for_tokens, cheapest_for_loss, fit_law
 from isoflop.law.approaches import compare
-from isoflop.law.design import buy, candidates_for
+from isoflop.law.design import begin, buy, candidates_for
 from isoflop.law.forms import JOINT_FORMS
 from isoflop.law.runs import runs_of
 
@@ -122,3 +122,19 @@ def test_training_what_was_bought_really_narrows_the_interval(law: Law) -> None:
     before, after = (one.predict(*target) for one in (law, fit_law([*law.points, *new])))
     assert np.log(after.high_95 / after.low_95) < np.log(before.high_95 / before.low_95)
     assert after.low_95 < loss_of(*target) < after.high_95
+
+
+def test_what_one_begins_with_is_cheap_and_spread() -> None:
+    grid = [(n, n * ratio) for n in np.geomspace(1e7, 1e10, 10) for ratio in (5, 20, 80)]
+    cost = [6 * n * d for n, d in grid]
+    budget = 6 * 1e9 * 2e10
+    chosen = begin(grid, cost, budget)
+    assert sum(cost[i] for i in chosen) <= budget
+    assert max(cost[i] for i in chosen) <= 0.05 * budget
+    assert chosen[0] == 0
+    affordable = [place for place, flops in zip(grid, cost, strict=True) if flops <= 0.05 * budget]
+    for column in (0, 1):
+        seen = [grid[i][column] for i in chosen]
+        assert (min(seen), max(seen)) == (min(p[column] for p in affordable), max(p[column] for p in affordable))
+    assert len(set(chosen)) == len(chosen)
+    assert begin(grid, cost, 1.0) == []

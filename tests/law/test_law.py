@@ -257,3 +257,20 @@ def test_a_ceiling_that_a_loss_has_not_left_is_not_used() -> None:
     ]
     with_one, without = (fit_law(points, ceiling=given).predict(1e8, 2e9).loss for given in (6.0, None))
     assert with_one == without
+
+
+def test_runs_of_a_sweep_are_told_from_seeds_and_many_outliers_do_not_fill_the_page() -> None:
+    ladder = [Point(n, 20 * n, 3 * (n / 1e7) ** -0.07, 120 * n * n, f"{n}") for n in (1e7, 2e7, 4e7, 8e7, 1.6e8)]
+    seeds = [replace(point, loss=point.loss * 1.004, run=f"{point.run}-s1") for point in ladder]
+    swept = [replace(point, loss=point.loss * 1.06, run=f"{point.run}-high") for point in ladder]
+    assert not any("seeds do not" in said for said in fit_law([*ladder, *seeds]).warnings)
+    assert any("differ by up to 6 % (5 such groups)" in said for said in fit_law([*ladder, *swept]).warnings)
+    wild = [Point(1e7 * 1.3**k, 2e8, 6.0, 6e15 * 1.3**k, f"wild {k}") for k in range(8)]
+    rich = [
+        Point(n, r * n, 3 * (n / 1e7) ** -0.07, 6 * r * n * n, f"{n}-{r}")
+        for n in (1e7, 1e8, 1e9)
+        for r in range(5, 15)
+    ]
+    told = [said for said in fit_law([*rich, *wild]).warnings if "far off" in said]
+    assert len(told) == 6
+    assert told[-1] == "and 3 more lie as far off"

@@ -3,7 +3,9 @@
 import json
 import math
 import pickle
+import resource
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +281,42 @@ def test_a_cut_file_is_refused(folder: Path, left: int) -> None:
     path.write_bytes(path.read_bytes()[:left])
     with pytest.raises(InputError, match=r"model.safetensors: not read"):
         import_model(folder)
+
+
+def header_of(document: Any, size: int | None = None) -> bytes:
+    """A safetensors header, of a length that may be a lie."""
+    text = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return struct.pack("<Q", len(text) if size is None else size) + text
+
+
+def entry(first: int, last: int, dtype: str = "F32", shape: tuple[int, ...] = (2, 2)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [first, last]}
+
+
+HOSTILE = {
+    "endless header": struct.pack("<Q", 2**63 - 1) + b"{}",
+    "header beyond the file": header_of({}, size=2**30),
+    "not JSON": header_of(b"{" * 64),
+    "not UTF-8": header_of(b"\xff" * 64),
+    "deep": header_of(b"[" * 2**20),
+    "overlap": header_of({"wte.weight": entry(0, 16), "wpe.weight": entry(8, 24)}) + bytes(24),
+    "gap": header_of({"wte.weight": entry(0, 16), "wpe.weight": entry(20, 36)}) + bytes(36),
+    "bytes left over": header_of({"wte.weight": entry(0, 16)}) + bytes(64),
+    "unknown type": header_of({"wte.weight": entry(0, 16, dtype="F33")}) + bytes(16),
+    "wrong size": header_of({"wte.weight": entry(0, 16, shape=(2, 3))}) + bytes(16),
+    "overflow": header_of({"wte.weight": entry(0, 16, shape=(2**62, 2**62))}) + bytes(16),
+    "backwards": header_of({"wte.weight": entry(16, 0)}) + bytes(16),
+    "twice": header_of(b'{"wte.weight":%s,"wte.weight":%s}' % ((json.dumps(entry(0, 16)).encode(),) * 2)) + bytes(16),
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=list(HOSTILE))
+def test_hostile_safetensors_are_refused_without_taking_memory(folder: Path, content: bytes) -> None:
+    (folder / "model.safetensors").write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=r"model(\.safetensors)?: "):
+        import_model(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16  # KiB
 
 
 @pytest.mark.parametrize(

@@ -328,12 +328,48 @@ def compare(
 
 
 @app.command()
-def report(runs: RunFolderPath, json: Json = False, debug: Debug = False) -> None:
+def report(
+    runs: RunFolderPath,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            "--figures", metavar="FOLDER", help="Write every figure there too: SVG, PNG, and its data as CSV."
+        ),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Draw the report: one HTML page with every figure."""
-    from isoflop.pipeline.report import report_run
+    from isoflop.pipeline.report import report_run, save_figures
 
     page = report_run(runs)
-    _print(json, lambda: {"report": str(page)}, lambda: print(page))
+    saved = [] if figures is None else save_figures(runs, figures)
+
+    def show() -> None:
+        print(page)
+        if figures is not None:
+            print(f"{figures} ({len(saved)} files)")
+
+    _print(json, lambda: {"report": str(page), "figures": [str(path) for path in saved]}, show)
+
+
+@app.command()
+def serve(
+    runs: RunFolderPath,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, metavar="N", help="On which port.")] = 8000,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name", metavar="NAME", help="A name or address that browsers reach it by, beside this machine's own."
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Show the report in a browser, live while models train. Changes nothing; answers this machine only."""
+    from isoflop.pipeline.serve import serve_run
+
+    serve_run(runs, host, port, name or [], lambda url: print(f"{url} shows {runs}; Ctrl-C ends it", flush=True))
 
 
 @app.command()

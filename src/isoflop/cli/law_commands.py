@@ -134,13 +134,13 @@ def predict(
         if wish != Wish():
             raise InputError("--budget, --tokens and --loss ask a law of the loss; with --accuracy give --target")
         task = task_law(points, TaskQuestion(accuracy, task_loss, chance))
-        foretold = task.predict(wanted)
         if json:
-            rows = [{**vars(at), **vars(said)} for at, said in zip(wanted, foretold, strict=True)]
-            print_json({**task.to_json(), "predictions": rows})
+            rows = [{**vars(at), **vars(said)} for at, said in zip(wanted, task.predict(wanted), strict=True)]
+            beyond = [task.beyond(at) for at in wanted]
+            print_json({**task.to_json(), "predictions": rows, "times_largest_flops": beyond})
         else:
             law_tables.print_task_law(task)
-            law_tables.print_task_predictions(wanted, foretold)
+            law_tables.print_task_predictions(task, wanted)
         return
     bits = bits_per_byte(points, bytes_per_token)
     fitted, predictions, warnings = predict(points, wanted, objective)

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from isoflop.cli import numbers as n
-from isoflop.cli.table import of, print_table, without_empty
+from isoflop.cli.table import of, print_table
 
 if TYPE_CHECKING:
     from isoflop.law import Choice, Law, Optimum, Prediction, Smaller
     from isoflop.law.design import Purchase
-    from isoflop.law.downstream import Accuracy
     from isoflop.pipeline.law import HeldOut
     from isoflop.pipeline.predict import Target
     from isoflop.pipeline.task_law import TaskLaw
@@ -184,35 +183,42 @@ def print_task_law(task: "TaskLaw") -> None:
         return
     if task.tests:
         print("Test: the largest compute, foretold from the rest")
-        print_accuracies([(point.run, point.params, point.tokens, said, point.accuracy) for point, said in task.tests])
+        print_table(
+            ["run", "params", "tokens", "measured", "foretold", "80 % interval", "95 % interval", ""],
+            [
+                [
+                    point.run,
+                    n.count(point.params),
+                    n.count(point.tokens),
+                    f"{point.accuracy:.3f}",
+                    f"{said.accuracy:.3f}",
+                    interval(said.low_80, said.high_80),
+                    interval(said.low_95, said.high_95),
+                    place(said.low_80 <= point.accuracy <= said.high_80, said.low_95 <= point.accuracy <= said.high_95),
+                ]
+                for point, said in task.tests
+            ],
+        )
     else:
         print("No test on the largest run: it needs at least 5 runs besides, of 3 budgets")
 
 
-def print_task_predictions(targets: Sequence["Target"], foretold: Sequence["Accuracy"]) -> None:
-    """Foretold accuracies with their intervals."""
-    print_accuracies([("", t.params, t.tokens, said, None) for t, said in zip(targets, foretold, strict=True)])
-
-
-def print_accuracies(rows: Sequence[tuple[str, float, float, "Accuracy", float | None]]) -> None:
-    """Of runs (name, params, tokens) what was foretold and, where it is known, what came."""
-    header, cells = without_empty(
-        ["run", "params", "tokens", "measured", "accuracy", "80 % interval", "95 % interval", ""],
+def print_task_predictions(task: "TaskLaw", targets: Sequence["Target"]) -> None:
+    """Foretold accuracies with their intervals, and how far beyond the points they lie."""
+    print_table(
+        ["params", "tokens", "x largest", "accuracy", "80 % interval", "95 % interval"],
         [
             [
-                run,
-                n.count(params),
-                n.count(tokens),
-                n.MISSING if came is None else f"{came:.3f}",
+                n.count(target.params),
+                n.count(target.tokens),
+                n.digits(task.beyond(target)),
                 f"{said.accuracy:.3f}",
                 interval(said.low_80, said.high_80),
                 interval(said.low_95, said.high_95),
-                "" if came is None else place(said.low_80 <= came <= said.high_80, said.low_95 <= came <= said.high_95),
             ]
-            for run, params, tokens, said, came in rows
+            for target, said in zip(targets, task.predict(targets), strict=True)
         ],
     )
-    print_table(header, cells)
 
 
 def print_notes(warnings: Sequence[str]) -> None:
@@ -285,7 +291,7 @@ def print_design(designed: Sequence["Designed"]) -> None:
         ],
     )
     if designed[0].half_width_before is None:
-        print("A law begins with four sizes; then plan again")
+        print("A law begins with four sizes. What follows is as it usually comes: plan again once they are trained")
 
 
 def print_narrowed(narrowed: "Narrowed") -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isoflop.errors import InputError
 from isoflop.law.forecast import distance
@@ -21,6 +22,9 @@ from isoflop.law.law import Law
 HALF_95 = 1.96
 # A candidate is a size and a ratio of tokens to parameters on this grid of factors.
 SIZE_FACTOR, RATIOS = 1.5, (5.0, 10.0, 20.0, 40.0, 80.0)
+# To begin with: so many runs at most, each for at most twice an equal share of what may be spent.
+BEGIN_WITH = 40
+DEAREST = 2 / BEGIN_WITH
 # Of the cost, in what a run narrows over its cost.
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -45,6 +49,29 @@ def candidates_for(law: Law, target_params: float, target_tokens: float) -> list
     return [(float(size), float(size * ratio)) for size in sizes for ratio in RATIOS if size * size * ratio < most]
 
 
+def begin(candidates: Sequence[tuple[float, float]], costs: Sequence[float], budget_flops: float) -> list[int]:
+    """Which candidates (indices) to train before any law: spread over sizes and tokens as far apart as the budget pays
+    for, the cheapest first; none takes over a twentieth of it.
+
+    A law that has seen one corner only takes any form for the right one, and buys by it.
+    """
+    places, cost = np.log(np.array(candidates, dtype=float)).T, np.array(costs, dtype=float)
+    left = budget_flops
+    far = np.full(len(cost), np.inf)
+    found: list[int] = []
+    while len(found) < BEGIN_WITH:
+        open_ = (cost <= min(left, DEAREST * budget_flops)) & (far > 0)
+        if not open_.any():
+            break
+        chosen = int(
+            np.argmin(np.where(open_, cost, np.inf)) if not found else np.argmax(np.where(open_, far, -np.inf))
+        )
+        found.append(chosen)
+        left -= float(cost[chosen])
+        far = np.minimum(far, np.sqrt(((places - places[:, [chosen]]) ** 2).sum(axis=0)))
+    return found
+
+
 def buy(
     law: Law,
     targets: Sequence[tuple[float, float]],
@@ -52,9 +79,11 @@ def buy(
     budget_flops: float,
     most: int = 10,
     costs: Sequence[float] | None = None,
+    copies: Sequence[int] | None = None,
 ) -> list[Purchase]:
-    """The runs to train, in order, until the budget or `most` is reached. A size may be bought again: another seed.
-    `costs` are the candidates' training FLOPs; left out, they are those of the points for such a size and tokens.
+    """The runs to train, in order, until the budget or `most` is reached. A size may be bought again: another seed,
+    `copies` times where that is given. `costs` are the candidates' training FLOPs; left out, they are those of the
+    points for such a size and tokens.
 
     Each is the best given those before it, by what it narrows over its cost to a power. A power of one buys the
     cheapest run over and over, none the dearest once: of the plans that the powers make, the one that ends narrowest is
@@ -73,16 +102,24 @@ def buy(
         raise InputError(
             f"budget {budget_flops:.3g} FLOPs: the cheapest candidate takes {cheapest:.3g}; raise the budget"
         )
-    plans = [_plan(_State(law, goals, places, cost), candidates, budget_flops, most, power) for power in POWERS]
+    left = np.full(len(candidates), most) if copies is None else np.array(copies)
+    plans = [
+        _plan(_State(law, goals, places, cost), candidates, budget_flops, most, left.copy(), power) for power in POWERS
+    ]
     return min(plans, key=lambda plan: plan[-1].half_width_after if plan else np.inf)
 
 
 def _plan(
-    state: "_State", candidates: Sequence[tuple[float, float]], budget_flops: float, most: int, power: float
+    state: "_State",
+    candidates: Sequence[tuple[float, float]],
+    budget_flops: float,
+    most: int,
+    copies: NDArray[np.int_],
+    power: float,
 ) -> list[Purchase]:
     found: list[Purchase] = []
     while len(found) < most:
-        affordable = np.flatnonzero(state.cost <= budget_flops)
+        affordable = np.flatnonzero((state.cost <= budget_flops) & (copies > 0))
         if not len(affordable):
             break
         before = state.half_width()
@@ -91,6 +128,7 @@ def _plan(
         if gain[chosen] <= 0:
             break
         budget_flops -= float(state.cost[chosen])
+        copies[chosen] -= 1
         state.learn(chosen)
         params, tokens = candidates[chosen]
         found.append(Purchase(params, tokens, float(state.cost[chosen]), before, state.half_width()))

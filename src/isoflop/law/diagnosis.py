@@ -15,6 +15,10 @@ FLOOR_SHARE = 0.05
 # A loss is suspect when it lies this many times the typical distance, and at least this share, off the robust line.
 FAR_OFF = 10.0
 FAR_OFF_AT_LEAST = 0.1
+# So many of them are named.
+NAMED = 5
+# Seeds of one size and tokens differ by less: more is another learning rate, batch or schedule.
+SEEDS_DIFFER = 0.03
 # The largest size and tokens of a set are at least these, or they are in other units. A loss is at least what the best
 # public models leave of the easiest text, in nats a token or bits a byte, and at most ln of a vocabulary of a million.
 LEAST = {"params": 1e4, "tokens": 1e5}
@@ -95,7 +99,7 @@ def data_warnings(points: Sequence[Point], runs: Runs, one_ratio: bool) -> list[
         found.append("no size was trained twice: run-to-run noise is guessed from the scatter (near 0.5 %); add seeds")
     if np.polyfit(runs.flops, runs.y, 1)[0] >= 0:
         found.append("loss does not fall with compute: check the points")
-    return found + _far_off(runs)
+    return found + _unlike_seeds(runs) + _far_off(runs)
 
 
 def _units(points: Sequence[Point]) -> list[str]:
@@ -120,10 +124,28 @@ def _far_off(runs: Runs) -> list[str]:
     off = runs.y - slope * runs.flops
     off -= np.median(off)
     limit = max(FAR_OFF * float(np.median(np.abs(off))), FAR_OFF_AT_LEAST)
-    return [
+    far = np.flatnonzero(np.abs(off) > limit)
+    found = [
         f"{runs.run[i]}: loss {np.exp(runs.y[i]):.4g} lies far off the others (a line through them says "
         f"{np.exp(runs.y[i] - off[i]):.3g}); check it, the law bends towards it"
-        for i in np.flatnonzero(np.abs(off) > limit)
+        for i in far[np.argsort(-np.abs(off[far]), kind="stable")][:NAMED]
+    ]
+    return found + [f"and {len(far) - NAMED} more lie as far off"] * (len(far) > NAMED)
+
+
+def _unlike_seeds(runs: Runs) -> list[str]:
+    """Runs of one size and tokens that differ by more than seeds do."""
+    _, index = np.unique(np.stack([runs.params, runs.tokens]), axis=1, return_inverse=True)
+    index = index.ravel()
+    low, high = np.full(index.max() + 1, np.inf), np.full(index.max() + 1, -np.inf)
+    np.minimum.at(low, index, runs.y)
+    np.maximum.at(high, index, runs.y)
+    apart = int(np.sum(high - low > SEEDS_DIFFER))
+    if not apart:
+        return []
+    return [
+        f"runs of the same params and tokens differ by up to {100 * np.expm1((high - low).max()):.3g} % ({apart} such "
+        "groups): seeds do not; of sweeps over learning rate or batch keep the best run"
     ]
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.errors import InputError
-from isoflop.published import PublishedHardware, published_hardware, read_hardware
+from isoflop.published import PublishedHardware, PublishedRecipe, published_hardware, read_hardware
 from isoflop.recipe import Machine, ModelPlan, Plan
 from isoflop.recipe.hardware import Hardware, Wire
 from isoflop.recipe.layouts import Layout, best_layout, sharded_layout
 from isoflop.recipe.plan import expected_share
 from isoflop.recipe.scaling import Foretold, Work, resident, streamed
+from isoflop.recipe.shape import Shape
 
 MOST_SYSTEMS = 65_536
 # Machines that measure themselves know nothing of the wires between them.
@@ -41,9 +42,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Scaling:
-    """One model on growing numbers of one kind of system."""
+    """One model, trained on `tokens`, on growing numbers of one kind of system."""
 
     model: str
+    tokens: int
     work: Work
     hardware: Hardware
     rows: tuple[Row, ...]
@@ -52,6 +54,8 @@ class Scaling:
         """The table as a JSON object."""
         return {
             "model": self.model,
+            "params": self.work.shape.params,
+            "tokens": self.tokens,
             "batch_sequences": self.work.batch_sequences,
             "microbatches": self.work.batch_sequences // self.work.microbatch_sequences,
             "hardware": self.hardware.to_json(),
@@ -107,6 +111,14 @@ def foretell_scaling(
         _scaling(chosen, ours, systems, layouts=False, at_once=plan.machine.cores),
         _scaling(chosen, published_kind(published[SHOWN_GPU]), systems, layouts=True),
     ]
+
+
+def foretell_published(recipe: PublishedRecipe, hardware: str, systems: Sequence[int]) -> Scaling:
+    """A published model on each number of systems of a published kind, a sequence at a time as its authors' batch."""
+    shape = Shape(recipe.n_layers, recipe.d_model, recipe.n_heads, recipe.vocab_size, recipe.context_length)
+    work = Work(shape, recipe.batch_schedule[-1][1], 1, recipe.precision)
+    kind = next(published_kind(row) for row in published_hardware() if row.name == hardware)
+    return _table(f"{recipe.family} {recipe.model}", recipe.tokens, work, kind, systems, layouts=True)
 
 
 def this_machine(machine: Machine, model: ModelPlan, wires: PublishedHardware) -> Hardware:
@@ -180,6 +192,10 @@ def _scaling(model: ModelPlan, hardware: Hardware, systems: Sequence[int], layou
         model.reproducible,
         microbatches_at_once=min(at_once, model.batch_sequences // model.microbatch_sequences),
     )
+    return _table(model.name, model.tokens, work, hardware, systems, layouts)
+
+
+def _table(name: str, tokens: int, work: Work, hardware: Hardware, systems: Sequence[int], layouts: bool) -> Scaling:
     rows = []
     for number in systems:
         rows.append(Row(number, "resident", None, resident(work, number, hardware)))
@@ -190,4 +206,4 @@ def _scaling(model: ModelPlan, hardware: Hardware, systems: Sequence[int], layou
                 ("3D", best_layout(work, number, hardware)),
             ):
                 rows.append(Row(number, way, *(found or (None, None))))
-    return Scaling(model.name, work, hardware, tuple(rows))
+    return Scaling(name, tokens, work, hardware, tuple(rows))

@@ -63,6 +63,11 @@ class Leader:
     def __init__(self, group: "Group", lanes: "Lanes", everywhere: set[int]) -> None:
         self._group, self._lanes, self._everywhere = group, lanes, everywhere
 
+    @property
+    def systems_here(self) -> int:
+        """How many of the group's systems share this machine."""
+        return self._group.local_size
+
     def train(
         self,
         family: Family,

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -42,13 +43,17 @@ class TaskLaw:
     tests: tuple[tuple["TaskPoint", "Accuracy"], ...] | None = None
 
     def predict(self, targets: Sequence["Target"]) -> list["Accuracy"]:
-        """The accuracy of each target; its FLOPs are counted as those of the points with the nearest size."""
-        found = []
-        for target in targets:
-            near = min(self.points, key=lambda point: abs(point.params / target.params - 1))
-            per_token = near.flops / (near.params * near.tokens)
-            found.append(self.law.predict(target.params, target.tokens, per_token * target.params * target.tokens))
-        return found
+        """The accuracy of each target."""
+        return [self.law.predict(target.params, target.tokens, self._flops(target)) for target in targets]
+
+    def beyond(self, target: "Target") -> float:
+        """Its compute over that of the largest run: how far the law is followed."""
+        return self._flops(target) / max(point.flops for point in self.points)
+
+    def _flops(self, target: "Target") -> float:
+        """Counted as those of the points of the nearest size"""
+        near = min(self.points, key=lambda point: abs(math.log(point.params / target.params)))
+        return target.params * target.tokens * (near.flops / (near.params * near.tokens))
 
     def to_json(self) -> dict[str, Any]:
         """What `isoflop law --accuracy --json` prints."""

@@ -15,7 +15,6 @@ from isoflop.pipeline.listener import TrainingListener
 from isoflop.pipeline.plan import stored_plan
 from isoflop.pipeline.result import read_result
 from isoflop.recipe.schedule import learning_rate
-from isoflop.report.metrics import read_metrics
 
 if TYPE_CHECKING:
     from isoflop.law.forms import Array
@@ -192,6 +191,7 @@ def _message(alarm: "Alarm") -> str:
 def _record(folder: RunFolder, model: "ModelPlan") -> "Record | None":
     """A finished run with the log of all its steps"""
     from isoflop.law.track import Record
+    from isoflop.report.metrics import read_metrics
 
     result, metrics = read_result(folder, model.name), read_metrics(folder.model(model.name) / "metrics.jsonl")
     if result is None or metrics is None or len(metrics.tokens) != result.steps:
@@ -213,6 +213,8 @@ def _record(folder: RunFolder, model: "ModelPlan") -> "Record | None":
 
 def _steps_of(folder: RunFolder, model: "ModelPlan") -> list[tuple[float, float, float]] | None:
     """Tokens, loss and rate of each step logged so far"""
+    from isoflop.report.metrics import read_metrics
+
     metrics = read_metrics(folder.model(model.name) / "metrics.jsonl")
     if metrics is None or not (metrics.loss > 0).all():
         return None

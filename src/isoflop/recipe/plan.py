@@ -58,6 +58,8 @@ class ModelPlan:
     execution: Literal["resident", "streamed"] = "resident"
     store: Literal["disk", "host"] = "disk"
     group_tokens: int = GROUP_TOKENS
+    on_spike: Literal["warn", "skip", "rewind"] = "warn"
+    spikes_allowed: int = 10
     recompute: bool = False
 
     @property
@@ -77,6 +79,9 @@ class ModelPlan:
         ways = ("execution", "store", "group_tokens", "recompute")
         for key in ("name", "size", "held_out", "seconds", "joules", "price", *costs, *ways):
             del document[key]
+        del document["spikes_allowed"]  # decides whether a run ends, not how
+        if self.on_spike == "warn":
+            del document["on_spike"]  # changes no bit, and runs from before it was there go on
         return {**document.pop("shape"), **document.pop("parametrisation"), **document}
 
     def to_json(self) -> dict[str, Any]:
@@ -256,6 +261,8 @@ def _plan_model(
         price=hourly * family.systems * seconds / 3600 if hourly is not None else None,
         parametrisation=parametrisation_of(family.parametrisation, recipe, shape),
         reproducible=family.reproducible,
+        on_spike=recipe.on_spike,
+        spikes_allowed=recipe.spikes_allowed,
         execution=family.execution,
         store=family.streaming.store or ("host" if machine.device == "cuda" else "disk"),
         group_tokens=family.streaming.group_tokens or (GPU_GROUP_TOKENS if machine.device == "cuda" else GROUP_TOKENS),

@@ -61,7 +61,7 @@ def release_model(folder: Path, weights: Mapping[str, "Tensor"], tokenizer_json:
 
 
 def released(folder: Path, card: Card) -> bool:
-    """Whether `folder` already holds the release of `card`. Reads no tensor: milliseconds whatever the model's size."""
+    """Whether `folder` already holds the release of `card`, unchanged; files not touched since are not read again."""
     return is_current(card, folder)
 
 

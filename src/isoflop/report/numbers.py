@@ -62,6 +62,22 @@ def power_of_ten(value: float) -> str:
     return power if float(mantissa) == 1 else f"{float(mantissa):g} {TIMES} {power}"
 
 
+def plain(value: float) -> str:
+    """Four significant digits, no zeros at the end: 3.25, 0.1, 10,000."""
+    told = f"{value:.4g}"
+    return f"{value:,.0f}" if "e" in told and abs(value) < 1e9 else told.replace("-", MINUS)
+
+
+def bytes_tick(value: float) -> str:
+    """10 GB: the label of a tick."""
+    return re.sub(r"\.?0+(?=\D*$)", "", told) if "." in (told := size(value)) else told
+
+
+def ratio(value: float | None) -> str:
+    """20, 1.7, 4,258: tokens per parameter."""
+    return MISSING if value is None else f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
 def loss(value: float | None) -> str:
     """Three decimals: seeds differ in the second or third."""
     return MISSING if value is None else f"{value:.3f}"
@@ -164,6 +180,13 @@ def parameter(value: float | None) -> str:
     return scientific(value) if value and not 1e-3 <= abs(value) < 1e5 else digits(value).replace("-", MINUS)
 
 
+def cell(value: str | float | None) -> str:
+    """A cell of a figure's data: six digits are more than anyone reads; the CSV has all."""
+    if value is None:
+        return MISSING
+    return value if isinstance(value, str) else f"{value:.6g}".replace("e+", "e")
+
+
 FILTERS = {
     function.__name__: function
     for function in (
@@ -181,5 +204,7 @@ FILTERS = {
         equation,
         symbol,
         parameter,
+        cell,
+        ratio,
     )
 }
