@@ -1,8 +1,10 @@
 """Runs a command and ends the process: every way to end has its exit code and at most one line about it."""
 
 import errno
+import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
@@ -35,6 +37,8 @@ def main() -> NoReturn:
                 traceback.print_exc()
             print(f"isoflop: {_one_line(line)}", file=sys.stderr)
     let_go_streams()
+    if any(thread.name == "join" for thread in threading.enumerate()):
+        os._exit(code)  # it waits for other systems inside a library, and the interpreter's end would wait for it
     sys.exit(code)
 
 

@@ -23,9 +23,9 @@ from isoflop.errors import Interrupted, WorkError
 from isoflop.outcome import LAUNCHER, OUTCOME
 
 RESTARTS = 3
-# How long workers have for saving when they are told to end: as long as they need, since a step of a large model may
-# take minutes. One that hangs is ended by its neighbour, which watches until the end.
-SAVE_SECONDS = 24 * 3600
+# How long workers have for saving when they are told to end: a step of a large model may take many minutes. One that
+# hangs is ended sooner by its neighbour, which watches until the end.
+SAVE_SECONDS = 3600
 # Workers still there this long after one has told how all ended are stuck, and killed.
 REST_SECONDS = 60.0
 
