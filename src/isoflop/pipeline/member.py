@@ -59,10 +59,12 @@ def train_part(
     systems: "Systems | None" = None,
     number: int = 0,
     neighbours: int = 1,
+    machines: float = 1.0,
 ) -> tuple["Trained", str]:
     """This system's part of the training of `model`, and how its joules are known.
 
-    `share` is that of the machine which its `neighbours` systems are, `number` this system's among them.
+    `share` is that of the machine which its `neighbours` systems are, `number` this system's among them; all
+    systems together have the rate of so many `machines`.
     """
     from isoflop.systems import EnergyMeter
     from isoflop.systems.device import gpu_uuid, training_device
@@ -87,7 +89,7 @@ def train_part(
         systems=systems or ALONE,
         device=device,
         system_share=share,
-        peak_flops_per_second=share * plan.machine.matrix_flops_per_second(model.precision),
+        peak_flops_per_second=machines * share * plan.machine.matrix_flops_per_second(model.precision),
         checkpoint_seconds=family.checkpoint_seconds,
         read_joules=lambda: meter.read(perf_counter() - began).joules,
         on_step=TrainingWatch(plan, model, folder, listener).step,
