@@ -134,3 +134,20 @@ def test_a_tokenizer_by_name_alone_is_told_as_the_table_it_must_be(tmp_path: Pat
     path.write_text(re.sub(r"tokenizer = \{[^}]*\}", 'tokenizer = "gpt2"', GOOD))
     with pytest.raises(InputError, match=r"data\.tokenizer = 'gpt2': give a table, as in \{ kind = 'gpt2' \}"):
         load_family(path)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://AKIA:canary@bucket/pile",
+        "https://host/pile.jsonl?X-Amz-Signature=canary",
+        "https://host/pile.jsonl?download=1&access_token=canary",
+        "az://box/pile?sig=canary",
+    ],
+)
+def test_an_address_with_a_secret_is_refused_and_the_secret_not_repeated(tmp_path: Path, address: str) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(GOOD.replace('source = "."', f'source = "{address}"'))
+    with pytest.raises(InputError, match=r"data.source: the address holds a password or token") as caught:
+        load_family(path)
+    assert "canary" not in str(caught.value)

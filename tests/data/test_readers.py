@@ -108,6 +108,11 @@ def test_nul_and_empty_documents_are_read_as_they_are(tmp_path: Path) -> None:
     assert [document.text for document in read(path)] == ["", "a\0b"]
 
 
+def test_of_a_key_given_twice_the_last_counts(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", b'{"text": "first", "text": "last"}\n')
+    assert [document.text for document in read(path)] == ["last"]
+
+
 def test_any_field_can_hold_the_text(tmp_path: Path) -> None:
     path = put(tmp_path / "a.jsonl", b'{"content": "ok", "meta": {"pile_set_name": 3}}\n')
     assert read(path, "content") == [Document("ok", "a.jsonl", "")]

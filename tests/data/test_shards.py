@@ -1,6 +1,7 @@
 """Shards: samples are slices of one long row of tokens, wherever the files are cut, and a changed byte is found."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,29 @@ def test_a_missing_or_cut_shard_is_named_before_it_is_read(folder: Path) -> None
     path.unlink()
     with pytest.raises(WorkError, match=r"train-00001\.bin: missing"):
         TokenStream(folder, "train")
+
+
+def test_the_order_is_the_manifests_whatever_lies_in_the_folder(folder: Path) -> None:
+    wanted = whole_row(folder)
+    (folder / "train-00099.bin").write_bytes(bytes(64))
+    for path in sorted(folder.glob("train-*"), reverse=True):
+        os.utime(path, (1, 1))
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)  # the folder lists them in another order now
+    stream = TokenStream(folder, "train")
+    found = np.concatenate([stream.sample(i, 64)[:-1] for i in range(stream.n_samples(64))])
+    assert np.array_equal(found, wanted[: len(found)])
+    assert stream.n_tokens == len(wanted)
+
+
+def test_shards_under_each_others_names_are_found_and_named(folder: Path) -> None:
+    one, other = folder / "train-00001.bin", folder / "train-00002.bin"
+    other.rename(folder / "between")
+    one.rename(other)
+    (folder / "between").rename(one)
+    with pytest.raises(WorkError, match=r"train-0000[12]\.bin: (changed since|has \d+ bytes instead of)"):
+        verify(folder)
 
 
 def test_a_manifest_that_cannot_be_used_says_why(folder: Path) -> None:

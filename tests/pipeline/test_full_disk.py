@@ -1,6 +1,8 @@
 """A disk that fills up on the way loses nothing: with room made, the run ends as one that never stopped."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,10 +13,10 @@ import pytest
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A tmpfs of 300 KB."""
+    """A tmpfs of 64 MB, of which tests fill what they like."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(folder)]
     try:
         subprocess.run(mount, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -23,28 +25,60 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def isoflop(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "isoflop", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+def leave(disk: Path, n_bytes: int) -> None:
+    """Fills the disk up to so many free bytes."""
+    (disk / "filler").unlink(missing_ok=True)
+    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - n_bytes))
+
+
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     family_file: Path, small_disk: Path, tmp_path: Path
 ) -> None:
     def train(runs: Path) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "isoflop", "train", str(family_file), "--runs", str(runs)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=200)
+        return isoflop("train", str(family_file), "--runs", str(runs))
 
     def hashes(runs: Path) -> dict[str, str]:
         found = sorted(runs.glob("tiny/models/*/result.json"))
         return {path.parent.name: json.loads(path.read_text())["weights_sha256"] for path in found}
 
     assert train(tmp_path / "roomy").returncode == 0
+    assert isoflop("data", str(family_file), "--runs", str(small_disk)).returncode == 0
+    leave(small_disk, 2**19)
+    before = {path for path in small_disk.rglob("*") if path.is_file()}
+    refused = train(small_disk)
+    assert refused.returncode == 2
+    assert re.search(r"isoflop: .*checkpoints of 5 models need .* of disk, .* free; free some space", refused.stderr)
+    assert {path for path in small_disk.rglob("*") if path.is_file()} - before <= {
+        small_disk / "tiny" / "plan.json",
+        small_disk / "tiny" / "family.json",
+    }
+
+    # Enough for the numbers in the checkpoints, too little for headers, manifests and metrics beside them.
+    needed = float(re.search(r"need ([0-9.]+) KB of disk", refused.stderr)[1]) * 1000  # type: ignore[index]
+    leave(small_disk, int(needed) + 2**13)
     full = train(small_disk)
-    assert full.returncode == 1
+    assert full.returncode == 1, full.stderr
     last = full.stderr.splitlines()[-1]
     assert last.startswith("isoflop: ")
     assert "No space left on device" in last
     assert "Traceback" not in full.stderr
-    before = hashes(small_disk)
-    assert before.items() <= hashes(tmp_path / "roomy").items()
+    assert hashes(small_disk).items() <= hashes(tmp_path / "roomy").items()
 
-    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    (small_disk / "filler").unlink()
     again = train(small_disk)
     assert again.returncode == 0, again.stderr
     assert hashes(small_disk) == hashes(tmp_path / "roomy")
+
+
+def test_a_disk_that_becomes_read_only_is_one_line(family_file: Path, small_disk: Path) -> None:
+    assert isoflop("data", str(family_file), "--runs", str(small_disk)).returncode == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    done = isoflop("train", str(family_file), "--runs", str(small_disk))
+    assert done.returncode in (1, 2)
+    assert re.fullmatch(r"isoflop: .*Read-only file system.*", done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr

@@ -163,6 +163,18 @@ def test_a_signal_to_any_of_them_stops_all_at_one_step_and_another_number_goes_o
     assert bits(place, request.node.name) == alone
 
 
+def test_killed_right_after_a_signal_it_goes_on_from_what_was_committed(
+    place: Path, alone: dict[str, object], running: "subprocess.Popen[str]", request: pytest.FixtureRequest
+) -> None:
+    running.terminate()
+    time.sleep(0.2)
+    running.kill()
+    running.communicate(timeout=60)
+    done = train(place, request.node.name, 1)
+    assert done.returncode == 0, done.stderr
+    assert bits(place, request.node.name) == alone
+
+
 def test_none_outlives_the_launcher_and_one_system_goes_on(
     place: Path, alone: dict[str, object], running: "subprocess.Popen[str]", request: pytest.FixtureRequest
 ) -> None:
@@ -244,7 +256,7 @@ def test_a_port_that_is_taken_is_told_at_once(place: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"isoflop: isoflop worker: port {port} is taken on this machine; set MASTER_PORT to a free one, "
-        "the same for all systems"
+        "the same for all systems, and RANK=0 for one of them only"
     ]
     assert not (place / "taken").exists()
 

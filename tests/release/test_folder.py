@@ -144,13 +144,17 @@ def test_a_release_of_something_else_is_not_taken_for_this_one(release: Make, fo
 
 
 @pytest.mark.parametrize("name", ["README.md", "model.safetensors", "LICENSE"])
-def test_a_file_missing_cut_or_added_makes_it_no_release(release: Make, folder: Path, card: Card, name: str) -> None:
+def test_a_file_gone_cut_changed_or_added_makes_it_no_release(
+    release: Make, folder: Path, card: Card, name: str
+) -> None:
     release()
     whole = (folder / name).read_bytes()
 
     (folder / name).unlink()
     assert not released(folder, card)
     (folder / name).write_bytes(whole[:-1])
+    assert not released(folder, card)
+    (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert not released(folder, card)
     (folder / name).write_bytes(whole)
     assert released(folder, card)

@@ -12,6 +12,9 @@ import pytest
 
 from isoflop.durable import write_json
 from isoflop.law import Law, Point, fit_law
+from isoflop.pipeline.scaling import foretell_published
+from isoflop.published import published_recipes
+from isoflop.report.run import Foretold
 
 WIDTHS = {"w32": 32, "w48": 48, "w64": 64, "w80": 80, "w96": 96}
 SEEDS = {"w32": 3, "w48": 2}
@@ -38,6 +41,24 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_json(directory / "law.json", law.to_json())
     write_json(directory / "forecast.json", forecast_document(law, models))
     return directory
+
+
+@pytest.fixture(scope="session")
+def compared_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run scored on tasks and compared with published models; no test may change it."""
+    directory = shutil.copytree(finished_run, tmp_path_factory.mktemp("compared") / "pocket")
+    for model in planned_models():
+        write_json(directory / "models" / model["name"] / "tasks.json", tasks_document(model))
+    write_json(directory / "compare.json", compare_document())
+    return directory
+
+
+@pytest.fixture(scope="session")
+def foretold() -> Foretold:
+    """What more systems would bring a large published model."""
+    recipe = next(one for one in published_recipes("Cerebras-GPT") if one.model == "13B")
+    table = foretell_published(recipe, "h100-80gb", [1, 2, 4, 8, 16, 32, 64])
+    return Foretold(({**table.to_json(), "ours": False},))
 
 
 @pytest.fixture
@@ -160,6 +181,53 @@ def forecast_document(law: Law, models: list[dict[str, Any]]) -> dict[str, Any]:
         "points": [asdict(point) for point in law.points],
         "time": "2026-11-24T09:12:03+00:00",
         "warnings": [],
+    }
+
+
+def tasks_document(model: dict[str, Any]) -> dict[str, Any]:
+    """Scores that grow with compute, on a task of ours and on a published one."""
+
+    def score(task: str, shots: int, chance: float, members: list[str]) -> dict[str, Any]:
+        value = chance + 0.1 * math.log10(model["flops"] / 1e11) + 0.01 * model["seed"]
+        figure = {"value": value, "stderr": 0.012}
+        said = {"task": task, "shots": shots, "limit": None, "step": model["steps"], "tokens": model["tokens"]}
+        said |= {"metric": "acc", "chance": chance, "metrics": {"acc": figure}, "items": 1200, "members": members}
+        return {**said, "precision": "fp32", "gold_bits_per_byte": 2.1}
+
+    scores = [score("heldout_cloze", shots, 0.25, ["heldout_cloze_web"]) for shots in (0, 5)]
+    scores += [score("heldout_cloze_web", 0, 0.25, []), score("lambada_openai", 0, 0.0, [])]
+    return {"format": 1, "model": model["name"], "scores": scores}
+
+
+def compare_document() -> dict[str, Any]:
+    """compare.json: our models, and three published ones of which one has no loss."""
+
+    def compared(family: str, model: str, flops: float, bits: float | None, **more: Any) -> dict[str, Any]:
+        scores = {"0": {"lambada": 0.1 * math.log10(flops / 1e18) + 0.2, "piqa": 0.6}}
+        said = {"family": family, "model": model, "ours": False, "params": flops**0.5 / 11, "tokens": flops**0.5}
+        said |= {"flops": flops, "bits_per_byte": bits, "text": "Pile test", "comparable": True, "scores": scores}
+        return {**said, "averages": {}, "source": f"arXiv 2304.03208, {model}", **more}
+
+    ours = [
+        compared("pocket", m["name"], m["flops"], nats(m) / math.log(2) / 2.42, ours=True, text="pocket's", scores={})
+        for m in planned_models()
+    ]
+    theirs = [compared("Cerebras-GPT", f"{k}B", 10.0 ** (18 + k), 1.2 - 0.1 * k) for k in range(1, 6)]
+    parts = dict.fromkeys(("data", "code", "weights", "recipe"), "open")
+    openness = {"family": "Cerebras-GPT", **parts, "licence": "Apache-2.0", "tokens_per_parameter_low": 20.0}
+    openness |= {"tokens_per_parameter_high": 20.0, "compute_optimal": "yes", "note": "the Pile", "source": "arXiv"}
+    closed = {**openness, "family": "GPT-4", "data": "closed", "weights": "closed", "compute_optimal": "unknown"}
+    closed |= {"tokens_per_parameter_low": None, "tokens_per_parameter_high": None}
+    needed = {"family": "Cerebras-GPT", "models": 5, "flops": 1e21, "low_80": 9e20, "high_80": 1.1e21}
+    needed |= {"times_largest": 0.1, "times_least": 1.0, "why_not": ""}
+    return {
+        "family": "pocket",
+        "text": "Pile test",
+        "loss": 1.9,
+        "models": [*ours, *theirs, compared("OPT", "125M", 4e20, None)],
+        "needed": [needed, {**needed, "family": "OPT", "flops": None, "why_not": "no loss is published"}],
+        "openness": [{**openness, "family": "pocket", "ours": True}, openness, closed],
+        "notes": ["losses of ours are of another text"],
     }
 
 

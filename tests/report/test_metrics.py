@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoflop.report.metrics import read_metrics, smoothed, thinned
+from isoflop.report.metrics import COLUMNS, MetricsLog, read_metrics, smoothed, thinned
 
 
 def write_log(path: Path, *lines: str) -> Path:
@@ -70,3 +70,45 @@ def test_smoothed_is_the_mean_over_a_window_of_log_tokens(seed: int, n: int) -> 
     for t, mean in zip(at, means, strict=True):
         window = loss[(tokens >= t / 1.3) & (tokens <= t * 1.3)]
         assert mean == pytest.approx(window.mean())
+
+
+def test_a_growing_log_reads_as_it_would_at_once_wherever_it_was_cut(tmp_path: Path) -> None:
+    steps = [(t, 5 - t / 10) for t in range(1, 9)] + [(t, 4 - t / 10) for t in range(5, 12)]
+    text = "".join(json.dumps({"step": t, "tokens": t, "loss": y, "mfu": None}) + "\n" for t, y in steps).encode()
+    whole = tmp_path / "whole.jsonl"
+    whole.write_bytes(text)
+    at_once = read_metrics(whole)
+    assert at_once is not None
+    assert at_once.tokens.tolist() == list(range(1, 12))
+    growing = tmp_path / "growing.jsonl"
+    for cut in range(1, len(text), 7):
+        growing.write_bytes(b"")
+        log = MetricsLog(growing)
+        for part in (text[:cut], text[cut:]):
+            with growing.open("ab") as file:
+                file.write(part)
+            seen = log.read()
+        assert seen is not None
+        for name in COLUMNS:
+            np.testing.assert_array_equal(getattr(seen, name), getattr(at_once, name))
+
+
+def test_a_log_that_was_begun_again_is_read_again(tmp_path: Path) -> None:
+    path = write_log(tmp_path / "m.jsonl", *(f'{{"tokens": {t}, "loss": 5}}' for t in range(1, 9)), "")
+    log = MetricsLog(path)
+    log.read()
+    path.unlink()
+    write_log(path, '{"tokens": 1, "loss": 3}', "")
+    seen = log.read()
+    assert seen is not None
+    assert seen.loss.tolist() == [3.0]
+
+
+def test_a_plain_log_and_one_with_foreign_lines_read_alike(tmp_path: Path) -> None:
+    lines = [f'{{"step": {t}, "tokens": {t}, "loss": {5 / t}, "lr": 1e-3, "mfu": null}}' for t in range(1, 50)]
+    plain, foreign = write_log(tmp_path / "a", *lines), write_log(tmp_path / "b", *lines[:9], "{oops", *lines[9:])
+    one, other = read_metrics(plain), read_metrics(foreign)
+    assert one is not None
+    assert other is not None
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +118,48 @@ def test_a_damaged_generation_is_set_aside_and_the_one_before_used(tmp_path: Pat
     assert "gen-00000002 is damaged" in events[0]
 
 
+def test_a_format_of_another_version_is_refused_and_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("isoflop.train.checkpoint.FORMAT", 99)
+        save(tmp_path, 1)
+    with pytest.raises(InputError, match=r"format 99, this version reads \d+; go on with the version that wrote it"):
+        load(tmp_path)
+    assert (tmp_path / "gen-00000001" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    "latest", ["gen-00000009\n", "", "\x00garbage", None], ids=["dangling", "empty", "garbage", "gone"]
+)
+def test_the_newest_generation_is_found_whatever_latest_says(tmp_path: Path, latest: str | None) -> None:
+    for steps in (1, 2):
+        save(tmp_path, steps)
+    (tmp_path / "LATEST").unlink()
+    if latest is not None:
+        (tmp_path / "LATEST").write_text(latest)
+    events: list[str] = []
+    found = load(tmp_path, events)
+    assert found is not None
+    assert (found.steps, events) == (2, [])
+
+
+def test_killed_at_any_system_call_of_a_save_the_newest_committed_generation_is_whole(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.train.killed_saves", str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    calls = [json.loads(line) for line in done.stdout.splitlines()]
+    kinds = {one["call"].split()[0] for one in calls}
+    assert kinds >= {"fsync", "replace", "unlink", "rmdir"}
+    committed = False
+    for one in calls:
+        assert one["steps"] in ((3,) if committed else (2, 3)), one
+        assert one["events"] == [], one
+        assert one["left"] == ["LATEST", f"gen-{one['steps']:08d}", "gen-00000004"], one
+        committed = one["steps"] == 3
+    assert committed
+
+
 def test_other_settings_and_other_data_are_refused_by_name(tmp_path: Path) -> None:
     save(tmp_path, 1)
     with pytest.raises(InputError, match=r"peak_lr = 0.001, the plan now says 0.002"):
@@ -125,15 +169,18 @@ def test_other_settings_and_other_data_are_refused_by_name(tmp_path: Path) -> No
     assert load_newest(tmp_path, replace(PLAN, name="b", seconds=9.0), "d", print) is not None
 
 
-def test_a_full_disk_keeps_the_former_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_full_or_failing_disk_keeps_the_former_generation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     save(tmp_path, 1)
 
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(WorkError, match="No space left"):
+        with pytest.raises(WorkError, match=os.strerror(number)):
             save(tmp_path, 2)
     found = load(tmp_path)
     assert found is not None

@@ -20,6 +20,7 @@ SHAPE = Shape(n_layers=2, d_model=16, n_heads=2, vocab_size=300, context_length=
 SCHEDULE = (BatchStage(0, 4), BatchStage(1000, 6))
 TOKENS = 3000
 STEPS = sum(run.steps for run in steps_of(SCHEDULE, TOKENS, 32))
+SWITCH = steps_of(SCHEDULE, TOKENS, 32)[0].steps  # the next step is the first of the larger batch
 PLAN = ModelPlan(
     name="a",
     size="a",
@@ -107,7 +108,7 @@ def test_stopped_and_resumed_at_several_steps_gives_the_same_bits(
     if not fused:
         monkeypatch.setattr("isoflop.train.loop.load_kernels", lambda: None)
     whole = run(data, tmp_path / "whole")
-    for stop in (1, 7, STEPS - 1, STEPS):
+    for stop in (1, SWITCH, STEPS - 1, STEPS):
         with pytest.raises(Interrupted) as caught:
             run(data, tmp_path / "parts", stop_at(stop))
         assert caught.value.signal_number == signal.SIGTERM
@@ -121,6 +122,31 @@ def test_stopped_and_resumed_at_several_steps_gives_the_same_bits(
     assert len(losses[0]) == STEPS
     assert losses[0] == losses[1]
     assert losses[0][-1] < losses[0][0] - 1
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGTERM, signal.SIGTERM)])
+def test_signals_during_a_save_end_the_run_with_one_whole_generation(
+    data: Path, tmp_path: Path, numbers: tuple[signal.Signals, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_file, hits = os.replace, []
+
+    def hit(source: Path, target: Path) -> None:
+        if target.name.startswith("gen-") and not hits:
+            hits.append(target.name)
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        replace_file(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", hit)
+        with pytest.raises(Interrupted) as caught:
+            run(data, tmp_path / "hit")
+    assert caught.value.signal_number == numbers[0]
+    steps = len((tmp_path / "hit" / "metrics.jsonl").read_text().splitlines())
+    assert (tmp_path / "hit" / "checkpoints" / "LATEST").read_text() == f"gen-{steps:08d}\n"
+    assert not list((tmp_path / "hit" / "checkpoints").glob("*.part"))
+    whole = run(data, tmp_path / "whole")
+    assert weights_sha256(run(data, tmp_path / "hit").weights) == weights_sha256(whole.weights)
 
 
 def test_lines_ahead_of_the_checkpoint_and_torn_ones_are_dropped(data: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """What a family file may say. One class a table; a field's description is its documentation."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -13,6 +15,10 @@ TimeLimit = Annotated[str, Field(pattern=r"^(\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(
 Word = Annotated[str, Field(pattern=r"^\S+$")]
 SbatchOption = Annotated[str, Field(pattern=r"^--[a-z][^\n\r]*$")]
 Suffix = Annotated[str, Field(pattern=r"^\.[A-Za-z0-9._+-]{1,20}$")]
+
+
+# Parts of an address that let whoever reads it in: they would end up in run directories and logs.
+_SECRET = re.compile(r"token|secret|signature|\bsig\b|password|credential|api_?key", re.IGNORECASE)
 
 
 class Table(BaseModel):
@@ -73,6 +79,22 @@ class DataSource(Table):
         {}, description="how often each domain's documents are trained on, where not once"
     )
 
+    @field_validator("source")
+    @classmethod
+    def _without_secrets(cls, source: Address | Path) -> Address | Path:
+        if isinstance(source, str):
+            try:
+                parts = urlsplit(source)
+                secret = parts.password is not None or any(_SECRET.search(key) for key, _ in parse_qsl(parts.query))
+            except ValueError as error:
+                raise ValueError(f"not an address: {error}") from None
+            if secret:
+                raise ValueError(
+                    "the address holds a password or token, which would be copied into every run directory; "
+                    "remove it and give it to fsspec by the environment or its configuration file"
+                )
+        return source
+
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Self:
         if self.held_out_fraction + self.test_fraction >= 1:
@@ -112,6 +134,8 @@ class Recipe(Table):
     embedding_multiplier: Positive | None = Field(None, description="default: 1, under muP 10")
     output_multiplier: Positive = Field(1.0, description="of the logits, under muP before the division by the width")
     base_width: int = Field(256, ge=1, le=2**17, description="muP: the width at which rates and deviations hold")
+    on_spike: Literal["warn", "skip", "rewind"] = Field("warn", description="the answer to a step that goes wrong")
+    spikes_allowed: int = Field(10, ge=0, le=10_000, description="spikes answered in a run before it stops")
     microbatch_tokens: int = Field(2_048, ge=1, description="most tokens that a lane passes through the model at once")
 
     @model_validator(mode="after")
@@ -194,6 +218,29 @@ class Cluster(Table):
         120, ge=30, le=3600, description="how long before the limit the run is saved and goes back to the queue"
     )
     sbatch: list[SbatchOption] = Field([], description="further options of sbatch, one each")
+
+    @model_validator(mode="after")
+    def _there_is_time_to_work(self) -> Self:
+        seconds = _limit_seconds(self.time_limit or "0")
+        if 0 < seconds <= self.save_seconds:
+            raise ValueError(
+                f"time_limit = {self.time_limit!r} ({seconds} s) is no longer than save_seconds = "
+                f"{self.save_seconds}: every start would save at once and go back to the queue; make it longer"
+            )
+        return self
+
+
+def _limit_seconds(text: str) -> int:
+    """Seconds of a limit as sbatch takes it: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; 0 is none."""
+    days, dash, rest = text.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    elif len(parts) == 3:
+        hours, minutes, seconds = parts
+    else:
+        hours, (minutes, seconds) = 0, (*parts, 0)[:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 class Evaluation(Table):

@@ -13,6 +13,7 @@ from isoflop.pipeline.data import check_corpus
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.listener import Listener
 from isoflop.pipeline.lock import locked
+from isoflop.pipeline.needs import unmet_needs
 from isoflop.pipeline.published import compare
 from isoflop.pipeline.result import refuse_changes
 from isoflop.recipe import Machine, Plan, check_against_data, plan_family
@@ -45,6 +46,9 @@ def show_plan(family: Family, folder: RunFolder, listener: Listener) -> Plan:
         listener.note(
             "the data are not prepared yet: whether a model reads them more than once is known after isoflop data"
         )
+    missing = [model for model in plan.models if not folder.result(model.name).exists()]
+    for lack in unmet_needs(family, plan, missing, folder):
+        listener.note(f"isoflop train will refuse: {lack}")
     try:
         with locked(folder):
             refuse_changes(folder, plan, data)

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.errors import InputError
-from isoflop.published import PublishedHardware, published_hardware, read_hardware
+from isoflop.published import PublishedHardware, PublishedRecipe, published_hardware, read_hardware
 from isoflop.recipe import Machine, ModelPlan, Plan
 from isoflop.recipe.hardware import Hardware, Wire
 from isoflop.recipe.layouts import Layout, best_layout, sharded_layout
 from isoflop.recipe.plan import expected_share
 from isoflop.recipe.scaling import Foretold, Work, resident, streamed
+from isoflop.recipe.shape import Shape
 
+# Each is a line of the table, and the best of many layouts: some hundredths of a second.
+MOST_NUMBERS = 256
 MOST_SYSTEMS = 65_536
 # Machines that measure themselves know nothing of the wires between them.
 ASSUMED_WIRES = "ethernet-10g"
@@ -41,9 +44,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Scaling:
-    """One model on growing numbers of one kind of system."""
+    """One model, trained on `tokens`, on growing numbers of one kind of system."""
 
     model: str
+    tokens: int
     work: Work
     hardware: Hardware
     rows: tuple[Row, ...]
@@ -52,6 +56,8 @@ class Scaling:
         """The table as a JSON object."""
         return {
             "model": self.model,
+            "params": self.work.shape.params,
+            "tokens": self.tokens,
             "batch_sequences": self.work.batch_sequences,
             "microbatches": self.work.batch_sequences // self.work.microbatch_sequences,
             "hardware": self.hardware.to_json(),
@@ -73,6 +79,8 @@ def parse_systems(text: str) -> list[int]:
             f"--systems {text}: give a number or rising numbers up to {MOST_SYSTEMS:,}, as in 4 or 1,2,4,...,1024"
         )
     if "..." not in parts:
+        if len(given) > MOST_NUMBERS:
+            raise InputError(f"--systems: {len(given):,} numbers; at most {MOST_NUMBERS} are foretold")
         return given
     dots = parts.index("...")
     if parts.count("...") > 1 or dots < 2 or dots != len(parts) - 2:
@@ -82,6 +90,8 @@ def parse_systems(text: str) -> list[int]:
     doubling = begun[-1] % begun[-2] == 0 and (len(begun) == 2 or begun[-2] * begun[-2] == begun[-1] * begun[-3])
     while begun[-1] < last:
         begun.append(round(begun[-1] * factor) if doubling else begun[-1] + step)
+    if len(begun) > MOST_NUMBERS:
+        raise InputError(f"--systems {text}: {len(begun):,} numbers; at most {MOST_NUMBERS} are foretold, as 1,2,4,...")
     if begun[-1] != last:
         raise InputError(f"--systems {text}: {last} is no number of the row {', '.join(map(str, begun[:-1]))}")
     return begun
@@ -107,6 +117,14 @@ def foretell_scaling(
         _scaling(chosen, ours, systems, layouts=False, at_once=plan.machine.cores),
         _scaling(chosen, published_kind(published[SHOWN_GPU]), systems, layouts=True),
     ]
+
+
+def foretell_published(recipe: PublishedRecipe, hardware: str, systems: Sequence[int]) -> Scaling:
+    """A published model on each number of systems of a published kind, a sequence at a time as its authors' batch."""
+    shape = Shape(recipe.n_layers, recipe.d_model, recipe.n_heads, recipe.vocab_size, recipe.context_length)
+    work = Work(shape, recipe.batch_schedule[-1][1], 1, recipe.precision)
+    kind = next(published_kind(row) for row in published_hardware() if row.name == hardware)
+    return _table(f"{recipe.family} {recipe.model}", recipe.tokens, work, kind, systems, layouts=True)
 
 
 def this_machine(machine: Machine, model: ModelPlan, wires: PublishedHardware) -> Hardware:
@@ -180,6 +198,10 @@ def _scaling(model: ModelPlan, hardware: Hardware, systems: Sequence[int], layou
         model.reproducible,
         microbatches_at_once=min(at_once, model.batch_sequences // model.microbatch_sequences),
     )
+    return _table(model.name, model.tokens, work, hardware, systems, layouts)
+
+
+def _table(name: str, tokens: int, work: Work, hardware: Hardware, systems: Sequence[int], layouts: bool) -> Scaling:
     rows = []
     for number in systems:
         rows.append(Row(number, "resident", None, resident(work, number, hardware)))
@@ -190,4 +212,4 @@ def _scaling(model: ModelPlan, hardware: Hardware, systems: Sequence[int], layou
                 ("3D", best_layout(work, number, hardware)),
             ):
                 rows.append(Row(number, way, *(found or (None, None))))
-    return Scaling(model.name, work, hardware, tuple(rows))
+    return Scaling(name, tokens, work, hardware, tuple(rows))

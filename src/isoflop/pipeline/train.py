@@ -11,6 +11,7 @@ from isoflop.pipeline.forecast import foretell
 from isoflop.pipeline.listener import Listener
 from isoflop.pipeline.lock import locked
 from isoflop.pipeline.member import train_member
+from isoflop.pipeline.needs import refuse_unmet_needs
 from isoflop.pipeline.plan import make_plan, store_plan, tell_epochs
 from isoflop.pipeline.result import Result, read_result, refuse_changes
 from isoflop.pipeline.side_by_side import train_side_by_side
@@ -93,7 +94,10 @@ def train_models(
                     results[model.name] = train_member(family, plan, model, data, folder, listener, lanes)
         return [result for result in results.values() if result is not None]
 
-    if any(read_result(folder, model.name) is None for model in plan.models):
+    missing = [model for model in plan.models if read_result(folder, model.name) is None]
+    systems_here = 1 if leader is None else leader.systems_here
+    refuse_unmet_needs(family, plan, [model for model in missing if only in (None, model.name)], folder, systems_here)
+    if missing:
         from isoflop.model import load_kernels
 
         if load_kernels() is None:

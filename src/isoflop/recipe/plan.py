@@ -8,7 +8,7 @@ from typing import Any, Literal
 from isoflop.config import Family
 from isoflop.config.family import ModelSize, Recipe
 from isoflop.errors import FamilyError
-from isoflop.recipe.flops import flops_6nd, flops_paper, flops_per_token
+from isoflop.recipe.flops import training_flops
 from isoflop.recipe.machine import Machine
 from isoflop.recipe.memory import training_memory
 from isoflop.recipe.parametrisation import STANDARD, Parametrisation, parametrisation_of
@@ -23,7 +23,7 @@ MOST_TOKENS = 2**60
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """One run: what decides its bits, then what it will cost. Tokens are what its steps read, the last step whole."""
+    """One run: what decides its bits, then what it will cost. Tokens are what its whole steps read."""
 
     name: str
     size: str
@@ -58,6 +58,8 @@ class ModelPlan:
     execution: Literal["resident", "streamed"] = "resident"
     store: Literal["disk", "host"] = "disk"
     group_tokens: int = GROUP_TOKENS
+    on_spike: Literal["warn", "skip", "rewind"] = "warn"
+    spikes_allowed: int = 10
     recompute: bool = False
 
     @property
@@ -77,6 +79,9 @@ class ModelPlan:
         ways = ("execution", "store", "group_tokens", "recompute")
         for key in ("name", "size", "held_out", "seconds", "joules", "price", *costs, *ways):
             del document[key]
+        del document["spikes_allowed"]  # decides whether a run ends, not how
+        if self.on_spike == "warn":
+            del document["on_spike"]  # changes no bit, and runs from before it was there go on
         return {**document.pop("shape"), **document.pop("parametrisation"), **document}
 
     def to_json(self) -> dict[str, Any]:
@@ -222,8 +227,8 @@ def _plan_model(
     microbatch = _microbatch_sequences(recipe.microbatch_tokens, shape.context_length, schedule)
     at_once = min(machine.lanes, schedule[0].sequences // microbatch)
     memory = training_memory(shape, microbatch, at_once, family.precision)
-    flops = flops_per_token(shape) * tokens
-    seconds = flops / (expected_share(shape) * machine.matrix_flops_per_second(family.precision))
+    flops = training_flops(shape, tokens)
+    seconds = flops.model / (expected_share(shape) * machine.matrix_flops_per_second(family.precision))
     watts, hourly = family.cost.watts_per_system, family.cost.price_per_system_hour
     return ModelPlan(
         name=size.name if number == 0 else f"{size.name}-s{number}",
@@ -245,9 +250,9 @@ def _plan_model(
         eps=recipe.eps,
         weight_decay=recipe.weight_decay,
         clip_norm=recipe.clip_norm,
-        flops=flops,
-        flops_6nd=flops_6nd(shape, tokens),
-        flops_paper=flops_paper(shape, tokens),
+        flops=flops.model,
+        flops_6nd=flops.six_nd,
+        flops_paper=flops.paper,
         weights_bytes=memory.weights_bytes,
         optimizer_bytes=memory.optimizer_bytes,
         activation_bytes=memory.activation_bytes,
@@ -256,6 +261,8 @@ def _plan_model(
         price=hourly * family.systems * seconds / 3600 if hourly is not None else None,
         parametrisation=parametrisation_of(family.parametrisation, recipe, shape),
         reproducible=family.reproducible,
+        on_spike=recipe.on_spike,
+        spikes_allowed=recipe.spikes_allowed,
         execution=family.execution,
         store=family.streaming.store or ("host" if machine.device == "cuda" else "disk"),
         group_tokens=family.streaming.group_tokens or (GPU_GROUP_TOKENS if machine.device == "cuda" else GROUP_TOKENS),

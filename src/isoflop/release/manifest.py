@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from isoflop.data.hashes import Hashes
 from isoflop.durable import sha256_of_file, to_json
 from isoflop.release.card import Card
 
@@ -30,13 +31,19 @@ def manifest(card: Card, folder: Path) -> dict[str, Any]:
 
 
 def is_current(card: Card, folder: Path) -> bool:
-    """Whether `folder` holds what its manifest lists, by name and size, and the manifest says what `card` does."""
+    """Whether `folder` holds what its manifest lists, by name and hash, and the manifest says what `card` does.
+
+    A large file that was hashed before and not touched since is not read again.
+    """
     try:
         found = json.loads((folder / MANIFEST).read_bytes())
-        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.name != MANIFEST}
-        listed = {name: file["bytes"] for name, file in found["files"].items()}
         settings = json.loads(to_json(_settings(card)))
-        return listed == sizes and {key: found.get(key) for key in settings} == settings
+        if {key: found.get(key) for key in settings} != settings:
+            return False
+        hashes = Hashes(folder)
+        there = {path.name: hashes.of(path) for path in folder.iterdir() if path.name != MANIFEST}
+        hashes.keep()
+        return there == {name: file["sha256"] for name, file in found["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 

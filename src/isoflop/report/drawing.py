@@ -1,169 +1,97 @@
-"""A figure as shapes and words in pixels: axes with ticks, and paths that templates/figure.svg.jinja writes down."""
+"""A figure in data units: lines, marks and words in panels. `placing` puts it into pixels, the page's script again."""
 
-import math
-import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from isoflop.report.scale import Array, Scale
 
-
-@dataclass(frozen=True)
-class Tick:
-    """A mark on an axis; without label it is a minor one."""
-
-    at: float
-    label: str
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Maps `low` to pixel `start` and `high` to pixel `end`, logarithmically if `log`; `title` with its unit."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool
-    title: str
-
-    def at(self, values: Array | float) -> Array:
-        """Pixels."""
-        low, high, v = (np.asarray(one, dtype=float) for one in (self.low, self.high, values))
-        if self.log:
-            low, high, v = np.log(low), np.log(high), np.log(v)
-        return np.asarray(self.start + (v - low) / (high - low) * (self.end - self.start))
-
-    def ticks(self, most: int, label: Callable[[float], str]) -> tuple[Tick, ...]:
-        """Up to about `most` labelled ticks at round values, and on a log axis of decades minor ones between them.
-
-        On an axis too short for decades, labels that are plain numbers get the same decimals.
-        """
-        decades = _decades(self.low, self.high) if self.log else []
-        if len(decades) >= 2:
-            every = math.ceil(len(decades) / most)
-            labelled = {10.0**k for k in decades if (k - decades[0]) % every == 0}
-            minor = [m * 10.0**k for k in range(decades[0] - 1, decades[-1] + 1) for m in range(1, 10)]
-            inside = [v for v in minor if self.low <= v <= self.high] if every == 1 else []
-            values = sorted(labelled.union(inside))
-            return tuple(Tick(float(self.at(v)), label(v) if v in labelled else "") for v in values)
-        if self.log and self.high / self.low > 4:
-            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)))
-            values = [m * 10.0**k for k in powers for m in (1, 2, 5)]
-            return tuple(Tick(float(self.at(v)), label(v)) for v in values if self.low <= v <= self.high)
-        values = _round_values(self.low, self.high, most)
-        return tuple(
-            Tick(float(self.at(v)), text) for v, text in zip(values, _aligned([label(v) for v in values]), strict=True)
-        )
+# Paths around the origin: what tells series apart for those who cannot by colour.
+GLYPHS = {
+    "dot": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0z",
+    "diamond": "M0-6.5l6.5 6.5-6.5 6.5-6.5-6.5z",
+    "square": "M-4-4h8v8h-8z",
+    "up": "M0-5.5l5 9h-10z",
+    "down": "M0 5.5l5-9h-10z",
+    "cross": "M-1.5-5h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5v-3h3.5z",
+    "saltire": "M-3.2-5.3l3.2 3.2 3.2-3.2 2.1 2.1-3.2 3.2 3.2 3.2-2.1 2.1-3.2-3.2-3.2 3.2-2.1-2.1 3.2-3.2-3.2-3.2z",
+    "hexagon": "M-5 0l2.5-4.3h5l2.5 4.3-2.5 4.3h-5z",
+    "median": "M-11 0h22",
+    "cap": "M-7 0h14",
+}
 
 
 @dataclass(frozen=True)
-class Shape:
-    """An SVG path. `css` are its classes, `hover` what a pointer on it shows, `shade` from 0 (smallest model) to 1."""
+class Line:
+    """Points joined in order, `closed` to an area. `label` names it to a pointer, `series` is what a legend toggles.
 
-    d: str
+    A line that cannot be pointed at (a band, a faint background) is `silent`.
+    """
+
+    x: Array
+    y: Array
     css: str
-    hover: str = ""
-    shade: float | None = None
+    label: str = ""
+    series: str = ""
+    closed: bool = False
+    silent: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A glyph at a point; `told` is its sentence."""
+
+    x: float
+    y: float
+    glyph: str
+    css: str
+    told: str
+    series: str = ""
 
 
 @dataclass(frozen=True)
 class Words:
-    """A text beside a mark, `anchor` as in SVG."""
+    """A text so many pixels beside a point, on its other side near the frame's edge; left out where it would lie on one
+    that comes before it."""
 
     x: float
     y: float
     text: str
     css: str = ""
-    anchor: str = "start"
+    dx: float = 6
+    dy: float = -9
+    series: str = ""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A frame with its axes. `shapes` are cut at the frame, `marks` are not."""
+    """A frame with its axes, `share` of the figure's height. Lines are cut at the frame, marks are not."""
 
-    x: Axis
-    y: Axis
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    shapes: tuple[Shape, ...]
-    marks: tuple[Shape, ...] = ()
+    x: Scale
+    y: Scale
+    lines: tuple[Line, ...]
+    marks: tuple[Mark, ...] = ()
     words: tuple[Words, ...] = ()
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One SVG. `name` is unique on the page; `title` and `description` are for those who cannot see it."""
+    """Panels one below the other over the same x axis; heights in pixels on a desk and on a phone. One that is `still`
+    has no buttons to zoom.
+
+    `name` is unique on the page; `title` and `description` are for those who cannot see it.
+    """
 
     name: str
-    width: int
-    height: int
     title: str
     description: str
     panels: tuple[Panel, ...]
+    height: int
+    narrow_height: int
+    still: bool = False
 
 
-def line(x: Array, y: Array, *, closed: bool = False) -> str:
-    """A path through points in pixels, to a tenth: relative steps keep it short."""
-    tenths = np.round(np.stack([x, y], axis=1) * 10).astype(int)
-    if len(tenths) == 0:
-        return ""
-    steps = np.diff(tenths, axis=0) / 10
-    path = f"M{tenths[0][0] / 10:g} {tenths[0][1] / 10:g}"
-    if len(steps):
-        path += "l" + " ".join(f"{dx:g} {dy:g}" for dx, dy in steps)
-    return path + "z" * closed
-
-
-def band(x: Array, low: Array, high: Array) -> str:
+def band(x: Array, low: Array, high: Array, css: str, label: str, series: str = "") -> Line:
     """The area between two lines over the same x."""
-    return line(np.concatenate([x, x[::-1]]), np.concatenate([low, high[::-1]]), closed=True)
-
-
-def dot(x: float, y: float, radius: float) -> str:
-    """A circle."""
-    half = f"a{radius:g} {radius:g} 0 1 0"
-    return f"M{x - radius:.1f} {y:.1f}{half} {2 * radius:g} 0{half} {-2 * radius:g} 0z"
-
-
-def diamond(x: float, y: float, radius: float) -> str:
-    """A square on its corner."""
-    return f"M{x:.1f} {y - radius:.1f}l{radius:g} {radius:g} {-radius:g} {radius:g} {-radius:g} {-radius:g}z"
-
-
-def whisker(x: float, low: float, high: float, cap: float) -> str:
-    """An upright interval; with `cap` > 0 it has ends of that half-width."""
-    ends = f"M{x - cap:.1f} {low:.1f}h{2 * cap:g}M{x - cap:.1f} {high:.1f}h{2 * cap:g}" if cap else ""
-    return f"M{x:.1f} {low:.1f}V{high:.1f}{ends}"
-
-
-def padded(values: Sequence[float], share: float, *, log: bool) -> tuple[float, float]:
-    """The range of the values with `share` of it added at both ends; never empty."""
-    low, high = min(values), max(values)
-    if log:
-        pad = max(math.log(high / low), 0.05) * share
-        return low * math.exp(-pad), high * math.exp(pad)
-    pad = max(high - low, 0.05 * abs(high), 1e-9) * share
-    return low - pad, high + pad
-
-
-def _decades(low: float, high: float) -> list[int]:
-    return list(range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1))
-
-
-def _round_values(low: float, high: float, most: int) -> list[float]:
-    rough = (high - low) / most
-    scale = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * scale for m in (1, 2, 2.5, 5, 10) if m * scale >= rough * 0.999)
-    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _aligned(labels: list[str]) -> list[str]:
-    """3.3, 3.32 becomes 3.30, 3.32; labels that are no plain decimals stay."""
-    if not all(re.fullmatch(r"[0-9]+(\.[0-9]+)?", label) for label in labels):
-        return labels
-    decimals = max((len(label.partition(".")[2]) for label in labels), default=0)
-    return [f"{float(label):.{decimals}f}" for label in labels]
+    return Line(np.concatenate([x, x[::-1]]), np.concatenate([low, high[::-1]]), css, label, series, True, silent=True)

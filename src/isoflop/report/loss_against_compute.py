@@ -6,43 +6,33 @@ from dataclasses import dataclass
 import numpy as np
 
 from isoflop.law import Curve, Law
-from isoflop.report.drawing import (
-    Array,
-    Axis,
-    Drawing,
-    Panel,
-    Shape,
-    Tick,
-    Words,
-    band,
-    diamond,
-    dot,
-    line,
-    padded,
-    whisker,
-)
-from isoflop.report.numbers import MINUS, loss, power_of_ten, scientific
+from isoflop.report.drawing import Drawing, Line, Mark, Panel, Words, band
+from isoflop.report.figure import Figure
+from isoflop.report.numbers import loss, scientific
 from isoflop.report.records import Forecast
 from isoflop.report.run import Model
+from isoflop.report.scale import Scale, padded
+from isoflop.report.table import Cell, Key, Table
 
 TITLE = "Held-out loss against training compute"
 CURVE_POINTS = 33
+EDGES = ("low_80", "high_80", "low_95", "high_95")
 RANGE_MARGIN = 0.07
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A finished model's place in the figure; `shade` as in `drawing.Shape`."""
+    """A finished model's place in the figure; `colour` is a class."""
 
     name: str
     size: str
     held_out: bool
     flops: float
     loss: float
-    shade: float
+    colour: str
 
     @property
-    def hover(self) -> str:
+    def told(self) -> str:
         told = f"{self.name}: {loss(self.loss)} nats/token at {scientific(self.flops)} FLOPs"
         return told + ", held out" * self.held_out
 
@@ -51,7 +41,8 @@ class Measured:
 class Foretold:
     """A forecast with nothing missing."""
 
-    hover: str
+    model: str
+    told: str
     flops: float
     loss: float
     low_80: float
@@ -69,9 +60,9 @@ class Foretold:
         if len(found) < len(keys):
             return None
         told = {key: loss(number) for key, number in found.items()}
-        hover = f"{forecast.model} foretold: {told['loss']}, 80 % interval {told['low_80']} to {told['high_80']}"
-        hover += f", 95 % interval {told['low_95']} to {told['high_95']}"
-        return cls(hover, *(found[key] for key in keys))
+        sentence = f"{forecast.model} foretold: {told['loss']}, 80 % interval {told['low_80']} to {told['high_80']}"
+        sentence += f", 95 % interval {told['low_95']} to {told['high_95']}"
+        return cls(forecast.model, sentence, *(found[key] for key in keys))
 
 
 def law_curve(law: Law, models: Sequence[Model], forecast: Forecast | None) -> Curve:
@@ -83,140 +74,145 @@ def law_curve(law: Law, models: Sequence[Model], forecast: Forecast | None) -> C
 
 
 def draw_loss_against_compute(
-    name: str,
     models: Sequence[Model],
-    shades: Mapping[str, float],
+    colours: Mapping[str, str],
     curve: Curve | None,
     forecast: Forecast | None,
-    width: int,
-    height: int,
-) -> Drawing | None:
+) -> Figure | None:
     """Loss against FLOPs, both logarithmic, and below it (with a law) how far each lies off the law's median, in %.
 
     `curve` is what `law_curve` returns for the same models and forecast. None where there is neither a point nor a law.
     """
-    points = _measured(models, shades)
+    points = _measured(models, colours)
     foretold = Foretold.of(forecast)
     flops = [p.flops for p in points] + ([foretold.flops] if foretold else [])
     if not flops and curve is None:
         return None
-    low, high = (
-        padded(flops, RANGE_MARGIN, log=True) if curve is None else (float(curve.flops[0]), float(curve.flops[-1]))
-    )
-    x = Axis(low, high, 52, width - 14, True, "training FLOPs")
-    split = round(height * 0.62) if curve else height - 46
-    panels = [_panel_of_loss(x, split, points, foretold, curve)]
+    ends = padded(flops, RANGE_MARGIN, log=True) if curve is None else (float(curve.flops[0]), float(curve.flops[-1]))
+    x = Scale(*ends, True, "training FLOPs", "flops", "FLOPs")
+    panels = [_panel_of_loss(x, points, foretold, curve)]
     if curve:
-        panels.append(_panel_off_law(x, split + 40, height - 46, points, foretold, curve))
+        panels.append(_panel_off_law(x, points, foretold, curve))
     told = "; ".join(f"{p.name} {loss(p.loss)} at {scientific(p.flops)} FLOPs" for p in points)
     description = f"Measured, in nats per token: {told or 'nothing yet'}."
     if foretold:
-        description += f" Foretold at {scientific(foretold.flops)} FLOPs: {foretold.hover}."
-    return Drawing(name, width, height, TITLE, description, tuple(panels))
+        description += f" Foretold at {scientific(foretold.flops)} FLOPs: {foretold.told}."
+    height, narrow = (580, 520) if curve else (400, 340)
+    drawing = Drawing("compute", TITLE, description, tuple(panels), height, narrow)
+    return Figure(drawing, tuple(_keys(points, foretold, curve)), _table(points, foretold, curve))
 
 
-def _measured(models: Sequence[Model], shades: Mapping[str, float]) -> list[Measured]:
+def _measured(models: Sequence[Model], colours: Mapping[str, str]) -> list[Measured]:
     """Held-out models last, so that they lie on top."""
     points = []
     for model in sorted(models, key=lambda model: model.held_out):
         flops, nats = (model.result.flops, model.result.nats_per_token) if model.result else (None, None)
         if flops is not None and nats is not None and flops > 0 and nats > 0:
-            points.append(Measured(model.name, model.size, model.held_out, flops, nats, shades[model.name]))
+            points.append(Measured(model.name, model.size, model.held_out, flops, nats, colours[model.name]))
     return points
 
 
-def _panel_of_loss(
-    x: Axis, bottom: int, points: Sequence[Measured], foretold: Foretold | None, curve: Curve | None
-) -> Panel:
+def _panel_of_loss(x: Scale, points: Sequence[Measured], foretold: Foretold | None, curve: Curve | None) -> Panel:
     values = [p.loss for p in points] + ([foretold.low_95, foretold.high_95] if foretold else [])
     values += curve.loss[[0, -1]].tolist() if curve else []
-    y = Axis(*padded(values, 0.07, log=True), bottom, 30, True, "held-out loss, nats/token")
-    shapes = _law_shapes(x, y, curve) if curve else ()
-    marks = _forecast_marks(x, y, foretold, lambda value: value) if foretold else ()
-    marks += tuple(_mark(p, x, y, p.loss) for p in points)
-    return Panel(x, y, _x_ticks(x), y.ticks(6, lambda v: f"{v:.4g}"), shapes, marks, _names(points, x, y))
+    y = Scale(*padded(values, 0.07, log=True), True, "held-out loss, nats/token", "loss", "nats/token")
+    lines = _law_lines(curve) if curve else []
+    lines += _interval_lines(foretold, lambda value: value) if foretold else []
+    marks = _forecast_marks(foretold, lambda value: value) if foretold else []
+    marks += [_mark(p, p.loss) for p in points]
+    return Panel(x, y, tuple(lines), tuple(marks), _names(points), share=0.62)
 
 
-def _panel_off_law(
-    x: Axis,
-    top: int,
-    bottom: int,
-    points: Sequence[Measured],
-    foretold: Foretold | None,
-    curve: Curve,
-) -> Panel:
+def _panel_off_law(x: Scale, points: Sequence[Measured], foretold: Foretold | None, curve: Curve) -> Panel:
     """The same x; y is the loss over the law's median, less one, in %: at the scale of a law its interval is a hair."""
     off = [100 * (p.loss / _median(curve, p.flops) - 1) for p in points]
     reach = [1.0, *(abs(value) for value in off)]
-    marks: tuple[Shape, ...] = ()
+    median = _median(curve, foretold.flops) if foretold else 1.0
     if foretold:
-        median = _median(curve, foretold.flops)
         reach += [100 * abs(edge / median - 1) for edge in (foretold.low_95, foretold.high_95)]
-    y = Axis(-1.15 * max(reach), 1.15 * max(reach), bottom, top, False, "off the law's median, %")
-    if foretold:
-        marks = _forecast_marks(x, y, foretold, lambda value: 100 * (value / median - 1))
-    marks += tuple(_mark(p, x, y, value) for p, value in zip(points, off, strict=True))
+    y = Scale(-1.15 * max(reach), 1.15 * max(reach), False, "off the law's median, %", "signed", "%")
     edges = (curve.loss, curve.low_80, curve.high_80, curve.low_95, curve.high_95)
-    relative = Curve(curve.flops, *(100 * (edge / curve.loss - 1) for edge in edges))
-    y_ticks = y.ticks(4, lambda v: f"{v:+.3g}".replace("-", MINUS) if v else "0")
-    return Panel(x, y, _x_ticks(x), y_ticks, _law_shapes(x, y, relative), marks)
+    lines = _law_lines(Curve(curve.flops, *(100 * (edge / curve.loss - 1) for edge in edges)))
+    marks = []
+    if foretold:
+        lines += _interval_lines(foretold, lambda value: 100 * (value / median - 1))
+        marks += _forecast_marks(foretold, lambda value: 100 * (value / median - 1))
+    marks += [_mark(p, value) for p, value in zip(points, off, strict=True)]
+    return Panel(x, y, tuple(lines), tuple(marks), share=0.38)
 
 
 def _median(curve: Curve, flops: float) -> float:
     return float(np.exp(np.interp(np.log(flops), np.log(curve.flops), np.log(curve.loss))))
 
 
-def _x_ticks(x: Axis) -> tuple[Tick, ...]:
-    return x.ticks(4 if x.end < 600 else 8, power_of_ten)
+def _law_lines(curve: Curve) -> list[Line]:
+    return [
+        band(curve.flops, curve.low_95, curve.high_95, "band-95", "the law's 95 % interval for one new run", "law-95"),
+        band(curve.flops, curve.low_80, curve.high_80, "band-80", "the law's 80 % interval for one new run", "law-80"),
+        Line(curve.flops, curve.loss, "law", "the law's median", "law"),
+    ]
 
 
-def _law_shapes(x: Axis, y: Axis, curve: Curve) -> tuple[Shape, ...]:
-    at = x.at(curve.flops)
-    return (
-        _law_band(at, y.at(curve.low_95), y.at(curve.high_95), "95"),
-        _law_band(at, y.at(curve.low_80), y.at(curve.high_80), "80"),
-        Shape(line(at, y.at(curve.loss)), "law", "the law's median"),
-    )
+def _interval_lines(foretold: Foretold, shown: Callable[[float], float]) -> list[Line]:
+    """The forecast's intervals; `shown` turns a loss into what the y axis measures."""
+    return [
+        Line(
+            np.full(2, foretold.flops), np.array([shown(low), shown(high)]), css, foretold.told, "foretold", silent=True
+        )
+        for css, low, high in (
+            ("interval-95", foretold.low_95, foretold.high_95),
+            ("interval-80", foretold.low_80, foretold.high_80),
+        )
+    ]
 
 
-def _law_band(at: Array, low: Array, high: Array, percent: str) -> Shape:
-    return Shape(band(at, low, high), f"band band-{percent}", f"the law's {percent} % interval for one new run")
+def _forecast_marks(foretold: Foretold, shown: Callable[[float], float]) -> list[Mark]:
+    ends = [("cap", foretold.low_95), ("median", foretold.loss), ("cap", foretold.high_95)]
+    return [Mark(foretold.flops, shown(value), glyph, "tick-mark", foretold.told, "foretold") for glyph, value in ends]
 
 
-def _forecast_marks(x: Axis, y: Axis, foretold: Foretold, shown: Callable[[float], float]) -> tuple[Shape, ...]:
-    """The forecast's interval; `shown` turns a loss into what the y axis measures."""
-    at = float(x.at(foretold.flops))
-    low_95, low_80, middle, high_80, high_95 = (
-        float(y.at(shown(edge)))
-        for edge in (foretold.low_95, foretold.low_80, foretold.loss, foretold.high_80, foretold.high_95)
-    )
-    return (
-        Shape(whisker(at, low_95, high_95, 7), "foretold-95", foretold.hover),
-        Shape(whisker(at, low_80, high_80, 0), "foretold-80", foretold.hover),
-        Shape(f"M{at - 11:.1f} {middle:.1f}h22", "foretold-median", foretold.hover),
-    )
+def _mark(point: Measured, value: float) -> Mark:
+    glyph, series = ("diamond", "held-out") if point.held_out else ("dot", "measured")
+    return Mark(point.flops, value, glyph, point.colour, point.told, series)
 
 
-def _mark(point: Measured, x: Axis, y: Axis, value: float) -> Shape:
-    at = float(x.at(point.flops)), float(y.at(value))
-    if point.held_out:
-        return Shape(diamond(*at, 6.5), "point held", point.hover)
-    return Shape(dot(*at, 4.5), "point ladder", point.hover, point.shade)
-
-
-def _names(points: Sequence[Measured], x: Axis, y: Axis) -> tuple[Words, ...]:
-    """The name of each size above its runs, left out where it would lie on another."""
-    words: list[Words] = []
-    taken: list[tuple[float, float, float]] = []
+def _names(points: Sequence[Measured]) -> tuple[Words, ...]:
+    """The name of each size above its runs; the held-out one and the largest first, for others may have no room."""
+    words: dict[str, Words] = {}
     for p in sorted(points, key=lambda p: (not p.held_out, -p.flops)):
-        at = float(x.at(p.flops))
-        above = min(float(y.at(q.loss)) for q in points if q.size == p.size) - 10
+        top = max(q.loss for q in points if q.size == p.size)
         text = p.size if len(p.size) <= 12 else p.size[:11] + "…"
-        length = sum(12.5 if letter in "MWmw@%" or letter > "~" else 7.5 for letter in text)
-        inward = at + 8 + length > x.end
-        left = at - 10 - length if inward else at + 6
-        if all(left > one + n + 4 or left + length < one - 4 or abs(above - h) > 14 for one, n, h in taken):
-            taken.append((left, length, above))
-            css = "name held" if p.held_out else "name"
-            words.append(Words(at - 10 if inward else left, above, text, css, "end" if inward else "start"))
-    return tuple(words)
+        series = "held-out" if p.held_out else "measured"
+        dx = 16 if p.held_out else 6
+        words.setdefault(p.size, Words(p.flops, top, text, "held" if p.held_out else "", dx, series=series))
+    return tuple(words.values())
+
+
+def _keys(points: Sequence[Measured], foretold: Foretold | None, curve: Curve | None) -> list[Key]:
+    keys = [Key("measured", "dot", "s5", "measured")] if any(not p.held_out for p in points) else []
+    if any(p.held_out for p in points):
+        keys.append(Key("held out, measured", "diamond", "held", "held-out"))
+    if foretold:
+        keys.append(Key("foretold: 80 %, 95 %", "median", "tick-mark", "foretold"))
+    if curve:
+        keys += [
+            Key("law, median", "line", "law", "law"),
+            Key("law, 80 % for one new run", "band", "band-80", "law-80"),
+            Key("law, 95 %", "band", "band-95", "law-95"),
+        ]
+    return keys
+
+
+def _table(points: Sequence[Measured], foretold: Foretold | None, curve: Curve | None) -> Table:
+    unit = "(nats/token)"
+    columns = ("kind", "name", "training FLOPs", f"loss {unit}", *(f"{end} {unit}" for end in EDGES))
+    rows: list[tuple[Cell, ...]] = [
+        ("held out" if p.held_out else "measured", p.name, p.flops, p.loss, None, None, None, None) for p in points
+    ]
+    if foretold:
+        edges = (foretold.low_80, foretold.high_80, foretold.low_95, foretold.high_95)
+        rows.append(("foretold", foretold.model, foretold.flops, foretold.loss, *edges))
+    if curve:
+        arrays = (curve.flops, curve.loss, curve.low_80, curve.high_80, curve.low_95, curve.high_95)
+        rows += [("law", "", *(float(f"{value:.6g}") for value in row)) for row in zip(*arrays, strict=True)]
+    return Table(columns, tuple(rows))

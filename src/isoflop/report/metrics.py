@@ -1,6 +1,7 @@
 """The log of a training run, and curves thinned so that a page of long runs stays small."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,19 +30,62 @@ def read_metrics(path: Path) -> Metrics | None:
     Lines that are no JSON object are skipped: a kill tears the last one. Steps logged again after a resume replace
     those of before.
     """
-    rows: list[tuple[float, ...]] = []
+    return MetricsLog(path).read()
+
+
+class MetricsLog:
+    """A metrics.jsonl that may be growing: reading it again parses what was added."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows = np.empty((0, len(COLUMNS)))
+        self._file, self._read_bytes = 0, 0
+
+    def read(self) -> Metrics | None:
+        """As `read_metrics`."""
+        try:
+            with open(self._path, "rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._file or status.st_size < self._read_bytes:
+                    self._rows, self._file, self._read_bytes = self._rows[:0], status.st_ino, 0
+                file.seek(self._read_bytes)
+                added = file.read()
+        except OSError:
+            return None
+        # The last line may be half written; it is read when it has its end, and now if it is whole without one.
+        whole = added.rfind(b"\n") + 1
+        self._rows = _last_logged(np.concatenate([self._rows, _rows(added[:whole])]))
+        self._read_bytes += whole
+        rows = _last_logged(np.concatenate([self._rows, _rows(added[whole:])]))
+        return Metrics(*rows.T) if len(rows) else None
+
+
+def _last_logged(rows: Array) -> Array:
+    """Without the rows after which as many tokens, or fewer, were logged again: (steps, columns)."""
+    if len(rows) == 0:
+        return rows
+    tokens = rows[:, 0]
+    later = np.append(np.minimum.accumulate(tokens[::-1])[::-1][1:], np.inf)
+    return np.asarray(rows[tokens < later])
+
+
+def _rows(text: bytes) -> Array:
+    """(lines, columns) of the lines that are JSON objects with tokens: at once where all are plain, else one by one."""
+    if not text.strip():
+        return np.empty((0, len(COLUMNS)))
+    from pyarrow import ArrowInvalid, BufferReader, field, float64, json, schema
+
+    options = json.ParseOptions(
+        explicit_schema=schema([field(name, float64()) for name in COLUMNS]), unexpected_field_behavior="ignore"
+    )
     try:
-        with open(path, "rb") as file:
-            for line in file:
-                row = _row(line)
-                if row is None:
-                    continue
-                while rows and rows[-1][0] >= row[0]:
-                    rows.pop()
-                rows.append(row)
-    except OSError:
-        return None
-    return Metrics(*np.array(rows, dtype=float).T) if rows else None
+        table = json.read_json(BufferReader(text), parse_options=options)
+    except ArrowInvalid:
+        found = [row for line in text.split(b"\n") if (row := _row(line)) is not None]
+        return np.array(found, dtype=float).reshape(-1, len(COLUMNS))
+    rows = np.stack([table.column(name).to_numpy() for name in COLUMNS], axis=1)
+    rows[~(np.abs(rows) < 1e300)] = np.nan
+    return np.asarray(rows[rows[:, 0] > 0])
 
 
 def _row(line: bytes) -> tuple[float, ...] | None:

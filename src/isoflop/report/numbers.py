@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+YEAR_SECONDS = 365.25 * 86_400
 TIMES = "\N{MULTIPLICATION SIGN}"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -61,6 +62,22 @@ def power_of_ten(value: float) -> str:
     return power if float(mantissa) == 1 else f"{float(mantissa):g} {TIMES} {power}"
 
 
+def plain(value: float) -> str:
+    """Four significant digits, no zeros at the end: 3.25, 0.1, 10,000."""
+    told = f"{value:.4g}"
+    return f"{value:,.0f}" if "e" in told and abs(value) < 1e9 else told.replace("-", MINUS)
+
+
+def bytes_tick(value: float) -> str:
+    """10 GB: the label of a tick."""
+    return re.sub(r"\.?0+(?=\D*$)", "", told) if "." in (told := size(value)) else told
+
+
+def ratio(value: float | None) -> str:
+    """20, 1.7, 4,258: tokens per parameter."""
+    return MISSING if value is None else f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
 def loss(value: float | None) -> str:
     """Three decimals: seeds differ in the second or third."""
     return MISSING if value is None else f"{value:.3f}"
@@ -80,9 +97,13 @@ def duration(seconds: float | None) -> str:
 
 
 def in_words(seconds: float | None) -> str:
-    """4 min 12 s"""
+    """4 min 12 s; from 100 days on 271 d, from two years on 7,930 years"""
     if seconds is None:
         return MISSING
+    if seconds >= 2 * YEAR_SECONDS:
+        return f"{digits(seconds / YEAR_SECONDS)}\N{NO-BREAK SPACE}years"
+    if seconds >= 100 * 86_400:
+        return f"{round(seconds / 86_400)}\N{NO-BREAK SPACE}d"
     rounded = round(seconds)
     days, hours, minutes = rounded // 86_400, rounded // 3600 % 24, rounded // 60 % 60
     parts = {"d": days, "h": hours, "min": minutes, "s": rounded % 60}
@@ -159,6 +180,13 @@ def parameter(value: float | None) -> str:
     return scientific(value) if value and not 1e-3 <= abs(value) < 1e5 else digits(value).replace("-", MINUS)
 
 
+def cell(value: str | float | None) -> str:
+    """A cell of a figure's data: six digits are more than anyone reads; the CSV has all."""
+    if value is None:
+        return MISSING
+    return value if isinstance(value, str) else f"{value:.6g}".replace("e+", "e")
+
+
 FILTERS = {
     function.__name__: function
     for function in (
@@ -176,5 +204,7 @@ FILTERS = {
         equation,
         symbol,
         parameter,
+        cell,
+        ratio,
     )
 }

@@ -1,62 +1,138 @@
-"""Writes report.html: one page that opens with no network, no script and nothing beside it."""
+"""Writes report.html: one page that opens with no network and nothing beside it."""
 
+import base64
+import hashlib
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from isoflop.data import Counts, Manifest
 from isoflop.durable import write_text
 from isoflop.report.costs import costs_of, machine_facts
-from isoflop.report.drawing import Drawing
+from isoflop.report.downstream import draw_task, task_keys, tasks_of
+from isoflop.report.drawing import GLYPHS
+from isoflop.report.figure import COLOURS, Figure, shade
 from isoflop.report.loss_against_compute import draw_loss_against_compute, law_curve
 from isoflop.report.loss_curves import draw_loss_curves
 from isoflop.report.numbers import FILTERS
-from isoflop.report.run import Model, Run, read_run
+from isoflop.report.openness import openness_table
+from isoflop.report.published import beside_published, draw_published
+from isoflop.report.records import Comparison
+from isoflop.report.run import Foretold, Model, Run, read_run
+from isoflop.report.systems import choices, draw_memory, draw_speed, draw_time, measured_speed
+from isoflop.report.table import Key
 from isoflop.report.verdict import Verdict, draw_verdict, judge
 
-# Text in a figure keeps its size only near these widths, so every figure is drawn twice and CSS shows one.
-WIDE, NARROW = 960, 380
+LIVE = "live.js"
+SCRIPTS = ("scale.js", "plot.js", "pointing.js", "tools.js", "page.js")
 
 
-def write_report(run_directory: Path) -> Path:
+def write_report(run_directory: Path, foretold: Foretold | None = None) -> Path:
     """Writes report.html into `run_directory` from what lies there and returns its path.
 
-    A run that is not finished gives a page that says what is missing.
+    A run that is not finished gives a page that says what is missing. `foretold` as in `read_run`.
 
     Raises:
         InputError: there is no such directory.
         WorkError: the page cannot be written; the one that was there stays.
     """
-    run = read_run(run_directory)
+    run = read_run(run_directory, foretold)
     path = run_directory / "report.html"
     write_text(path, render(run, datetime.now(UTC)))
     return path
 
 
-def render(run: Run, time: datetime) -> str:
-    """The page as HTML."""
-    verdict = judge(run.forecast, run.models)
+@dataclass(frozen=True)
+class TaskGroup:
+    """All tasks asked with so many examples, under one legend."""
+
+    shots: int
+    figures: tuple[Figure, ...]
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the page is made of, beside the run directory itself."""
+
+    verdict: Verdict | None
+    beside: Comparison
+    figures: dict[str, Figure]
+    tasks: list[TaskGroup]
+
+
+def page_parts(run: Run) -> Parts:
+    """Everything that is drawn: figures by the name of their drawing, and those of tasks in groups."""
+    verdict, beside = judge(run.forecast, run.models), beside_published(run)
+    return Parts(verdict, beside, figures_of(run, verdict, beside), task_groups(run, beside))
+
+
+def render(run: Run, time: datetime, *, live: bool = False) -> str:
+    """The page as HTML; `live` as `isoflop serve` shows it, which looks for news by itself."""
+    parts, script = page_parts(run), _script((*SCRIPTS, LIVE) if live else SCRIPTS)
     return (
-        _templates()
+        templates()
         .get_template("page.html.jinja")
         .render(
             run=run,
-            verdict=verdict,
-            figures=_figures(run, verdict),
-            legend=_legend(run.models),
+            verdict=parts.verdict,
+            beside=parts.beside,
+            figures=defaultdict(lambda: None, parts.figures),
+            tasks=parts.tasks,
+            openness=openness_table(parts.beside),
+            choices=choices(run.scalings[-1]) if run.scalings else [],
             costs=costs_of(run.models),
             machine=machine_facts(run.plan.machine) if run.plan else [],
             domains=_domains(run.manifest) if run.manifest else [],
             time=time.isoformat(timespec="seconds"),
+            live=live,
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
     )
 
 
+def figures_of(run: Run, verdict: Verdict | None, beside: Comparison) -> dict[str, Figure]:
+    """The figures that have something to show, by the name of their drawing."""
+    colours = {model.name: _colour(model, share) for model, share in zip(run.models, _shares(run.models), strict=True)}
+    curve = law_curve(run.law, run.models, run.forecast) if run.law else None
+    drawn = [
+        draw_verdict(verdict) if verdict else None,
+        draw_loss_against_compute(run.models, colours, curve, run.forecast),
+        draw_loss_curves(run.models, colours, _size_keys(run.models, colours)),
+        draw_memory(run.scalings[-1]) if run.scalings else None,
+        draw_published(beside),
+        *(
+            draw_speed(scaling, f"speed-{n}", measured_speed(run.models, scaling.model) if scaling.ours else None)
+            for n, scaling in enumerate(run.scalings, start=1)
+        ),
+        draw_time(run.scalings),
+    ]
+    return {figure.drawing.name: figure for figure in drawn if figure}
+
+
+def task_groups(run: Run, beside: Comparison) -> list[TaskGroup]:
+    """The figures of downstream tasks, without examples first."""
+    shots = {score.shots for model in run.models for score in model.scores}
+    shots |= {int(one) for model in beside.models for one in model.scores if one.isdecimal()}
+    groups = []
+    for number in sorted(shots):
+        tasks = tasks_of(run.models, beside, number)
+        if tasks:
+            figures = tuple(draw_task(task, number, beside) for task in tasks)
+            groups.append(TaskGroup(number, figures, tuple(task_keys(tasks, beside))))
+    return groups
+
+
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
+    """Everything that is filled into them is escaped."""
     environment = Environment(
         loader=PackageLoader("isoflop.report", "templates"),
         autoescape=True,
@@ -65,35 +141,23 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
+    environment.globals.update(glyphs=GLYPHS, colours=COLOURS)
     return environment
 
 
-@dataclass(frozen=True)
-class LegendEntry:
-    """A size in the legend; `runs` is how many seeds it was trained with."""
-
-    size: str
-    held_out: bool
-    shade: float
-    runs: int
+@cache
+def _script(names: tuple[str, ...]) -> str:
+    """The page's script: one text, of which the page's policy names the hash, so that no other runs."""
+    folder = files("isoflop.report") / "templates" / "script"
+    texts = [(folder / name).read_text(encoding="utf-8") for name in names]
+    return "\n(() => {\n" + "\n".join(texts) + "})();\n"
 
 
-def _figures(run: Run, verdict: Verdict | None) -> dict[str, list[Drawing]]:
-    """Each figure at both widths; a figure with nothing to show is an empty list."""
-    shades = {model.name: shade for model, shade in zip(run.models, _shades(run.models), strict=True)}
-    curve = law_curve(run.law, run.models, run.forecast) if run.law else None
-    drawn: dict[str, list[Drawing | None]] = {"verdict": [], "curves": [], "compute": []}
-    for layout, width, heights in (("wide", WIDE, (92, 430, 580)), ("narrow", NARROW, (84, 330, 500))):
-        if verdict:
-            drawn["verdict"].append(draw_verdict(f"verdict-{layout}", verdict, width, heights[0]))
-        drawn["curves"].append(draw_loss_curves(f"curves-{layout}", run.models, shades, width, heights[1]))
-        drawn["compute"].append(
-            draw_loss_against_compute(f"compute-{layout}", run.models, shades, curve, run.forecast, width, heights[2])
-        )
-    return {name: [drawing for drawing in drawings if drawing] for name, drawings in drawn.items()}
+def _colour(model: Model, share: float) -> str:
+    return "held" if model.held_out else shade(share)
 
 
-def _shades(models: tuple[Model, ...]) -> list[float]:
+def _shares(models: tuple[Model, ...]) -> list[float]:
     """From 0 for the smallest size to 1 for the largest of the ladder."""
     sizes = _sizes_by_params(models)
     return [sizes.index(model.size) / max(len(sizes) - 1, 1) if model.size in sizes else 1.0 for model in models]
@@ -109,12 +173,20 @@ def _sizes_by_params(models: tuple[Model, ...]) -> list[str]:
     return sorted(params, key=lambda size: params[size])
 
 
-def _legend(models: tuple[Model, ...]) -> list[LegendEntry]:
-    found: dict[str, LegendEntry] = {}
-    for model, shade in zip(models, _shades(models), strict=True):
-        before = found.get(model.size)
-        found[model.size] = LegendEntry(model.size, model.held_out, shade, before.runs + 1 if before else 1)
-    return list(found.values())
+def _size_keys(models: tuple[Model, ...], colours: dict[str, str]) -> list[Key]:
+    """The legend of sizes, with how many seeds each was trained with."""
+    runs: dict[str, list[Model]] = {}
+    for model in models:
+        runs.setdefault(model.size, []).append(model)
+    return [
+        Key(
+            size + f" ({len(same)} seeds)" * (len(same) > 1) + ", held out" * same[0].held_out,
+            "line",
+            colours[same[0].name],
+            size,
+        )
+        for size, same in runs.items()
+    ]
 
 
 def _domains(manifest: Manifest) -> list[tuple[str, Counts, Counts]]:

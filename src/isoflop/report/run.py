@@ -10,15 +10,35 @@ from pydantic import ValidationError
 from isoflop.data import Manifest, load_manifest
 from isoflop.errors import InputError, WorkError
 from isoflop.law import Law
-from isoflop.report.metrics import Metrics, read_metrics
-from isoflop.report.records import Forecast, Plan, PlannedModel, Record, Result
+from isoflop.report.metrics import Metrics, MetricsLog
+from isoflop.report.records import (
+    Comparison,
+    Forecast,
+    OpenFamily,
+    Plan,
+    PlannedModel,
+    Record,
+    Result,
+    Scaling,
+    Score,
+    Scores,
+)
 
 R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
+class Foretold:
+    """What is made anew for every report: `scalings` as `isoflop plan --systems --json` tells them, with `ours`; and
+    `openness`, this family's row of the table that `isoflop compare --json` prints."""
+
+    scalings: tuple[dict[str, Any], ...] = ()
+    openness: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Model:
-    """One training run: what was planned, what was logged, what came out. Each may be missing."""
+    """One training run: what was planned, what was logged, what came out, what it scores. Each may be missing."""
 
     name: str
     size: str
@@ -26,11 +46,14 @@ class Model:
     planned: PlannedModel | None
     metrics: Metrics | None
     result: Result | None
+    family: str = ""
+    scores: tuple[Score, ...] = ()
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory. Models in the plan's order; `gaps` are sentences about what is missing or damaged."""
+    """A run directory. Models in the plan's order; `gaps` are sentences about what is missing or damaged; `scalings` is
+    what more systems would bring, this family first."""
 
     family: str
     plan: Plan | None
@@ -39,14 +62,19 @@ class Run:
     forecast: Forecast | None
     law: Law | None
     gaps: tuple[str, ...]
+    comparison: Comparison | None = None
+    openness: OpenFamily | None = None
+    scalings: tuple[Scaling, ...] = ()
 
     @property
     def currency(self) -> str:
         return (self.plan.currency if self.plan else None) or ""
 
 
-def read_run(directory: Path) -> Run:
+def read_run(directory: Path, foretold: Foretold | None = None, logs: dict[Path, MetricsLog] | None = None) -> Run:
     """Everything in `directory` that the report shows. A file that is missing or damaged becomes a gap, never an error.
+
+    `foretold` is what no file keeps. Given the same `logs` again, it reads of each log only what was added.
 
     Raises:
         InputError: there is no such directory.
@@ -56,14 +84,18 @@ def read_run(directory: Path) -> Run:
     gaps: list[str] = []
     plan = _read(directory, "plan.json", Plan, gaps, "run isoflop plan")
     manifest = _read_manifest(directory, gaps)
-    models = _read_models(directory, plan, gaps)
+    family = (plan.family if plan else None) or directory.resolve().name
+    models = _read_models(directory, family, plan, gaps, {} if logs is None else logs)
     foretells = plan is None or any(model.held_out for model in models)
     forecast = _read(
         directory, "forecast.json", Forecast, gaps, "it is written before the held-out model starts" * foretells
     )
     law = _read_law(directory, gaps)
-    family = (plan.family if plan else None) or directory.resolve().name
-    return Run(family, plan, models, manifest, forecast, law, tuple(gaps))
+    comparison = _read(directory, "compare.json", Comparison, gaps, "")
+    foretold = foretold or Foretold()
+    systems = tuple(Scaling.model_validate(document) for document in foretold.scalings)
+    openness = OpenFamily.model_validate(foretold.openness) if foretold.openness else None
+    return Run(family, plan, models, manifest, forecast, law, tuple(gaps), comparison, openness, systems)
 
 
 def _read(directory: Path, name: str, kind: type[R], gaps: list[str], when_missing: str) -> R | None:
@@ -105,20 +137,35 @@ def _read_manifest(directory: Path, gaps: list[str]) -> Manifest | None:
         return None
 
 
-def _read_models(directory: Path, plan: Plan | None, gaps: list[str]) -> tuple[Model, ...]:
+def _read_models(
+    directory: Path, family: str, plan: Plan | None, gaps: list[str], logs: dict[Path, MetricsLog]
+) -> tuple[Model, ...]:
     planned = {model.name: model for model in plan.models} if plan else {}
     folder = directory / "models"
     # The names of folders, not those in files, make paths: a name like ../../x reads nothing.
     found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     models = []
     for name in [*planned, *(name for name in found if name not in planned)]:
-        metrics, result = None, None
+        metrics, result, scores = None, None, None
         if name in found:
-            metrics = read_metrics(folder / name / "metrics.jsonl")
+            path = folder / name / "metrics.jsonl"
+            metrics = logs.setdefault(path, MetricsLog(path)).read()
             result = _read(directory, f"models/{name}/result.json", Result, gaps, "")
+            scores = _read(directory, f"models/{name}/tasks.json", Scores, gaps, "")
         intended = planned.get(name)
         size = (intended.size if intended else None) or (result.size if result else None) or name
-        models.append(Model(name, size, bool(intended and intended.held_out), intended, metrics, result))
+        models.append(
+            Model(
+                name,
+                size,
+                bool(intended and intended.held_out),
+                intended,
+                metrics,
+                result,
+                family,
+                scores.scores if scores else (),
+            )
+        )
     waiting = [model.name for model in models if model.result is None]
     if waiting:
         more = f" and {len(waiting) - 10} more" if len(waiting) > 10 else ""

@@ -3,10 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from isoflop.report.drawing import Axis, Drawing, Panel, Shape, diamond, padded
+import numpy as np
+
+from isoflop.report.drawing import Drawing, Line, Mark, Panel
+from isoflop.report.figure import Figure
 from isoflop.report.numbers import loss
 from isoflop.report.records import Forecast, Result
 from isoflop.report.run import Model
+from isoflop.report.scale import Scale, padded
+from isoflop.report.table import Table
 
 TITLE = "The forecast's interval and what was measured"
 
@@ -63,31 +68,31 @@ def judge(forecast: Forecast | None, models: Sequence[Model]) -> Verdict | None:
     return Verdict(forecast, forecast.loss, forecast.low_95, forecast.high_95, tuple(tests))
 
 
-def draw_verdict(name: str, verdict: Verdict, width: int, height: int) -> Drawing:
+def draw_verdict(verdict: Verdict) -> Figure:
     """The interval as a bar along the loss, with a mark for every test."""
     forecast = verdict.forecast
-    losses = [test.nats_per_token for test in verdict.tests if test.nats_per_token is not None]
-    x = Axis(*padded([verdict.low_95, verdict.high_95, *losses], 0.12, log=False), 14, width - 14, False, "nats/token")
-    y = Axis(0, 1, height - 44, 8, False, "")
-    middle = (y.start + y.end) / 2
-    bars = [_bar(x, y, verdict.low_95, verdict.high_95, "95")]
+    tests = [(test.name, test.nats_per_token) for test in verdict.tests if test.nats_per_token is not None]
+    edges = {"low_95": verdict.low_95, "low_80": forecast.low_80, "median": verdict.foretold}
+    edges |= {"high_80": forecast.high_80, "high_95": verdict.high_95}
+    ends = [verdict.low_95, verdict.high_95, *(value for _, value in tests)]
+    x = Scale(*padded(ends, 0.12, log=False), False, "nats/token", "loss", "nats/token")
+    lines = [_bar(verdict.low_95, verdict.high_95, 0.16, "95")]
     if forecast.low_80 is not None and forecast.high_80 is not None:
-        bars.append(_bar(x, y, forecast.low_80, forecast.high_80, "80"))
-    at = float(x.at(verdict.foretold))
-    bars.append(Shape(f"M{at:.1f} {y.end:.1f}V{y.start:.1f}", "foretold-median", f"foretold: {loss(verdict.foretold)}"))
+        lines.append(_bar(forecast.low_80, forecast.high_80, 0.0, "80"))
+    lines.append(Line(np.full(2, verdict.foretold), np.array([0.0, 1.0]), "law", "foretold, median"))
     marks = [
-        Shape(diamond(float(x.at(value)), middle, 8), "point held", f"{test.name} measured: {loss(value)}")
-        for test in reversed(verdict.tests)
-        if (value := test.nats_per_token) is not None
+        Mark(value, 0.5, "diamond", "held", f"{name} measured: {loss(value)} nats/token")
+        for name, value in reversed(tests)
     ]
     told = f"Foretold {loss(verdict.foretold)}, 95 % interval {loss(verdict.low_95)} to {loss(verdict.high_95)}"
-    told += f"; measured {', '.join(map(loss, losses)) or 'nothing yet'}, in nats per token."
-    ticks = x.ticks(4 if width < 600 else 9, lambda v: f"{v:.4g}")
-    return Drawing(name, width, height, TITLE, told, (Panel(x, y, ticks, (), tuple(bars), tuple(marks)),))
+    told += f"; measured {', '.join(loss(value) for _, value in tests) or 'nothing yet'}, in nats per token."
+    panel = Panel(x, Scale(0, 1, False, "", "none"), tuple(lines), tuple(marks))
+    rows = [("foretold", name, value) for name, value in edges.items()]
+    rows += [("measured", name, value) for name, value in tests]
+    table = Table(("kind", "name", "loss (nats/token)"), tuple(rows))
+    return Figure(Drawing("verdict", TITLE, told, (panel,), 124, 124, still=True), (), table)
 
 
-def _bar(x: Axis, y: Axis, low: float, high: float, percent: str) -> Shape:
-    left, right = float(x.at(low)), float(x.at(high))
-    inset = 8 if percent == "95" else 0
-    path = f"M{left:.1f} {y.end + inset:.1f}H{right:.1f}V{y.start - inset:.1f}H{left:.1f}z"
-    return Shape(path, f"bar bar-{percent}", f"{percent} % interval: {loss(low)} to {loss(high)}")
+def _bar(low: float, high: float, inset: float, percent: str) -> Line:
+    x, y = np.array([low, high, high, low]), np.array([inset, inset, 1 - inset, 1 - inset])
+    return Line(x, y, f"band-{percent}", f"{percent} % interval: {loss(low)} to {loss(high)}", closed=True, silent=True)

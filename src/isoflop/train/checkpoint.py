@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load
 
 from isoflop.durable import part_of, sha256_of_file, write_folder, write_text
-from isoflop.errors import InputError
+from isoflop.errors import InputError, WorkError
 from isoflop.model import Shard, shards_of
 from isoflop.recipe import ModelPlan
 from isoflop.systems.group import Systems, owner
@@ -22,6 +22,8 @@ from isoflop.train.learner import Learns
 
 FORMAT = 4
 MANIFEST, LATEST = "manifest.json", "LATEST"
+# What a file that is not as it was written gives.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,25 @@ class Position:
     threads: int
     fused: bool
     device: str
+    # Steps without an update; spikes answered; loss and gradient norm of the last healthy steps (isoflop.train.spikes).
+    skipped: int = 0
+    spikes: int = 0
+    recent: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def updates(self) -> int:
+        """Updates that the weights have had."""
+        return self.steps - self.skipped
+
+    @staticmethod
+    def from_json(document: dict[str, Any]) -> "Position":
+        """What `asdict` made of it, after JSON.
+
+        Raises:
+            TypeError, ValueError: something else was given.
+        """
+        recent = tuple((float(loss), float(norm)) for loss, norm in document.get("recent", ()))
+        return Position(**{**document, "recent": recent})
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,11 @@ class Generation:
         """Steps done."""
         return self.position.steps
 
+    @property
+    def updates(self) -> int:
+        """Updates that its weights have had."""
+        return self.position.updates
+
     def read(self, shard: Shard) -> dict[str, torch.Tensor]:
         """The state of a shard: flat fp32, by the names in `learner.STATE`."""
         return load(self.path(shard).read_bytes())
@@ -60,9 +86,15 @@ class Generation:
 
 
 def save_generation(
-    folder: Path, plan: ModelPlan, data_sha256: str, position: Position, learner: Learns, systems: Systems
+    folder: Path,
+    plan: ModelPlan,
+    data_sha256: str,
+    position: Position,
+    learner: Learns,
+    systems: Systems,
+    kept_steps: int | None = None,
 ) -> None:
-    """Commits a generation, of which every system writes the shards it owns, and prunes the oldest.
+    """Commits a generation, of which every system writes the shards it owns, and prunes the oldest but `kept_steps`.
 
     The files are the same for any number of systems.
 
@@ -98,7 +130,8 @@ def save_generation(
         write_folder(folder / name, fill)
         write_text(folder / LATEST, name + "\n")
         for old in generations_in(folder)[learner.generations :]:
-            shutil.rmtree(old, ignore_errors=True)
+            if kept_steps is None or int(old.name[4:]) != kept_steps:
+                shutil.rmtree(old, ignore_errors=True)
     else:
         systems.gather(np.zeros(0))
         hashes_of(part_of(folder / name))
@@ -109,32 +142,64 @@ def load_newest(folder: Path, plan: ModelPlan, data_sha256: str, on_event: Calla
     """The newest generation whose hashes hold; damaged ones are set aside as `gen-N.damaged` and said so.
 
     Raises:
-        InputError: the checkpoint belongs to other settings or other data; names what differs.
+        InputError: the checkpoint belongs to other settings or other data, or is of another version's format; names
+            what differs.
     """
     for left in folder.glob("gen-*.part"):
         shutil.rmtree(left, ignore_errors=True)
     for generation in generations_in(folder):
         try:
-            manifest = json.loads((generation / MANIFEST).read_bytes())
-            said = manifest.pop("sha256")
-            if manifest["format"] != FORMAT:
-                raise ValueError(f"its format is {manifest['format']}, this version writes {FORMAT}")
-            if said != _hash_of(manifest):
-                raise ValueError("its manifest has changed")
-            for name, file in manifest["files"].items():
-                if sha256_of_file(generation / name) != file["sha256"]:
-                    raise ValueError(f"the SHA-256 of {name} does not match the manifest")
-            position = Position(**manifest["position"])
-            found = manifest["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return _opened(generation, plan, data_sha256)
+        except _DAMAGE as error:
             aside = generation.with_name(generation.name + ".damaged")
             shutil.rmtree(aside, ignore_errors=True)
             generation.rename(aside)
             on_event(f"checkpoint {generation} is damaged ({error}); set aside, going back to the one before")
-            continue
-        check_same(found, {**plan.fingerprint(), "data": data_sha256}, generation)
-        return Generation(generation, position)
     return None
+
+
+def _opened(folder: Path, plan: ModelPlan, data_sha256: str) -> Generation:
+    """The generation in `folder`, every byte of it hashed.
+
+    Raises:
+        InputError: as `load_newest`.
+        One of _DAMAGE: it is not what was written.
+    """
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    said = manifest.pop("sha256")
+    if said != _hash_of(manifest):
+        raise ValueError("its manifest has changed")
+    written = manifest["format"]
+    if written != FORMAT:
+        raise InputError(
+            f"{folder}: a checkpoint of format {written}, this version reads {FORMAT}; go on with the version that "
+            "wrote it, or use another --runs folder"
+        )
+    for name, file in manifest["files"].items():
+        if sha256_of_file(folder / name) != file["sha256"]:
+            raise ValueError(f"the SHA-256 of {name} does not match the manifest")
+    generation = Generation(folder, Position.from_json(manifest["position"]))
+    check_same(manifest["fingerprint"], {**plan.fingerprint(), "data": data_sha256}, folder)
+    return generation
+
+
+def load_at(folder: Path, steps: int, plan: ModelPlan, data_sha256: str, systems: Systems) -> Generation:
+    """The generation of that step, for all systems.
+
+    Raises:
+        WorkError: it is gone or damaged.
+    """
+    path = folder / f"gen-{steps:08d}"
+    if systems.rank == 0:
+        try:
+            _opened(path, plan, data_sha256)
+        except _DAMAGE as error:
+            raise WorkError(
+                f"{path}: the checkpoint that on_spike = 'rewind' goes back to is damaged ({error}); "
+                "train in another --runs folder"
+            ) from None
+    systems.gather(np.zeros(0))
+    return Generation(path, Position.from_json(json.loads((path / MANIFEST).read_bytes())["position"]))
 
 
 def load_together(
@@ -147,7 +212,7 @@ def load_together(
     if systems.rank == 0 or steps < 0:
         return found
     path = folder / f"gen-{steps:08d}"
-    return Generation(path, Position(**json.loads((path / MANIFEST).read_bytes())["position"]))
+    return Generation(path, Position.from_json(json.loads((path / MANIFEST).read_bytes())["position"]))
 
 
 def _file_of(shard: Shard) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.durable import write_text
+from isoflop.errors import InputError
 from isoflop.streaming.pages import DamagedError
 
 FORMAT = 1
@@ -47,6 +48,7 @@ class Journal:
 
         Raises:
             DamagedError: it is not what was written.
+            InputError: another version wrote it.
         """
         try:
             found = json.loads(path.read_bytes())
@@ -54,7 +56,10 @@ class Journal:
             if found["sha256"] != _hash(json.dumps(entry, sort_keys=True)):
                 raise ValueError("its hash does not hold")
             if entry["format"] != FORMAT:
-                raise ValueError(f"its format is {entry['format']}, this version writes {FORMAT}")
+                raise InputError(
+                    f"{path}: a journal of format {entry['format']}, this version reads {FORMAT}; go on with the "
+                    "version that wrote it, or use another --runs folder"
+                )
             return Entry(
                 fingerprint=entry["fingerprint"],
                 position=entry["position"],

@@ -27,11 +27,11 @@ CPU = torch.device("cpu")
 
 
 class Source(Protocol):
-    """The state of an earlier learner after so many `steps`."""
+    """The state of an earlier learner after so many `updates`."""
 
     @property
-    def steps(self) -> int:
-        """Steps done."""
+    def updates(self) -> int:
+        """Updates of its weights."""
 
     def read(self, shard: Shard) -> Mapping[str, Tensor]:
         """A shard's: `STATE`, each flat fp32 (elements,)."""
@@ -43,7 +43,8 @@ class Source(Protocol):
 class Learns(Protocol):
     """What the loop trains, wherever its weights live.
 
-    A step is `gradients`, then `norm`, then `update`, then, with all told of it that will be, `commit`.
+    A step is `gradients`, then `norm`, then `update`, then, with all told of it that will be, `commit`; or `gradients`,
+    `norm` and `discard`.
     `lasting` says whether a committed step survives a crash by itself; `generations` how many of its checkpoints to
     keep; `link_bytes` what its last step moved between device and store.
     """
@@ -64,7 +65,10 @@ class Learns(Protocol):
         """The global norm of the gradient; NaN if a part of it is not finite or does not fit."""
 
     def update(self, norm: float, lr: float, step: int) -> None:
-        """One update of the weights by the gradient, whose norm is `norm`; `step` counts from 1."""
+        """One update of the weights by the gradient, whose norm is `norm`; `step` counts updates from 1."""
+
+    def discard(self) -> None:
+        """The gradient is given up instead: weights and moments stay as they are."""
 
     def commit(self, position: Mapping[str, Any]) -> None:
         """The updated step counts from here on; `position` is how far the run has come with it."""
@@ -156,6 +160,10 @@ class Learner(Learns):
 
         self._lanes.map(one, self._chunks)
         self._share()
+
+    def discard(self) -> None:
+        """As `Learns` says."""
+        self._sums.into.flat.zero_()
 
     def commit(self, position: Mapping[str, Any]) -> None:
         """As `Learns` says: all is done."""

@@ -1,6 +1,5 @@
 """Trains one model from its plan and the shards; stops at any step and goes on with the same bits."""
 
-import math
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,15 +17,16 @@ from isoflop.errors import DivergenceError, InputError, Interrupted
 from isoflop.interrupts import deferred
 from isoflop.model import Lanes, Weights, as_standard, load_kernels
 from isoflop.model.lanes import THREADS
-from isoflop.recipe import ModelPlan, flops_per_token, learning_rate, steps_of
+from isoflop.recipe import ModelPlan, learning_rate, steps_of, training_flops
 from isoflop.recipe.schedule import BatchRun, StepPlan, step_at
 from isoflop.systems.group import ALONE, Systems
 from isoflop.train.allocator import keep_freed_memory
-from isoflop.train.checkpoint import Position, load_together, save_generation
-from isoflop.train.learner import CPU, Learns
+from isoflop.train.checkpoint import Generation, Position, load_at, load_together, save_generation
+from isoflop.train.learner import CPU, Learner, Learns
 from isoflop.train.learners import make_learner
 from isoflop.train.metrics import Metrics
 from isoflop.train.recovery import recover, remove_store
+from isoflop.train.spikes import Healthy, Spike, SpikeFile, rewind_base
 
 # Steps over which the time left is estimated.
 RECENT_STEPS = 20
@@ -95,7 +95,7 @@ def train(
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the last finished step is saved.
-        DivergenceError: the loss is not finite.
+        DivergenceError: the loss is not finite and is not to be answered, or there are more spikes than allowed.
         WorkError: a checkpoint cannot be written.
         InputError: the checkpoints belong to other settings, or need a C compiler that is not there.
     """
@@ -112,14 +112,29 @@ def train(
         on_event(f"{plan.name} began on {position.device} and goes on on {device.type}: its bits are those of neither")
     used = kernels if position.fused else None
     keep_freed_memory()
-    learner = make_learner(
-        plan, data_sha256, store, lanes=lanes, kernels=used, systems=systems, device=device, source=generation
+
+    def learner_from(source: Generation | None) -> Learns:
+        return make_learner(
+            plan, data_sha256, store, lanes=lanes, kernels=used, systems=systems, device=device, source=source
+        )
+
+    def back_at(steps: int, learner: Learns) -> tuple[Learns, Position]:
+        source = load_at(checkpoints, steps, plan, data_sha256, systems) if steps else None
+        if source is not None and isinstance(learner, Learner):  # in the memory that it has
+            learner.discard()
+            learner.restore(source)
+            return learner, source.position
+        learner.close()
+        return learner_from(source), unbegun if source is None else source.position
+
+    spikes = SpikeFile(folder / "spikes.json", data, position.steps) if leads else None
+    session = _Session(
+        plan, data, learner_from(generation), systems, position, peak_flops_per_second, back_at, spikes, on_event
     )
-    session = _Session(plan, data, learner, systems, position.steps, peak_flops_per_second)
 
     def trained(position: Position) -> Trained:
-        weights = as_standard(learner.complete(), plan.parametrisation)
-        learner.close()
+        weights = as_standard(session.learner.complete(), plan.parametrisation)
+        session.learner.close()
         remove_store(store, systems)
         return Trained(
             weights=weights,
@@ -137,7 +152,8 @@ def train(
     def save(now: Position) -> None:
         if metrics is not None:
             metrics.sync()
-        save_generation(checkpoints, plan, data_sha256, now, learner, systems)
+        kept_steps = rewind_base(plan, now.steps)
+        save_generation(checkpoints, plan, data_sha256, now, session.learner, systems, kept_steps)
 
     metrics = Metrics(folder / "metrics.jsonl", position.steps) if leads else None
     started = saved = counted = perf_counter()
@@ -155,6 +171,9 @@ def train(
             threads=position.threads,
             fused=position.fused,
             device=device.type,
+            skipped=step.step - session.updates,
+            spikes=session.spikes,
+            recent=session.healthy.recent,
         )
 
     try:
@@ -164,22 +183,24 @@ def train(
                     line = {key: value for key, value in asdict(step).items() if key in _METRIC_KEYS}
                     metrics.write({key: value for key, value in line.items() if value is not None})
                     on_step(step)
-                if learner.lasting:
+                if session.updated and session.learner.lasting:
                     if metrics is not None:
                         metrics.sync()
-                    learner.commit(asdict(position_now(step)))
-                else:
-                    learner.commit({})
+                    session.learner.commit(asdict(position_now(step)))
+                elif session.updated:
+                    session.learner.commit({})
                 if perf_counter() - counted >= SECONDS_BETWEEN_JOULES:
                     read_joules()
                     counted = perf_counter()
-                due = not learner.lasting and perf_counter() - saved >= checkpoint_seconds
+                due = not session.learner.lasting and perf_counter() - saved >= checkpoint_seconds
+                if rewind_base(plan, step.step) is not None:  # a function of the steps alone, not of the clock
+                    due = rewind_base(plan, step.step) == step.step
                 # All stop at the same step, at a signal to any; all save at the same, when the leader's clock says so.
                 said = systems.gather(np.array([float(pending.signal_number or 0), float(due)]))
                 signal_number = int(said[:, 0].max())
                 if signal_number:
                     save(position_now(step))
-                    learner.close()
+                    session.learner.close()
                     remove_store(store, systems)
                     pending.signal_number = None
                     raise Interrupted(signal_number)
@@ -188,7 +209,7 @@ def train(
                     save(now)
                     saved = perf_counter()
     except BaseException:
-        learner.close()
+        session.learner.close()
         raise
     finally:
         if metrics is not None:
@@ -206,12 +227,25 @@ class _Session:
     """The steps that one process takes of a run."""
 
     def __init__(
-        self, plan: ModelPlan, data: Path, learner: Learns, systems: Systems, steps_done: int, peak: float
+        self,
+        plan: ModelPlan,
+        data: Path,
+        learner: Learns,
+        systems: Systems,
+        position: Position,
+        peak: float,
+        back_at: Callable[[int, Learns], tuple[Learns, Position]],
+        spike_file: SpikeFile | None,
+        on_event: Callable[[str], None],
     ) -> None:
         self._plan, self._peak, self._systems = plan, peak, systems
-        self._start = steps_done
+        self._start = position.steps
         self._stream = TokenStream(data, "train")
+        self._back_at, self._spike_file, self._on_event = back_at, spike_file, on_event
         self.learner = learner
+        # As a checkpoint has them: of the last step, whether it made an update; updates and spikes so far.
+        self.updated, self.updates, self.spikes = True, position.updates, position.spikes
+        self.healthy = Healthy(position.recent)
 
     def steps(self) -> Iterator[Step]:
         """Trains on from the start position, a step each time the next one is asked for."""
@@ -233,14 +267,8 @@ class _Session:
             microbatches = [lambda: torch.from_numpy(reader.take())] * len(self._microbatches(this))
             loss = self.learner.gradients(microbatches, this.sequences * plan.shape.context_length)
             norm = self.learner.norm()
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                told = f"{plan.name}: loss {loss:g}, gradient norm {norm:g} at step {i + 1}"
-                if i == 0:
-                    raise DivergenceError(f"{told}: the initial weights give no finite numbers; lower recipe.init_std")
-                raise DivergenceError(
-                    f"{told}: training has diverged before this update; what was saved before is good; "
-                    "lower recipe.peak_lr and train in another --runs folder"
-                )
+            spike = self.healthy.judge(loss, norm)
+            self.updated = spike is None or self._goes_on(spike, this, loss, norm)
             lr = learning_rate(
                 tokens,
                 tokens=plan.tokens,
@@ -249,7 +277,10 @@ class _Session:
                 final_lr_fraction=plan.final_lr_fraction,
                 decay=plan.decay,
             )
-            self.learner.update(norm, lr, i + 1)
+            if self.updated:
+                self.updates += 1
+                self.healthy.add(loss, norm)
+                self.learner.update(norm, lr, self.updates)
             seconds = perf_counter() - began
             recent.append(seconds)
             speed = this.sequences * plan.shape.context_length / seconds
@@ -262,12 +293,64 @@ class _Session:
                 lr=lr,
                 grad_norm=norm,
                 tokens_per_second=speed,
-                mfu=speed * flops_per_token(plan.shape) / self._peak,
+                mfu=speed * training_flops(plan.shape).model / self._peak,
                 wait_seconds=reader.wait_seconds - waited,
                 time=time(),
                 seconds_left=statistics.median(recent) * (plan.steps - i - 1),
                 link_bytes=self.learner.link_bytes or None,
             )
+
+    def _goes_on(self, spike: Spike, this: StepPlan, loss: float, norm: float) -> bool:
+        """Whether the step makes its update all the same; if not, all is as the plan's answer wants it.
+
+        Every system judges the same numbers: nothing needs to be agreed.
+
+        Raises:
+            DivergenceError: it is not to be answered.
+        """
+        plan, told, step = self._plan, spike.told(loss, norm), this.step + 1
+        if spike.limit is None and step == 1:
+            raise DivergenceError(
+                f"{plan.name}: {told} at step 1: the initial weights give no finite numbers; lower recipe.init_std"
+            )
+        if spike.limit is None and plan.on_spike == "warn":
+            self._tell(step, spike, this, loss, norm, "training stopped")
+            raise DivergenceError(
+                f"{plan.name}: {told} at step {step}: training has diverged before this update; what was saved before "
+                "is good; lower recipe.peak_lr and train in another --runs folder, or set recipe.on_spike"
+            )
+        if plan.on_spike == "warn":
+            self.spikes += 1
+            if self.spikes <= plan.spikes_allowed:
+                self._tell(step, spike, this, loss, norm, "the update was made")
+            return True
+        if self.spikes >= plan.spikes_allowed:
+            self._tell(step, spike, this, loss, norm, "training stopped")
+            raise DivergenceError(
+                f"{plan.name}: {told} at step {step}: over recipe.spikes_allowed = {plan.spikes_allowed}; what "
+                "was saved before is good; lower recipe.peak_lr and train in another --runs folder, or allow more"
+            )
+        self.spikes += 1
+        if plan.on_spike == "skip":
+            self._tell(step, spike, this, loss, norm, "the batch was passed over")
+            self.learner.discard()
+            return False
+        base = rewind_base(plan, this.step) or 0
+        self._tell(step, spike, this, loss, norm, f"back to the weights of step {base}, on with the batches from here")
+        self.learner, then = self._back_at(base, self.learner)
+        self.updates, self.healthy = then.updates, Healthy(then.recent)
+        return False
+
+    def _tell(self, step: int, spike: Spike, this: StepPlan, loss: float, norm: float, answer: str) -> None:
+        if self._spike_file is None:
+            return
+        length = self._plan.shape.context_length
+        samples = sample_ids(this.first_sequence, this.sequences, self._stream.n_samples(length), self._plan.seed)
+        self._spike_file.add(step, spike, loss, norm, answer, samples.tolist(), length)
+        self._on_event(
+            f"warning: {self._plan.name}: step {step}: {spike.told(loss, norm)}; {answer}; "
+            "spikes.json names its documents"
+        )
 
     def _batches(self, runs: list[BatchRun]) -> Iterator[npt.NDArray[np.int64]]:
         """The numbers of the samples of each of this system's microbatches, from the first step to come on."""

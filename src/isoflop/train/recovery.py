@@ -15,6 +15,7 @@ from isoflop.systems.group import Systems
 from isoflop.train.checkpoint import Position, check_same, generations_in, save_generation
 from isoflop.train.journal import Entry, Journal
 from isoflop.train.learners import JOURNAL, fingerprint_of, open_store
+from isoflop.train.spikes import rewind_base
 
 
 def recover(
@@ -41,7 +42,7 @@ def recover(
         return
     entry = entry or Journal.read(store / JOURNAL)
     assert entry is not None
-    position = Position(**entry.position)
+    position = Position.from_json(entry.position)
     on_disk = replace(plan, execution="streamed", store="disk")
     kernels = load_kernels() if position.fused else None
     learner = open_store(on_disk, data_sha256, store, lanes=lanes, kernels=kernels, systems=systems)
@@ -56,11 +57,12 @@ def recover(
             set_aside(store, checkpoints, fault, on_event)
         systems.gather(np.zeros(0))
         return
-    save_generation(checkpoints, plan, data_sha256, position, learner, systems)
+    kept_steps = rewind_base(plan, position.steps)
+    save_generation(checkpoints, plan, data_sha256, position, learner, systems, kept_steps)
     learner.close()
     if systems.rank == 0:
         shutil.rmtree(store)
-        on_event(f"{store}: a streamed run ended here without a word after step {entry.step}; nothing of it is lost")
+        on_event(f"{store}: a streamed run ended here without a word after step {position.steps}; nothing is lost")
     systems.gather(np.zeros(0))
 
 
@@ -78,7 +80,7 @@ def _entry(
     if entry is not None:
         check_same(entry.fingerprint, fingerprint_of(plan, data_sha256), store)
         newest = next(iter(generations_in(checkpoints)), None)
-        if newest is None or int(newest.name[4:]) < entry.step:
+        if newest is None or int(newest.name[4:]) < entry.position["steps"]:
             for left in store.glob("*.part"):
                 left.unlink()
             return entry

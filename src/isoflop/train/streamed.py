@@ -37,7 +37,7 @@ from isoflop.streaming.pages import DirectFile
 from isoflop.streaming.store import State, Window, Work, windows_of
 from isoflop.systems.group import Systems, owner, send_out
 from isoflop.systems.sums import Adder
-from isoflop.train.allocator import give_back_freed_memory
+from isoflop.train.allocator import give_back_freed_memory, map_large_buffers
 from isoflop.train.journal import Journal
 from isoflop.train.learner import STATE, Learns, Source, totals, write_state
 from isoflop.train.optimizer import AdamW, Chunk, Update, chunks_of
@@ -48,6 +48,8 @@ CARRIERS = 4
 CLERKS = 3
 # Memories for what a layer keeps: one for each lane, and so many on their way.
 ON_THEIR_WAY = 1
+# From this width on memory is worth more than the time that it takes to ask for it anew.
+WIDE = 1024
 
 
 class StreamedLearner(Learns):
@@ -71,6 +73,8 @@ class StreamedLearner(Learns):
         folder: Path | None,
         journal: Journal | None,
     ) -> None:
+        if shape.d_model >= WIDE:
+            map_large_buffers()
         self._shape, self._cut, self._folder, self._journal = shape, cut, folder, journal
         self._lanes, self._kernels, self._systems, self._optimizer = lanes, kernels, systems, optimizer
         self.model = make_model(shape, precision, kernels, parametrisation, cut.recompute)
@@ -136,7 +140,7 @@ class StreamedLearner(Learns):
         """As `Learns` says. On disk the files are taken as they are, by a second name."""
         for shard in self._own:
             if isinstance(self._store, DiskStore):
-                self._store.adopt(shard, source.path(shard), source.steps)
+                self._store.adopt(shard, source.path(shard), source.updates)
             else:
                 state = source.read(shard)
                 self._store.restore(shard, [state[name] for name in STATE])
@@ -179,6 +183,9 @@ class StreamedLearner(Learns):
         list(self._clerks.map(lambda shard: self._store.seal(shard, step), self._own))
         self._systems.gather(np.zeros(0))
         self._pending = norm, lr, step
+
+    def discard(self) -> None:
+        """As `Learns` says: nothing, the next step's gradients are written over what is there."""
 
     def commit(self, position: Mapping[str, Any]) -> None:
         """As `Learns` says: the update begins, and goes on beside what follows."""
