@@ -21,7 +21,7 @@ FAMILIES = Path(__file__).parents[2] / "families"
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = initialise(Shape(1, 16, 2, 300, 32), 0)
     folder = tmp_path_factory.mktemp("model") / "small"
-    export_model(folder, weights, dict.fromkeys(weights, torch.float16), 299)
+    export_model(folder, weights, dict.fromkeys(weights, torch.float16), {"eos_token_id": 299})
     return folder
 
 

@@ -53,7 +53,8 @@ def _told(error: BaseException) -> tuple[int, str]:
 
     match error:
         case Interrupted():
-            return _of_signal(error.signal_number), "interrupted; everything is saved: run the same command to go on"
+            kept = "everything is saved" if error.saved else "everything up to the last checkpoint is kept"
+            return _of_signal(error.signal_number), f"interrupted; {kept}: run the same command to go on"
         case KeyboardInterrupt():
             return _of_signal(signal.SIGINT), "interrupted; run the same command to go on"
         case SystemExit():
