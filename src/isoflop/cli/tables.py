@@ -102,7 +102,7 @@ def print_tuning(tuning: "Tuning") -> None:
 def print_imported(model: "ImportedModel") -> None:
     """What a foreign folder holds."""
     shape = model.shape
-    print(f"{model.folder}: GPT-2 of {shape.n_layers} layers, width {shape.d_model}, {shape.n_heads} heads")
+    print(f"{model.folder}: GPT-2 of {of(shape.n_layers, 'layer')}, width {shape.d_model}, {of(shape.n_heads, 'head')}")
     print(f"vocabulary {shape.vocab_size:,}, context {shape.context_length:,}, stored as {', '.join(model.dtypes)}")
     print(f"parameters {shape.params:,}, without embeddings {shape.params_non_embedding:,}")
     print(f"SHA-256 of its weights, read as fp32: {model.weights_sha256}")
