@@ -41,7 +41,9 @@ def main() -> None:
             if not rest:
                 break
             targets = [(point.params, point.tokens) for point in held]
-            chosen = buy(law, targets, [(point.params, point.tokens) for point in rest], left, PLANNED)
+            open_ = [(point.params, point.tokens) for point in rest]
+            costs = [point.flops for point in rest]
+            chosen = buy(law, targets, open_, left, PLANNED, costs, [1] * len(rest))
             wanted = {(one.params, one.tokens) for one in chosen[:AT_ONCE]}
             new = [point for point in rest if (point.params, point.tokens) in wanted]
             if not new:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isoflop.recipe import Shape, flops_per_token
+from isoflop.recipe import Shape, training_flops
 from isoflop.recipe.hardware import Hardware, Wire, shared
 from isoflop.recipe.scaling import MASTER_BYTES, PLAIN_SUM_BYTES, Work, resident
 
@@ -40,7 +40,7 @@ def foretell(document: dict[str, Any], shapes: dict[str, Shape]) -> Iterator[For
     wire = wire_of(document)
     for row in document["rows"]:
         shape, tokens = shapes[row["shape"]], row["tokens_a_system_and_step"]
-        rate = flops_per_token(shape) * row["one"]["tokens_per_second"]
+        rate = training_flops(shape).model * row["one"]["tokens_per_second"]
         kind = Hardware("a core", rate, rate, 1e12, None, None, None, 1, wire, wire, "benchmarks/scaling.py")
         two = resident(Work(shape, 2 * tokens // shape.context_length, 1), 2, kind)
         yield Foretold(

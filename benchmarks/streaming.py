@@ -46,7 +46,7 @@ from typing import Any
 import torch
 
 from isoflop.durable import write_json
-from isoflop.recipe import Shape, flops_per_token
+from isoflop.recipe import Shape, training_flops
 from isoflop.recipe.footprint import Footprint, resident_footprint, streamed_footprint
 from isoflop.recipe.streaming import GROUP_TOKENS, Cut
 from isoflop.systems.machine import measure_machine
@@ -196,7 +196,7 @@ def _summed_up(row: dict[str, Any], tokens: int, case: Case) -> dict[str, Any]:
         pairs = [one["streamed"]["seconds"] / one[name]["seconds"] for one in rounds if {name, "streamed"} <= set(one)]
         row["runners"][name] = {
             "tokens_per_second": speed,
-            "flops_per_second": speed * flops_per_token(case.shape),
+            "flops_per_second": speed * training_flops(case.shape).model,
             "streamed_times": 1 / median(pairs) if pairs else None,
             "peak_anonymous_bytes": max(one["peak_anonymous_bytes"] for one in turns),
             "peak_resident_bytes": max(one["peak_resident_bytes"] for one in turns),

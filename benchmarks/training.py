@@ -24,7 +24,7 @@ import torch
 from peers import RUNNERS, Work, samples_of
 
 from isoflop.durable import write_json
-from isoflop.recipe import Shape, flops_per_token
+from isoflop.recipe import Shape, training_flops
 from isoflop.systems.device import training_device
 from isoflop.systems.machine import available_cores, measure_machine
 
@@ -114,7 +114,7 @@ def _shape(name: str, names: list[str], checkouts: dict[str, Path | None], round
     found = {
         runner: {
             "tokens_per_second": tokens / median(times),
-            "share_of_peak": tokens / median(times) * flops_per_token(shape) / peak,
+            "share_of_peak": tokens / median(times) * training_flops(shape).model / peak,
             "ours_times": median(theirs / ours for theirs, ours in zip(times, seconds["isoflop"], strict=True)),
             "peak_bytes": peaks[runner],
             "seconds_to_first_step": first[runner],

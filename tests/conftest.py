@@ -109,7 +109,11 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
-            daemon.wait(20)
+            try:
+                daemon.wait(20)
+            except subprocess.TimeoutExpired:  # the others are to end all the same
+                daemon.kill()
+                daemon.wait()
 
 
 @pytest.fixture

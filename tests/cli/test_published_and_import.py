@@ -21,7 +21,7 @@ FAMILIES = Path(__file__).parents[2] / "families"
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = initialise(Shape(1, 16, 2, 300, 32), 0)
     folder = tmp_path_factory.mktemp("model") / "small"
-    export_model(folder, weights, dict.fromkeys(weights, torch.float16), 299)
+    export_model(folder, weights, dict.fromkeys(weights, torch.float16), {"eos_token_id": 299})
     return folder
 
 
@@ -33,6 +33,9 @@ def test_plan_shows_the_published_figures_and_every_deviation(isoflop) -> None:
     flops = next(line for line in done.stdout.splitlines() if line.startswith("111M ") and "2.6e18" in line)
     assert flops.split() == ["111M", "1.88e18", "1.48e18", "2.64e18", "2.6e18", "+1.5", "%"]
     assert "- tokens: " in done.stdout
+    # Wrapped, not cut: the longest reason has over 300 characters.
+    assert max(map(len, done.stdout.partition("\nDeviations")[2].splitlines())) <= 80
+    assert "so that no update of ours has rate 0 and the last" in " ".join(done.stdout.split())
     assert "371,000,000,000 tokens that the family file states" in done.stderr
 
 

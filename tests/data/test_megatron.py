@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
 
 from isoflop.config import BpeTokenizer, DataSource, FileTokenizer, Gpt2Tokenizer
 from isoflop.data import DocumentIndex, TokenStream, prepare, verify
@@ -110,6 +111,17 @@ def test_documents_of_several_sequences_and_shards_of_any_size(
         assert np.array_equal(np.concatenate(said), stream.sample(number, 64))
 
 
+def test_an_index_that_ends_no_document_tells_of_sequences(
+    pile: DataSource, tmp_path: Path, pocket_lines: list[str]
+) -> None:
+    path = pile.source / "part_text_document.idx"
+    content = bytearray(path.read_bytes())
+    content[26:34] = struct.pack("<Q", 1)
+    path.write_bytes(content[: -8 * len(pocket_lines)])
+    manifest = prepare(pile, tmp_path / "data", lambda line: None)
+    assert (manifest.splits.train.documents, manifest.splits.held_out.documents) == (135, 15)
+
+
 def cut(stem: Path, sizes: list[int]) -> None:
     """Cuts a .bin as Pythia's are published: pieces of these sizes and of what is left."""
     content = stem.with_suffix(".bin").read_bytes()
@@ -186,6 +198,14 @@ def test_a_tokenizer_of_its_own_comes_from_a_file(pile: DataSource, tmp_path: Pa
     short = pile.model_copy(update={"tokenizer": FileTokenizer(kind="file", path=path, vocab_size=50_000)})
     with pytest.raises(InputError, match=r"vocab_size = 50000: .* has token 50256; use 50257 or more"):
         prepare(short, tmp_path / "other", lambda line: None)
+
+
+def test_a_tokenizer_whose_tokens_do_not_tell_their_bytes_is_refused(pile: DataSource, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    Tokenizer(models.BPE(vocab={"<|endoftext|>": 0, "\u2581the": 1}, merges=[])).save(str(path))
+    other = FileTokenizer(kind="file", path=path, vocab_size=50_304)
+    with pytest.raises(InputError, match=r"data\.tokenizer: token 1 \('\u2581the'\) is not of a byte-level BPE"):
+        prepare(pile.model_copy(update={"tokenizer": other}), tmp_path / "data", lambda line: None)
 
 
 def test_tokens_that_lie_in_the_corpus_need_it(pile: DataSource, tmp_path: Path) -> None:

@@ -81,6 +81,21 @@ def test_a_folder_is_read_whole_in_the_order_of_names(tmp_path: Path) -> None:
     ]
 
 
+def test_folders_linked_into_a_corpus_are_read_and_loops_refused(tmp_path: Path) -> None:
+    put(tmp_path / "disk" / "web" / "a.txt", b"elsewhere")
+    put(tmp_path / "corpus" / "b.txt", b"here")
+    os.symlink(tmp_path / "disk" / "web", tmp_path / "corpus" / "web")
+    assert [(one.source, one.text) for one in read(tmp_path / "corpus")] == [
+        ("b.txt", "here"),
+        ("web/a.txt", "elsewhere"),
+    ]
+    os.symlink("..", tmp_path / "corpus" / "up")
+    assert "up/corpus: is a folder that holds it, by a link" in refused(tmp_path / "corpus")
+    os.remove(tmp_path / "corpus" / "up")
+    os.symlink(tmp_path / "corpus", tmp_path / "disk" / "web" / "back")
+    assert "web/back: is a folder that holds it, by a link" in refused(tmp_path / "corpus")
+
+
 def test_byte_order_marks_carriage_returns_and_blank_lines_are_no_fault(tmp_path: Path) -> None:
     marked = put(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + LINE.replace(b"\n", b"\r\n") + b"\r\n\n" + LINE.rstrip())
     assert [document.text for document in read(marked)] == ["ok", "ok"]

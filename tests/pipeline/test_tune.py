@@ -2,15 +2,17 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from isoflop.cli.tables import print_tuning
 from isoflop.config import Family, load_family
 from isoflop.errors import InputError, WorkError
 from isoflop.pipeline import RunFolder
-from isoflop.pipeline.tune import Tuning, tune_family
+from isoflop.pipeline.tune import Trial, Tuning, tune_family
 from isoflop.recipe import Machine, plan_family
 
 MACHINE = Machine("a processor", 2, 2, 2**34, "2.15.0", "cpu", 9e11, 2e11, "2026-11-25T00:00:00+00:00")
@@ -47,6 +49,20 @@ def test_it_tries_the_familys_own_values_first_and_asked_for_more_it_goes_on(mup
     # Asked again it has nothing to do; asked for more it goes on.
     assert tune(mup_file, "whole", heard).trials == whole.trials
     assert tune(mup_file, "whole", heard, TRIALS + 1).trials[:TRIALS] == whole.trials
+
+
+def test_a_best_value_at_the_end_of_the_search_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    own = {"peak_lr": 1e-3, "init_std": 0.02, "embedding_multiplier": 1.0}
+    middle, edge = Trial(0, own, 3.0), Trial(1, {**own, "peak_lr": 7.9e-3, "init_std": 0.0052}, 2.0)
+    tuning = Tuning("f", "m", "mup", 32, own, (middle, edge), Path("tune"))
+    assert tuning.at_edge == {"peak_lr": "highest", "init_std": "lowest"}
+    assert tuning.to_json()["at_edge"] == tuning.at_edge
+    print_tuning(tuning)
+    assert "warning: the best peak_lr, 0.0079, lies at the highest end of the search" in capsys.readouterr().out
+    inside = replace(tuning, trials=(middle, replace(edge, loss=4.0)))
+    assert inside.at_edge == {}
+    print_tuning(inside)
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_a_line_that_a_crash_cut_off_is_done_again(mup_file: Path, heard: Any) -> None:

@@ -78,6 +78,27 @@ def test_a_design_names_the_runs_and_what_they_bring(plan: Plan, folder: RunFold
     assert until.design(plan, folder, None) == []
 
 
+def test_a_whole_ladder_is_designed_before_any_run(family: Family, folder: RunFolder) -> None:
+    from isoflop.recipe import plan_family
+    from tests.pipeline.conftest import MACHINE
+
+    assert family.models is not None
+    sizes = [size.model_copy(update={"seeds": 3}) for size in family.models[:-1]]
+    plan = plan_family(family.model_copy(update={"models": [*sizes, family.models[-1]]}), MACHINE)
+    budget = 0.8 * sum(model.flops for model in plan.ladder)
+    designed = until.design(plan, folder, budget)
+    assert [run.model for run in designed[:4]] == ["w8", "w12", "w16", "w24"]
+    assert len(designed) > 5
+    assert len({run.model for run in designed}) == len(designed)
+    assert sum(run.flops for run in designed) <= budget
+    assert [run.half_width_before for run in designed[5:]] == [run.half_width_after for run in designed[4:-1]]
+    narrowing = [run.half_width_after for run in designed[4:]]
+    assert narrowing == sorted(narrowing, reverse=True)
+    assert designed[4].half_width_before < 0.2
+    short = until.design(plan, folder, 1.01 * plan.ladder[0].flops)
+    assert [run.model for run in short] == ["w8"]
+
+
 @pytest.mark.parametrize("text", ["", "0", "1", "-1%", "x", "100%", "nan"])
 def test_a_width_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="--until-width"):

@@ -1,10 +1,13 @@
 """Parameters, FLOPs and tokens against the published recipes of Cerebras-GPT."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
-from isoflop.recipe import Shape, flops_6nd, flops_paper, flops_per_token
+import isoflop
+from isoflop.recipe import Shape, training_flops
 
 # Layers, width, heads, steps, batch (Dey et al. 2023, table 1; tokens of the released configurations).
 CEREBRAS = {
@@ -39,7 +42,7 @@ def test_parameters_are_counted_exactly(name: str) -> None:
 )
 def test_the_papers_flops_come_out_to_its_two_digits(name: str, tokens: float, flops: float) -> None:
     shape, _ = CEREBRAS[name]
-    assert flops_paper(shape, round(tokens)) == pytest.approx(flops, rel=0.021)
+    assert training_flops(shape, round(tokens)).paper == pytest.approx(flops, rel=0.021)
 
 
 def test_flops_are_the_sum_over_every_matrix_product() -> None:
@@ -47,10 +50,24 @@ def test_flops_are_the_sum_over_every_matrix_product() -> None:
     d, S = 64, 256
     layer = 2 * d * 3 * d + 2 * d * d + 2 * d * 4 * d * 2 + 2 * (2 * S * d)
     forward = 3 * layer + 2 * d * 1024
-    assert flops_per_token(shape) == 3 * forward
+    assert training_flops(shape).model == 3 * forward
 
 
 def test_six_nd_uses_all_parameters() -> None:
     shape, params = CEREBRAS["111M"]
-    assert flops_6nd(shape, 1000) == 6 * params * 1000
-    assert math.isclose(flops_6nd(shape, 20 * params) / 1.48e18, 1, rel_tol=0.01)
+    assert training_flops(shape, 1000).six_nd == 6 * params * 1000
+    assert math.isclose(training_flops(shape, 20 * params).six_nd / 1.48e18, 1, rel_tol=0.01)
+
+
+def test_training_flops_are_counted_in_one_file_alone() -> None:
+    """Nobody else multiplies sizes to FLOPs: 72 L d^2, 24 d^2, 6 V d or 6 N D."""
+    by_hand = re.compile(r"\b(72 \*|24 \* [\w.]*d_model|6(\.0)? \* [\w.]*(params|vocab_size))")
+    source = Path(isoflop.__file__).parent
+    found = {
+        f"{path.relative_to(source)}: {line.strip()}"
+        for path in source.rglob("*.py")
+        if path.name != "flops.py"
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if by_hand.search(line)
+    }
+    assert not found

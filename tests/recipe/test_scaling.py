@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from isoflop.recipe import Shape, flops_per_token
+from isoflop.recipe import Shape, training_flops
 from isoflop.recipe.hardware import Hardware, Wire
 from isoflop.recipe.scaling import REPRODUCIBLE_SUM_BYTES, Work, resident, streamed
 
@@ -16,7 +16,7 @@ WORK = Work(SHAPE, 512, 1)
 
 def test_one_resident_system_needs_its_flops_over_its_rate(round_numbers: Hardware) -> None:
     one = resident(WORK, 1, round_numbers)
-    assert one.step_seconds == pytest.approx(flops_per_token(SHAPE) * WORK.tokens / 100e12)
+    assert one.step_seconds == pytest.approx(training_flops(SHAPE, WORK.tokens).model / 100e12)
     assert (one.of_linear, one.of_peak, one.sent_bytes) == (pytest.approx(1), pytest.approx(0.5), 0)
 
 

@@ -28,6 +28,7 @@ def test_the_13b_batch_grows_on_the_way() -> None:
     assert (runs[0].steps, runs[0].sequences) == (57_000, 720)
     assert (runs[1].first_step, runs[1].sequences) == (57_000, 1080)
     assert step_at(runs, 57_000).first_sequence == 57_000 * 720
+    assert runs[0].steps + runs[1].steps == 135_223
 
 
 @given(
@@ -35,7 +36,7 @@ def test_the_13b_batch_grows_on_the_way() -> None:
     st.integers(1, 20_000),
     st.integers(1, 64),
 )
-def test_steps_follow_on_and_read_less_than_a_step_too_much(
+def test_whole_steps_follow_on_until_no_other_fits(
     stages: list[tuple[int, int]], tokens: int, context_length: int
 ) -> None:
     starts = [0]
@@ -50,6 +51,8 @@ def test_steps_follow_on_and_read_less_than_a_step_too_much(
             stage = [one for one in schedule if one.from_tokens <= began][-1]
             this = step_at(runs, step)
             assert (this.first_sequence, this.sequences) == (sequence, stage.sequences), (run, i)
-            assert began < tokens
+            assert began + this.sequences * context_length <= tokens or step == 0
             sequence, step = sequence + this.sequences, step + 1
-    assert sequence * context_length >= tokens
+    following = next(one for one in reversed(schedule) if one.from_tokens <= sequence * context_length)
+    assert (sequence + following.sequences) * context_length > tokens
+    assert steps_of(schedule, sequence * context_length, context_length) == runs

@@ -37,6 +37,8 @@ def test_times_and_sizes_carry_over() -> None:
     assert numbers.duration(3599.7) == "1:00:00"
     assert numbers.in_words(3599.7) == "1\N{NO-BREAK SPACE}h"
     assert numbers.in_words(61) == "1\N{NO-BREAK SPACE}min 1\N{NO-BREAK SPACE}s"
+    assert numbers.in_words(271.4 * 86_400) == "271\N{NO-BREAK SPACE}d"
+    assert numbers.in_words(2_894_864.6 * 86_400) == "7,930\N{NO-BREAK SPACE}years"
     assert numbers.size(30_900_000) == "30.9\N{NO-BREAK SPACE}MB"
 
 

@@ -9,6 +9,7 @@ from statistics import fmean
 
 import pytest
 import torch
+import torch.nn.functional as F
 import zstandard
 from torch import Tensor
 
@@ -51,6 +52,7 @@ class Run:
             parametrisation=parametrisation,
         )
         self._model = GPT(shape, "fp32", parametrisation)
+        self._shape, self._scale = shape, parametrisation.attention_scale(shape)
         self._text, self._sequences = text, sequences
         self._generator = torch.Generator().manual_seed(seed)
         self._steps = 0
@@ -73,6 +75,19 @@ class Run:
         """In fp32: the residual stream after the embeddings and after each layer, and the logits."""
         weights = self._learner.weights
         return [*self._model.residual_stream(weights, ids), self._model.logits(weights, ids)]
+
+    @torch.no_grad()
+    def scores(self, ids: Tensor) -> Tensor:
+        """Of both layers, what attention's softmax is given: q k^T times its scale, (layers, causal pairs)."""
+        weights, shape, found = self._learner.weights, self._shape, []
+        for i, x in zip(range(shape.n_layers), self._model.residual_stream(weights, ids), strict=False):
+            gain, bias, qkv, qkv_bias, *_ = weights.layer(i)
+            h = F.layer_norm(x, (shape.d_model,), gain, bias)
+            heads = (h @ qkv + qkv_bias).view(*ids.shape, 3, shape.n_heads, shape.d_head)
+            q, k, _ = heads.permute(2, 0, 3, 1, 4)
+            causal = torch.ones(ids.shape[1], ids.shape[1]).tril().bool()
+            found.append((q @ k.transpose(-1, -2) * self._scale)[..., causal].flatten())
+        return torch.stack(found)
 
 
 # Coordinate check: sixteen-fold widths.
@@ -148,6 +163,48 @@ def test_without_mup_or_a_part_of_it_they_do_not(lanes: Lanes, text: Tensor, kin
     stream, _, change = spread(lanes, text, kinds)
     print("stream", stream.amax(0), "change of the logits", change)
     assert max(float(stream.max()), float(change.max())) > 1.5
+
+
+# Attention's scores: three seeds, as one alone moves their change by half; seen after steps 4 and 7.
+SCORE_WIDTHS, SCORE_SEEDS, SCORES_SEEN = (128, 256, 512, 1024), 3, (4, 7)
+
+
+def scores_moved(text: Tensor, width: int, parametrisation: Parametrisation, seed: int) -> Tensor:
+    """(2, 2): how far the scores of each layer (columns) have moved on a probe after the steps SCORES_SEEN."""
+    shape = Shape(n_layers=2, d_model=width, n_heads=4, vocab_size=256, context_length=CONTEXT)
+    run = Run(text, shape, parametrisation, sequences=8, seed=seed)
+    probe = text[-8 * CONTEXT :].view(8, CONTEXT)
+    first, moved = run.scores(probe), []
+    for step in range(1, max(SCORES_SEEN) + 1):
+        run.step(6e-3)
+        if step in SCORES_SEEN:
+            moved.append((run.scores(probe) - first).square().mean(1).sqrt())
+    return torch.stack(moved)
+
+
+def spread_of_scores(lanes: Lanes, text: Tensor, kinds: Mapping[int, Parametrisation]) -> Tensor:
+    """(2, 2): largest move over smallest among the widths, the seeds together, by step and layer."""
+    tasks = [(width, kind, seed) for width, kind in sorted(kinds.items(), reverse=True) for seed in range(SCORE_SEEDS)]
+    found = torch.stack(lanes.map(lambda one: scores_moved(text, *one), tasks))
+    moved = found.view(len(kinds), SCORE_SEEDS, *found.shape[1:]).square().mean(1).sqrt()
+    return moved.amax(0) / moved.amin(0)
+
+
+def test_attention_scores_move_as_far_at_every_width(lanes: Lanes, text: Tensor) -> None:
+    """Updates make queries and keys alike, so q k grows with d_head; 1 / d_head keeps what softmax is given in size.
+
+    At the start q k is random and vanishes as 1 / sqrt(d_head), which is meant (Yang et al. 2022, sec. 4); from the
+    fourth step on that is outweighed, but for widths below 128.
+    """
+    spread = spread_of_scores(lanes, text, kinds_of("mup", SCORE_WIDTHS))
+    print("spread of the scores' change by step and layer", spread)
+    assert float(spread.max()) < 1.5
+
+
+def test_attention_over_the_square_root_of_d_head_is_told_by_its_scores(lanes: Lanes, text: Tensor) -> None:
+    spread = spread_of_scores(lanes, text, kinds_of("mup", SCORE_WIDTHS[:3], attention_exponent=0.5))
+    print("spread of the scores' change by step and layer", spread)
+    assert float(spread.min()) > 1.5
 
 
 # Transfer: eight-fold widths, and the exponents of the rates tried at each, a grid of factors of two around the best.

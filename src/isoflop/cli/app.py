@@ -32,7 +32,8 @@ To = Annotated[
 Dtype = Annotated[
     str | None, typer.Option("--dtype", metavar="TYPE", help="With --to: fp32, bf16 or fp16; default as it was.")
 ]
-Systems = Annotated[int | None, typer.Option("--systems", min=1, metavar="N", help="Workers to train on.")]
+# 65,536 as in the family file, which is not read before a command needs it.
+Systems = Annotated[int | None, typer.Option("--systems", min=1, max=65_536, metavar="N", help="Workers to train on.")]
 Execution = Annotated[
     str | None, typer.Option("--execution", metavar="WAY", help="resident, or streamed: weights live in a store.")
 ]
@@ -203,7 +204,8 @@ def train(
 
     with _family(family_file, runs, systems, execution) as (family, folder):
         if dry_run:
-            print(job_script(family, family_file, folder, model), end="")
+            script = job_script(family, family_file, folder, model)
+            _print(json, lambda: {"script": script}, lambda: print(script, end=""))
             return
         if goes_to_a_cluster(family):
             submission = submit_family(family, family_file, folder, model)
@@ -436,6 +438,7 @@ def run(
     """All of it in order, as far as it is missing."""
     from isoflop.cli import law_tables, numbers
     from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.cluster import goes_to_a_cluster, refuse_untrained
     from isoflop.pipeline.run import run_family
     from isoflop.pipeline.until import parse_width, run_until
 
@@ -444,6 +447,7 @@ def run(
     if until_width is not None:
         wanted = parse_width(until_width)
         with _family(family_file, runs, systems, execution) as (family, folder), Terminal(quiet=json) as terminal:
+            refuse_untrained(family, family_file, folder)
             if family.systems > 1:
                 raise InputError("--until-width trains on one system; leave --systems out")
             narrowed = run_until(family, folder, terminal, wanted, budget)
@@ -451,7 +455,9 @@ def run(
         return
     begin = time.monotonic()
     with _family(family_file, runs, systems, execution) as (family, folder), Terminal(quiet=json) as terminal:
-        on_systems = _worker(family_file, family, runs, None, json) if family.systems > 1 else None
+        refuse_untrained(family, family_file, folder)
+        several = family.systems > 1 and not goes_to_a_cluster(family)
+        on_systems = _worker(family_file, family, runs, None, json) if several else None
         outcome = run_family(family, folder, terminal, on_systems)
     seconds = time.monotonic() - begin
 

@@ -291,7 +291,7 @@ def print_design(designed: Sequence["Designed"]) -> None:
         ],
     )
     if designed[0].half_width_before is None:
-        print("A law begins with four sizes; then plan again")
+        print("A law begins with four sizes. What follows is as it usually comes: plan again once they are trained")
 
 
 def print_narrowed(narrowed: "Narrowed") -> None:

@@ -3,6 +3,7 @@
 import math
 
 MISSING = "-"
+YEAR_SECONDS = 365.25 * 86_400
 
 
 def count(value: float | None) -> str:
@@ -44,9 +45,13 @@ def percent(share: float | None, decimals: int = 0) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """1 min 20 s; the two largest units."""
+    """1 min 20 s; the two largest units. From 100 days on 271 d, from two years on 7,930 years."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
+    if seconds >= 2 * YEAR_SECONDS:
+        return f"{digits(seconds / YEAR_SECONDS)} years"
+    if seconds >= 100 * 86_400:
+        return f"{round(seconds / 86_400)} d"
     whole = round(seconds)
     parts = {"d": whole // 86_400, "h": whole // 3600 % 24, "min": whole // 60 % 60, "s": whole % 60}
     told = [f"{value} {unit}" for unit, value in parts.items() if value]

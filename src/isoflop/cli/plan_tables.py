@@ -1,5 +1,6 @@
 """What `isoflop plan` prints for people."""
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from isoflop.cli import numbers as n
@@ -133,7 +134,7 @@ def print_published(comparison: "Comparison") -> None:
         print(f"published, but not in this family: {', '.join(comparison.missing)}")
     print("\nDeviations (all other published settings are the same)" if comparison.differences else "\nNo deviations")
     for difference in comparison.differences:
-        print(f"- {difference.what}: {difference.reason}")
+        print(textwrap.fill(f"- {difference.what}: {difference.reason}", 80, subsequent_indent="  "))
         for name, (ours, published) in difference.models.items():
             print(f"    {name}: {_setting(ours)}, published {_setting(published)}")
 

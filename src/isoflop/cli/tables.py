@@ -85,6 +85,11 @@ def print_tuning(tuning: "Tuning") -> None:
     diverged = len(tuning.trials) - len(best)
     if diverged:
         print(f"{of(diverged, 'trial')} diverged")
+    for key, end in tuning.at_edge.items():
+        print(
+            f"warning: the best {key}, {tuning.best.values[key]:g}, lies at the {end} end of the search; the true best "
+            f"may lie beyond: set recipe.{key} to it and tune in another --runs folder"
+        )
     print(f"figure   {tuning.folder / 'tune.svg'}")
     print(f'values   {tuning.folder / "tuned.toml"}; name it in the family file: tuned = "PATH", seen from that file')
     if tuning.parametrisation == "standard":

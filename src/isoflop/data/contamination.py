@@ -33,16 +33,16 @@ class Tasks:
 
     def found_in(self, text: str) -> dict[str, _Hashes]:
         """The n-grams of each task that the text holds; tasks that share none are left out."""
-        hashes = self._hashes(text)
-        hashes = hashes[np.isin(hashes, self._all)]
+        hashes = _common(np.unique(self._hashes(text)), self._all)
         if not len(hashes):
             return {}
-        found = {name: np.intersect1d(hashes, ngrams) for name, ngrams in self.ngrams.items()}
+        found = {name: _common(hashes, ngrams) for name, ngrams in self.ngrams.items()}
         return {name: shared for name, shared in found.items() if len(shared)}
 
     def _hashes(self, text: str) -> _Hashes:
         """A hash of every 13 words in a row that all occur in some task."""
-        numbers = np.fromiter((self._number.get(word, 0) for word in _words(text)), dtype=np.uint64)
+        number = self._number.get
+        numbers = np.array([number(word, 0) for word in _words(text)], dtype=np.uint64)
         n_windows = len(numbers) - NGRAM_WORDS + 1
         if n_windows < 1:
             return np.empty(0, np.uint64)
@@ -63,6 +63,15 @@ def load_tasks(folder: Path) -> Tasks:
     """
     files = task_files(folder)
     return Tasks({name: [text for path in mine for text in texts_of(path)] for name, mine in files.items()})
+
+
+def _common(few: _Hashes, many: _Hashes) -> _Hashes:
+    """Those of `few` that are among the sorted `many`. NumPy's isin would go through all of `many` each time."""
+    if not len(many):
+        return few[:0]
+    places = np.minimum(np.searchsorted(many, few), len(many) - 1)
+    shared: _Hashes = few[many[places] == few]
+    return shared
 
 
 def _words(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import os
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -192,12 +193,24 @@ def _local_files(source: Path) -> Iterator[CorpusFile]:
     if not source.is_dir():
         yield _local_file(source, source.name)
         return
-    for root, folders, names in os.walk(source, onerror=refuse):
+    for root, folders, names in os.walk(source, onerror=refuse, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            _refuse_loop(Path(root) / name, source)
         for name in names:
             path = Path(root) / name
             if not name.startswith("."):
                 yield _local_file(path, path.relative_to(source).as_posix())
+
+
+def _refuse_loop(folder: Path, source: Path) -> None:
+    """Folders elsewhere may be linked into a corpus, but none that leads back to one on the way to it."""
+    real = os.path.realpath(folder)
+    if real == os.path.abspath(folder):
+        return  # no link on the way
+    above = itertools.takewhile(lambda one: one != source.parent, folder.parents)
+    if any(os.path.realpath(one) == real for one in above):
+        raise InputError(f"{folder}: is a folder that holds it, by a link; remove the link")
 
 
 def _local_file(path: Path, name: str) -> CorpusFile:

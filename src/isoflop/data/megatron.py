@@ -241,6 +241,8 @@ def _read_index(files: dict[int, CorpusFile], index: CorpusFile) -> Indexed:
     for file in files.values():
         if file.bytes % width:
             raise InputError(f"{file.address}: ends within a token of {width} bytes; fetch it again")
+    if bounds.tolist() == [0]:  # whoever wrote it ended no document: each sequence is one
+        bounds = np.arange(n_sequences + 1)
     if n_boundaries == 0 or bounds[0] != 0 or bounds[-1] != n_sequences or (np.diff(bounds) < 0).any():
         raise InputError(f"{index.address}: its document boundaries do not fit its sequences; fetch it again")
     return Indexed(files, _DTYPES[code], np.diff(ends[bounds]))

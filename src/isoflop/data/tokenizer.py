@@ -75,12 +75,22 @@ def end_of_text(tokenizer: Tokenizer) -> int:
 
 
 def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
-    """How many bytes of text each token of a byte-level BPE stands for, 0 for end-of-text: (largest number + 1,)."""
+    """How many bytes of text each token of a byte-level BPE stands for, 0 for end-of-text: (largest number + 1,).
+
+    Raises:
+        FamilyError: it is no byte-level BPE, whose tokens alone do not tell.
+    """
+    alphabet = set(symbols_of_bytes())
     added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     lengths = np.zeros(max(vocabulary.values()) + 1, dtype=np.int64)
     for symbols, number in vocabulary.items():
         # A symbol of the byte-level alphabet is a byte; an added token is text as it is.
+        if number not in added and not alphabet.issuperset(symbols):
+            raise FamilyError(
+                f"data.tokenizer: token {number} ({symbols!r}) is not of a byte-level BPE, without which tokens do not "
+                "tell the bytes of their text; give the text instead of its tokens"
+            )
         lengths[number] = len(added[number].encode()) if number in added else len(symbols)
     lengths[end_of_text(tokenizer)] = 0
     return lengths

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isoflop.errors import InputError
 from isoflop.law.forecast import distance
@@ -78,9 +79,11 @@ def buy(
     budget_flops: float,
     most: int = 10,
     costs: Sequence[float] | None = None,
+    copies: Sequence[int] | None = None,
 ) -> list[Purchase]:
-    """The runs to train, in order, until the budget or `most` is reached. A size may be bought again: another seed.
-    `costs` are the candidates' training FLOPs; left out, they are those of the points for such a size and tokens.
+    """The runs to train, in order, until the budget or `most` is reached. A size may be bought again: another seed,
+    `copies` times where that is given. `costs` are the candidates' training FLOPs; left out, they are those of the
+    points for such a size and tokens.
 
     Each is the best given those before it, by what it narrows over its cost to a power. A power of one buys the
     cheapest run over and over, none the dearest once: of the plans that the powers make, the one that ends narrowest is
@@ -99,16 +102,24 @@ def buy(
         raise InputError(
             f"budget {budget_flops:.3g} FLOPs: the cheapest candidate takes {cheapest:.3g}; raise the budget"
         )
-    plans = [_plan(_State(law, goals, places, cost), candidates, budget_flops, most, power) for power in POWERS]
+    left = np.full(len(candidates), most) if copies is None else np.array(copies)
+    plans = [
+        _plan(_State(law, goals, places, cost), candidates, budget_flops, most, left.copy(), power) for power in POWERS
+    ]
     return min(plans, key=lambda plan: plan[-1].half_width_after if plan else np.inf)
 
 
 def _plan(
-    state: "_State", candidates: Sequence[tuple[float, float]], budget_flops: float, most: int, power: float
+    state: "_State",
+    candidates: Sequence[tuple[float, float]],
+    budget_flops: float,
+    most: int,
+    copies: NDArray[np.int_],
+    power: float,
 ) -> list[Purchase]:
     found: list[Purchase] = []
     while len(found) < most:
-        affordable = np.flatnonzero(state.cost <= budget_flops)
+        affordable = np.flatnonzero((state.cost <= budget_flops) & (copies > 0))
         if not len(affordable):
             break
         before = state.half_width()
@@ -117,6 +128,7 @@ def _plan(
         if gain[chosen] <= 0:
             break
         budget_flops -= float(state.cost[chosen])
+        copies[chosen] -= 1
         state.learn(chosen)
         params, tokens = candidates[chosen]
         found.append(Purchase(params, tokens, float(state.cost[chosen]), before, state.half_width()))

@@ -123,7 +123,7 @@ class Law:
     def predict(self, params: float, tokens: float, flops: float | None = None) -> Prediction:
         """The loss of one new run of `params` parameters on `tokens` tokens.
 
-        `flops` must be counted as the points' were; left out, it is 6 * params * tokens times what the nearest size has
+        `flops` must be counted as the points' were; left out, it is 6ND times what the nearest size has
         over that.
 
         Raises:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from isoflop.errors import InputError
 from isoflop.given import csv_text
+from isoflop.recipe.flops import six_nd
 
 SIX_ND = "6ND"
 GIVEN = "given"
@@ -43,7 +44,7 @@ def read_points(path: Path) -> list[Point]:
     """The points of a CSV file with columns params, tokens and loss (nats/token) or bits_per_byte. Without params,
     params_non_embedding takes its place.
 
-    Optional columns: flops (default 6 * params * tokens), run (default: each row its own), noise; others are ignored.
+    Optional columns: flops (default 6ND), run (default: each row its own), noise; others are ignored.
 
     Raises:
         InputError: the file cannot be read or a row cannot be used; the message names the row as a spreadsheet counts
@@ -171,8 +172,8 @@ def _point(where: str, row: dict[str, str], loss_column: str, convention: str, d
         params=params,
         tokens=tokens,
         loss=loss,
-        # In floats: 6 * N * D of a large run does not fit 64-bit integers.
-        flops=6.0 * params * tokens if convention == SIX_ND else _number(where, "flops", _cell(row, "flops")),
+        # In floats: 6 N D of a large run does not fit 64-bit integers.
+        flops=six_nd(params, tokens) if convention == SIX_ND else _number(where, "flops", _cell(row, "flops")),
         run=_cell(row, "run") or default_run,
         noise=_number(where, "noise", noise) if noise else None,
         convention=convention,

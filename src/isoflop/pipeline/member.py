@@ -55,10 +55,12 @@ def train_part(
     share: float,
     systems: "Systems | None" = None,
     number: int = 0,
+    machines: float = 1.0,
 ) -> tuple["Trained", str]:
     """This system's part of the training of `model`, and how its joules are known.
 
-    `share` is that of the machine which its systems are, `number` this system's among them.
+    `share` is that of the machine which its systems are, `number` this system's among them; all systems together have
+    the rate of so many `machines`.
     """
     from isoflop.systems import EnergyMeter
     from isoflop.systems.device import training_device
@@ -74,7 +76,7 @@ def train_part(
         systems=systems or ALONE,
         device=training_device(number),
         system_share=share,
-        peak_flops_per_second=share * plan.machine.matrix_flops_per_second(model.precision),
+        peak_flops_per_second=machines * share * plan.machine.matrix_flops_per_second(model.precision),
         checkpoint_seconds=family.checkpoint_seconds,
         read_joules=lambda: meter.read(perf_counter() - began).joules,
         on_step=TrainingWatch(plan, model, folder, listener).step,

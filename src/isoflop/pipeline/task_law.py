@@ -15,6 +15,7 @@ from isoflop.pipeline.folder import RunFolder, find_run
 from isoflop.pipeline.plan import stored_plan
 from isoflop.pipeline.result import read_results
 from isoflop.pipeline.task_scores import TaskScore, read_task_scores
+from isoflop.recipe.flops import six_nd
 
 if TYPE_CHECKING:
     from isoflop.law.downstream import Accuracy, DownstreamLaw, TaskPoint
@@ -123,7 +124,7 @@ def _of_table(path: Path, question: TaskQuestion) -> tuple[list["TaskPoint"], fl
         if not (row[wanted[2]] or "").strip():
             continue
         params, tokens, accuracy, *losses = (_number(f"{path}, row {number}", name, row[name]) for name in wanted)
-        flops = _number(f"{path}, row {number}", "flops", row["flops"]) if "flops" in header else 6.0 * params * tokens
+        flops = _number(f"{path}, row {number}", "flops", row["flops"]) if "flops" in header else six_nd(params, tokens)
         run = (row.get("run") or "").strip() or f"row {number}"
         found.append(TaskPoint(params, tokens, flops, losses[0] if losses else None, accuracy, run))
     return found, question.chance

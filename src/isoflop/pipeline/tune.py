@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # How far from the family's own value the search goes, either way.
 SPREAD = {"peak_lr": 8.0, "init_std": 4.0, "embedding_multiplier": 8.0}
+# How near to the end of that range, as a share of the way from its middle, a value lies at its edge.
+EDGE = 0.9
 # Trials drawn at random before the sampler follows what it has seen.
 STARTUP_TRIALS = 8
 STUDY, TUNED, FIGURE = "study.journal", "tuned.toml", "tune.svg"
@@ -57,9 +59,16 @@ class Tuning:
         """The trial of the lowest loss."""
         return min(self.trials, key=lambda trial: math.inf if trial.loss is None else trial.loss)
 
+    @property
+    def at_edge(self) -> dict[str, str]:
+        """The best values that lie at an end of what was searched, "lowest" or "highest": beyond may be better."""
+        ways = {key: math.log(value / self.own[key]) / math.log(SPREAD[key]) for key, value in self.best.values.items()}
+        return {key: "highest" if way > 0 else "lowest" for key, way in ways.items() if abs(way) >= EDGE}
+
     def to_json(self) -> dict[str, Any]:
         """tune.json, the document of `isoflop tune --json`."""
-        return {**asdict(self), "folder": str(self.folder), "best": asdict(self.best)}
+        document = {**asdict(self), "folder": str(self.folder)}
+        return {**document, "best": asdict(self.best), "at_edge": self.at_edge}
 
 
 def tune_family(family: Family, folder: RunFolder, listener: Listener, trials: int) -> Tuning:
@@ -246,6 +255,7 @@ def _written(family: Family, model: ModelPlan, own: dict[str, float], study: "St
         f"# isoflop tune: trial {best.number}, the best of {len(finished)} on {model.name}, {best.loss:.4f} nats/token",
         f'parametrisation = "{family.parametrisation}"',
         f"base_width = {family.recipe.base_width}",
+        *(f"# {key} lies at the {end} end of the search: beyond may be better" for key, end in tuning.at_edge.items()),
         *(f"{key} = {value!r}" for key, value in best.values.items()),
     ]
     write_text(folder.tune / TUNED, "\n".join(lines) + "\n")

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from isoflop.law import Law
     from isoflop.recipe import ModelPlan, Plan
 
+# Before any run a ladder is planned as if its losses fell with this exponent of compute and scattered so much: between
+# Dey et al. 2023 (0.07, 0.35 %) and the pocket family (0.1 to 0.15, 0.5 to 1 %).
+USUAL_EXPONENT, USUAL_NOISE = 0.08, 0.005
+
 
 @dataclass(frozen=True)
 class Designed:
     """A run of the ladder to train, and the target's half-width of 95 % (relative) before it and, as expected, after
-    it; both None while there are too few runs for a law."""
+    it; both None for the runs with which a law begins."""
 
     model: str
     flops: int
@@ -70,7 +74,8 @@ def design(plan: "Plan", folder: RunFolder, budget_flops: float | None) -> list[
     """The ladder's runs that are still to be trained, in order: each narrows the interval of the held-out model most
     for what is left of the budget (default: all of the ladder), as expected from the law so far.
 
-    While there are too few runs for a law, the cheapest of each size come first.
+    While there are too few runs for a law, the cheapest of each size come first, and what follows is planned by a law
+    as they usually are.
 
     Raises:
         InputError: the family holds no model out.
@@ -79,9 +84,18 @@ def design(plan: "Plan", folder: RunFolder, budget_flops: float | None) -> list[
     done, waiting = _split(plan, folder)
     left = _budget(plan, budget_flops) - sum(model.flops for model in done)
     begin = _beginning(done, waiting)
-    if begin:
-        return [Designed(model.name, model.flops, None, None) for model in begin if model.flops <= left]
-    return _bought(ladder_law(plan, folder), target, waiting, left)
+    if not begin:
+        return _bought(ladder_law(plan, folder), target, waiting, left)
+    first: list[Designed] = []
+    for model in begin:
+        if model.flops > left:
+            return first
+        first.append(Designed(model.name, model.flops, None, None))
+        left -= model.flops
+    known = [*done, *begin]
+    if len({model.shape.params for model in known}) < LADDER_POINTS:
+        return first
+    return first + _bought(_usual_law(known), target, [model for model in waiting if model not in begin], left)
 
 
 def run_until(
@@ -148,6 +162,28 @@ def _beginning(done: Sequence["ModelPlan"], waiting: Sequence["ModelPlan"]) -> l
     return lacking
 
 
+def _usual_law(known: Sequence["ModelPlan"]) -> "Law":
+    """A law of runs as if they had been trained and nothing special had come of it"""
+    import numpy as np
+
+    from isoflop.law import Point, fit_law
+
+    noise = np.random.default_rng(0).normal(0, USUAL_NOISE, len(known))
+    return fit_law(
+        [
+            Point(
+                params=float(model.shape.params),
+                tokens=float(model.tokens),
+                loss=3.0 * (model.flops / known[0].flops) ** -USUAL_EXPONENT * math.exp(off),
+                flops=float(model.flops),
+                run=model.name,
+                convention="isoflop",
+            )
+            for model, off in zip(known, noise, strict=True)
+        ]
+    )
+
+
 def _half_width(law: "Law", target: "ModelPlan") -> float:
     said = law.predict(float(target.shape.params), float(target.tokens), float(target.flops))
     return math.log(said.high_95 / said.low_95) / 2
@@ -159,14 +195,15 @@ def _bought(law: "Law", target: "ModelPlan", waiting: Sequence["ModelPlan"], lef
     rest = [model for model in waiting if model.flops <= left]
     if not rest:
         return []
-    at = {(float(model.shape.params), float(model.tokens)): float(model.flops) for model in rest}
+    seeds: dict[tuple[float, float], list[ModelPlan]] = {}
+    for model in rest:
+        seeds.setdefault((float(model.shape.params), float(model.tokens)), []).append(model)
     aim = (float(target.shape.params), float(target.tokens))
+    costs = [float(models[0].flops) for models in seeds.values()]
+    copies = [len(models) for models in seeds.values()]
     found = []
-    for run in buy(law, [aim], list(at), left, len(rest), list(at.values())):
-        # Seeds of a size are equal candidates: each purchase of the size takes the next seed, while there is one.
-        same = [m for m in rest if (float(m.shape.params), float(m.tokens)) == (run.params, run.tokens)]
-        if same:
-            rest.remove(same[0])
-            found.append(Designed(same[0].name, same[0].flops, run.half_width_before, run.half_width_after))
+    for run in buy(law, [aim], list(seeds), left, len(rest), costs, copies):
+        model = seeds[run.params, run.tokens].pop(0)
+        found.append(Designed(model.name, model.flops, run.half_width_before, run.half_width_after))
     # Where nothing is expected to narrow it, the dearest run tells most of how far the forms stray.
     return found or [Designed(max(rest, key=lambda m: m.flops).name, max(m.flops for m in rest), None, None)]

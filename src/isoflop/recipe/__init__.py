@@ -1,6 +1,6 @@
 """From a size or a budget to everything a run needs: counts, batch, rates, schedule, memory, time, energy, price."""
 
-from isoflop.recipe.flops import flops_6nd, flops_paper, flops_per_token
+from isoflop.recipe.flops import Flops, training_flops
 from isoflop.recipe.machine import Machine
 from isoflop.recipe.parametrisation import STANDARD, Parametrisation
 from isoflop.recipe.plan import ModelPlan, Plan, check_against_data, plan_family
@@ -10,16 +10,15 @@ from isoflop.recipe.shape import Shape
 __all__ = [
     "STANDARD",
     "BatchStage",
+    "Flops",
     "Machine",
     "ModelPlan",
     "Parametrisation",
     "Plan",
     "Shape",
     "check_against_data",
-    "flops_6nd",
-    "flops_paper",
-    "flops_per_token",
     "learning_rate",
     "plan_family",
     "steps_of",
+    "training_flops",
 ]

@@ -1,5 +1,6 @@
 """How long one device computes, before anything is sent: matrix products at their rate, the rest at the memory's."""
 
+from isoflop.recipe.flops import head_flops, layer_flops
 from isoflop.recipe.hardware import Hardware
 from isoflop.recipe.shape import Shape
 
@@ -14,19 +15,19 @@ def layers_seconds(
 ) -> float:
     """All layers for so many tokens on a device that holds 1/tensor of each.
 
-    A pass is 24 d^2 + 4 S d FLOPs a token and layer (Narayanan et al. 2021, eq. 3 without the logits), and writes and
-    reads what the layer keeps for its backward pass once (`activation_bytes`): with the second term, one rate of matrix
-    products that was fitted to a layer 768 wide a device holds at 3,200 (docs/systems.md).
+    A pass is `layer_flops` a token, and writes and reads what the layer keeps for its backward pass once
+    (`activation_bytes`): with the second term, one rate of matrix products that was fitted to a layer 768 wide a device
+    holds at 3,200 (docs/systems.md).
     """
-    products = (24 * shape.d_model**2 + 4 * shape.context_length * shape.d_model) / tensor
+    products = layer_flops(shape) / tensor
     moved = 2 * activation_bytes(shape, tensor, scores_kept)
     a_layer = products / hardware.flops_per_second + hardware.memory_seconds(moved)
     return passes * tokens * shape.n_layers * a_layer
 
 
 def head_seconds(shape: Shape, tokens: float, hardware: Hardware, tensor: int = 1) -> float:
-    """Logits forward and backward: 6 V d FLOPs a token (Narayanan et al. 2021, eq. 3); never computed twice."""
-    return 6 * shape.vocab_size * shape.d_model * tokens / (tensor * hardware.flops_per_second)
+    """Logits forward and backward, three times `head_flops` a token; never computed twice."""
+    return KEPT * head_flops(shape) * tokens / (tensor * hardware.flops_per_second)
 
 
 def activation_bytes(shape: Shape, tensor: int = 1, scores_kept: bool = False) -> float:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from isoflop.config import Family
 from isoflop.config.family import ModelSize, Recipe
 from isoflop.errors import FamilyError
-from isoflop.recipe.flops import flops_6nd, flops_paper, flops_per_token
+from isoflop.recipe.flops import training_flops
 from isoflop.recipe.machine import Machine
 from isoflop.recipe.memory import training_memory
 from isoflop.recipe.parametrisation import STANDARD, Parametrisation, parametrisation_of
@@ -23,7 +23,7 @@ MOST_TOKENS = 2**60
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """One run: what decides its bits, then what it will cost. Tokens are what its steps read, the last step whole."""
+    """One run: what decides its bits, then what it will cost. Tokens are what its whole steps read."""
 
     name: str
     size: str
@@ -227,8 +227,8 @@ def _plan_model(
     microbatch = _microbatch_sequences(recipe.microbatch_tokens, shape.context_length, schedule)
     at_once = min(machine.lanes, schedule[0].sequences // microbatch)
     memory = training_memory(shape, microbatch, at_once, family.precision)
-    flops = flops_per_token(shape) * tokens
-    seconds = flops / (expected_share(shape) * machine.matrix_flops_per_second(family.precision))
+    flops = training_flops(shape, tokens)
+    seconds = flops.model / (expected_share(shape) * machine.matrix_flops_per_second(family.precision))
     watts, hourly = family.cost.watts_per_system, family.cost.price_per_system_hour
     return ModelPlan(
         name=size.name if number == 0 else f"{size.name}-s{number}",
@@ -250,9 +250,9 @@ def _plan_model(
         eps=recipe.eps,
         weight_decay=recipe.weight_decay,
         clip_norm=recipe.clip_norm,
-        flops=flops,
-        flops_6nd=flops_6nd(shape, tokens),
-        flops_paper=flops_paper(shape, tokens),
+        flops=flops.model,
+        flops_6nd=flops.six_nd,
+        flops_paper=flops.paper,
         weights_bytes=memory.weights_bytes,
         optimizer_bytes=memory.optimizer_bytes,
         activation_bytes=memory.activation_bytes,

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from isoflop.recipe.device_time import KEPT, OPTIMIZER_BYTES, RECOMPUTED, head_seconds, layers_seconds
-from isoflop.recipe.flops import flops_per_token
+from isoflop.recipe.flops import training_flops
 from isoflop.recipe.hardware import Hardware, shared
 from isoflop.recipe.memory import training_memory
 from isoflop.recipe.shape import Shape
@@ -102,7 +102,7 @@ def put_together(
 ) -> Foretold:
     """The parts of a step put together; `one_seconds` is the step of one system that goes the same way."""
     seconds = computing_seconds + bubble_seconds + communication_seconds
-    model_flops = flops_per_token(work.shape) * work.tokens
+    model_flops = training_flops(work.shape, work.tokens).model
     return Foretold(
         way=way,
         systems=systems,

@@ -34,23 +34,28 @@ class StepPlan:
 
 
 def steps_of(schedule: Sequence[BatchStage], tokens: int, context_length: int) -> list[BatchRun]:
-    """The steps that read at least `tokens` tokens, as one run of equal steps a stage.
+    """The whole steps that fit into `tokens` tokens, at least one, as one run of equal steps a stage.
 
-    A step belongs to the stage in which it begins; the last one is read whole, so a run reads up to one step more
-    than asked for. Cerebras-GPT 13B is the example: 57,000 steps of 720 sequences, then steps of 1,080.
+    A step belongs to the stage in which it begins. Whole steps within 20 tokens a parameter are what Cerebras-GPT
+    trained: 9,037 steps at 111M (Dey et al. 2023, table 1; its configurations); 13B is 57,000 steps of 720 sequences,
+    then steps of 1,080.
     """
     runs: list[BatchRun] = []
     step = sequence = 0
     for i, stage in enumerate(schedule):
-        end = min(tokens, schedule[i + 1].from_tokens) if i + 1 < len(schedule) else tokens
-        remaining = end - sequence * context_length
-        if remaining <= 0:
-            continue
-        steps = math.ceil(remaining / (stage.sequences * context_length))
-        runs.append(BatchRun(step, sequence, steps, stage.sequences))
-        step += steps
-        sequence += steps * stage.sequences
-    return runs
+        step_tokens = stage.sequences * context_length
+        fitting = max((tokens - sequence * context_length) // step_tokens, int(not runs))
+        begun = fitting
+        if i + 1 < len(schedule):
+            begun = math.ceil((schedule[i + 1].from_tokens - sequence * context_length) / step_tokens)
+        if begun > 0:
+            steps = min(fitting, begun)
+            runs.append(BatchRun(step, sequence, steps, stage.sequences))
+            step += steps
+            sequence += steps * stage.sequences
+        if fitting < begun:
+            break
+    return [run for run in runs if run.steps]
 
 
 def step_at(runs: Sequence[BatchRun], step: int) -> StepPlan:

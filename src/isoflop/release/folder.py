@@ -11,7 +11,7 @@ from isoflop.durable import sha256_of_file, to_json, write_folder
 from isoflop.errors import WorkError
 from isoflop.recipe.shape import Shape
 from isoflop.release.card import Card, render
-from isoflop.release.hugging_face import config, generation_config, tokenizer_config
+from isoflop.release.hugging_face import config, end_of_text_ids, generation_config, tokenizer_config
 from isoflop.release.manifest import MANIFEST, data_manifest, is_current, manifest
 from isoflop.release.tensors import WEIGHTS, save_tensors
 
@@ -37,7 +37,7 @@ def release_model(folder: Path, weights: Mapping[str, "Tensor"], tokenizer_json:
     _refuse_other_tensors(folder, weights, shape)
     _refuse_other_tokenizer(tokenizer_json, card, shape)
     documents = {
-        "config.json": config(shape, end_of_text),
+        "config.json": config(shape, end_of_text_ids(end_of_text)),
         "generation_config.json": generation_config(end_of_text),
         "tokenizer_config.json": tokenizer_config(shape),
     }

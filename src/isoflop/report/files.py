@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from isoflop.durable import write_bytes, write_text
 from isoflop.report.figure import Figure
-from isoflop.report.page import openness_table, page_parts, templates
+from isoflop.report.openness import draw_openness
+from isoflop.report.page import page_parts, templates
 from isoflop.report.placing import WIDTH
 from isoflop.report.run import Foretold, read_run
 from isoflop.report.table import Key
@@ -24,18 +25,16 @@ HEAD = 36
 def write_figures(run_directory: Path, folder: Path, foretold: Foretold | None = None) -> list[Path]:
     """Writes NAME.svg, NAME.png and NAME.csv of every figure of the report into `folder` and returns their paths.
 
-    The table of openness is a CSV only.
-
     Raises:
         InputError: there is no such run directory.
         WorkError: a file cannot be written.
     """
     parts = page_parts(read_run(run_directory, foretold))
-    figures = list(parts.figures.values())
+    openness = draw_openness(parts.beside)
+    figures = [*([openness] if openness else []), *parts.figures.values()]
     figures += [replace(figure, keys=_keys(figure, group.keys)) for group in parts.tasks for figure in group.figures]
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / "openness.csv"]
-    write_text(written[0], openness_table(parts.beside).csv())
+    written: list[Path] = []
     for number, figure in enumerate(figures):
         # A task's name comes from a file: it must not lead out of the folder, nor onto another figure.
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", figure.drawing.name)[:100]

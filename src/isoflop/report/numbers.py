@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+YEAR_SECONDS = 365.25 * 86_400
 TIMES = "\N{MULTIPLICATION SIGN}"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -96,9 +97,13 @@ def duration(seconds: float | None) -> str:
 
 
 def in_words(seconds: float | None) -> str:
-    """4 min 12 s"""
+    """4 min 12 s; from 100 days on 271 d, from two years on 7,930 years"""
     if seconds is None:
         return MISSING
+    if seconds >= 2 * YEAR_SECONDS:
+        return f"{digits(seconds / YEAR_SECONDS)}\N{NO-BREAK SPACE}years"
+    if seconds >= 100 * 86_400:
+        return f"{round(seconds / 86_400)}\N{NO-BREAK SPACE}d"
     rounded = round(seconds)
     days, hours, minutes = rounded // 86_400, rounded // 3600 % 24, rounded // 60 % 60
     parts = {"d": days, "h": hours, "min": minutes, "s": rounded % 60}

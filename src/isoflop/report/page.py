@@ -21,11 +21,12 @@ from isoflop.report.figure import COLOURS, Figure, shade
 from isoflop.report.loss_against_compute import draw_loss_against_compute, law_curve
 from isoflop.report.loss_curves import draw_loss_curves
 from isoflop.report.numbers import FILTERS
+from isoflop.report.openness import openness_table
 from isoflop.report.published import beside_published, draw_published
-from isoflop.report.records import Comparison, OpenFamily
+from isoflop.report.records import Comparison
 from isoflop.report.run import Foretold, Model, Run, read_run
 from isoflop.report.systems import choices, draw_memory, draw_speed, draw_time, measured_speed
-from isoflop.report.table import Key, Table
+from isoflop.report.table import Key
 from isoflop.report.verdict import Verdict, draw_verdict, judge
 
 LIVE = "live.js"
@@ -127,12 +128,6 @@ def task_groups(run: Run, beside: Comparison) -> list[TaskGroup]:
             figures = tuple(draw_task(task, number, beside) for task in tasks)
             groups.append(TaskGroup(number, figures, tuple(task_keys(tasks, beside))))
     return groups
-
-
-def openness_table(beside: Comparison) -> Table:
-    """The openness of families as a table."""
-    columns = tuple(name for name in OpenFamily.model_fields if name != "ours")
-    return Table(columns, tuple(tuple(getattr(row, name) for name in columns) for row in beside.openness))
 
 
 @cache

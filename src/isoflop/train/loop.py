@@ -17,7 +17,7 @@ from isoflop.errors import DivergenceError, InputError, Interrupted
 from isoflop.interrupts import deferred
 from isoflop.model import Lanes, Weights, as_standard, load_kernels
 from isoflop.model.lanes import THREADS
-from isoflop.recipe import ModelPlan, flops_per_token, learning_rate, steps_of
+from isoflop.recipe import ModelPlan, learning_rate, steps_of, training_flops
 from isoflop.recipe.schedule import BatchRun, StepPlan, step_at
 from isoflop.systems.group import ALONE, Systems
 from isoflop.train.allocator import keep_freed_memory
@@ -293,7 +293,7 @@ class _Session:
                 lr=lr,
                 grad_norm=norm,
                 tokens_per_second=speed,
-                mfu=speed * flops_per_token(plan.shape) / self._peak,
+                mfu=speed * training_flops(plan.shape).model / self._peak,
                 wait_seconds=reader.wait_seconds - waited,
                 time=time(),
                 seconds_left=statistics.median(recent) * (plan.steps - i - 1),

@@ -37,7 +37,7 @@ from isoflop.streaming.pages import DirectFile
 from isoflop.streaming.store import State, Window, Work, windows_of
 from isoflop.systems.group import Systems, owner, send_out
 from isoflop.systems.sums import Adder
-from isoflop.train.allocator import give_back_freed_memory
+from isoflop.train.allocator import give_back_freed_memory, map_large_buffers
 from isoflop.train.journal import Journal
 from isoflop.train.learner import STATE, Learns, Source, totals, write_state
 from isoflop.train.optimizer import AdamW, Chunk, Update, chunks_of
@@ -48,6 +48,8 @@ CARRIERS = 4
 CLERKS = 3
 # Memories for what a layer keeps: one for each lane, and so many on their way.
 ON_THEIR_WAY = 1
+# From this width on memory is worth more than the time that it takes to ask for it anew.
+WIDE = 1024
 
 
 class StreamedLearner(Learns):
@@ -71,6 +73,8 @@ class StreamedLearner(Learns):
         folder: Path | None,
         journal: Journal | None,
     ) -> None:
+        if shape.d_model >= WIDE:
+            map_large_buffers()
         self._shape, self._cut, self._folder, self._journal = shape, cut, folder, journal
         self._lanes, self._kernels, self._systems, self._optimizer = lanes, kernels, systems, optimizer
         self.model = make_model(shape, precision, kernels, parametrisation, cut.recompute)
