@@ -14,7 +14,7 @@ import torch
 
 from isoflop.data import ReadAhead, TokenStream, sample_ids
 from isoflop.durable import sha256_of_file
-from isoflop.errors import DivergenceError, InputError, Interrupted
+from isoflop.errors import DivergenceError, InputError, Interrupted, WorkError
 from isoflop.interrupts import deferred
 from isoflop.model import Lanes, Weights, as_standard, load_kernels
 from isoflop.model.lanes import THREADS
@@ -97,11 +97,11 @@ def train(
     Raises:
         Interrupted: SIGINT or SIGTERM came; the last finished step is saved.
         DivergenceError: the loss is not finite and is not to be answered, or there are more spikes than allowed.
-        WorkError: a checkpoint cannot be written.
+        WorkError: a checkpoint cannot be written, or the data cannot be read.
         InputError: the checkpoints belong to other settings, or need a C compiler that is not there.
     """
     checkpoints, store, leads = folder / "checkpoints", folder / "store", systems.rank == 0
-    data_sha256 = sha256_of_file(data / "manifest.json")
+    data_sha256 = _manifest_sha256(data)
     recover(store, checkpoints, plan, data_sha256, lanes, systems, on_event)
     generation = load_together(checkpoints, plan, data_sha256, on_event, systems)
     kernels = load_kernels() if device.type == "cpu" else None
@@ -227,6 +227,13 @@ def train(
         if metrics is not None:
             metrics.close()
     return trained(now)
+
+
+def _manifest_sha256(data: Path) -> str:
+    try:
+        return sha256_of_file(data / "manifest.json")
+    except OSError as error:
+        raise WorkError(f"{error.filename}: cannot read ({error.strerror}); run isoflop data") from None
 
 
 _METRIC_KEYS = (
