@@ -160,10 +160,10 @@ def test_a_text_that_spells_the_end_of_text_does_not_end() -> None:
 
 
 def test_a_word_of_a_million_letters_is_no_trap() -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     [tokens] = encode(GPT2, "ab" * 500_000)
     assert GPT2.decode(tokens[:-1]) == "ab" * 500_000
-    assert time.monotonic() - begin < 10
+    assert time.process_time() - begin < 10
 
 
 def test_transformers_loads_what_is_saved(tmp_path: Path, pocket_lines: list[str]) -> None:
