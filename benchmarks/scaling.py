@@ -32,7 +32,7 @@ from isoflop.recipe import Shape
 from isoflop.systems.distributed import Group
 from isoflop.systems.group import ALONE, Systems
 from isoflop.systems.machine import measure_machine
-from isoflop.systems.processes import pin
+from isoflop.systems.processes import share_of_cores
 from isoflop.train.learner import Learner
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
@@ -123,7 +123,9 @@ def _work(rank: int, port: int, name: str, rounds: int, answer: Connection) -> N
     os.environ |= {key: str(value) for key, value in variables.items()}
     group = Group()
     shape, sequences, microbatches = SHAPES[name]
-    with Lanes(pin(rank, 2)) as lanes:
+    cores = share_of_cores(rank, 2)
+    os.sched_setaffinity(0, cores)
+    with Lanes(len(cores)) as lanes:
         seconds: dict[str, list[float]] = {}
         exchange: dict[str, list[float]] = {}
         steps = {}

@@ -1,4 +1,7 @@
-"""A real Slurm on loopback for tests that submit jobs: munged, slurmctld and two slurmd, up in seconds, then gone."""
+"""A real Slurm on loopback for tests that submit jobs: munged, slurmctld and two slurmd, up in seconds, then gone.
+
+And what holds for every test: an example of Hypothesis may take as long as a busy machine needs.
+"""
 
 import os
 import shutil
@@ -10,6 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("isoflop", deadline=None)
+settings.load_profile("isoflop")
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 SEARCHED = f"{os.environ['PATH']}:/usr/sbin"
@@ -109,7 +116,11 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
-            daemon.wait(20)
+            try:
+                daemon.wait(20)
+            except subprocess.TimeoutExpired:  # the others are to end all the same
+                daemon.kill()
+                daemon.wait()
 
 
 @pytest.fixture

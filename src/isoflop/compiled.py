@@ -32,6 +32,8 @@ class Compiled:
     """The functions of a C file as attributes. A call holds no lock of the interpreter: threads run side by side."""
 
     def __init__(self, library: Path, source: str, address: Callable[[Any], Any]) -> None:
+        # Its name ends with a hash of source, compiler, options and processor: same name, same arithmetic.
+        self.library = library
         loaded = ctypes.CDLL(str(library))
         for result, name, arguments in _PROTOTYPE.findall(source):
             function = getattr(loaded, name)

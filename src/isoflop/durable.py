@@ -43,6 +43,34 @@ def write_json(path: Path, document: Any) -> None:
     write_text(path, to_json(document) + "\n")
 
 
+SEAL = "sha256"
+
+
+def write_sealed(path: Path, document: dict[str, Any]) -> None:
+    """`write_json` of what `sealed` makes of the document."""
+    write_json(path, sealed(document))
+
+
+def sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """With a last key, the SHA-256 of all others: `refuse_broken_seal` sees whatever changes later."""
+    plain = json.loads(to_json(document))
+    return {**plain, SEAL: _hash_of(plain)}
+
+
+def refuse_broken_seal(document: Any) -> Any:
+    """What was given to `sealed`, from the JSON it made; what was written without a seal is taken as it is.
+
+    Raises:
+        ValueError: it is not what was written.
+    """
+    if not isinstance(document, dict) or SEAL not in document:
+        return document
+    plain = {key: value for key, value in document.items() if key != SEAL}
+    if document[SEAL] != _hash_of(plain):
+        raise ValueError("its SHA-256 does not hold: it has changed since it was written")
+    return plain
+
+
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Puts a folder in place whole: `fill` writes into a temporary one, which is synced and renamed to `folder`.
 
@@ -102,6 +130,10 @@ def write_synced(path: Path, content: bytes) -> None:
 def to_json(document: Any, indent: int | None = 2) -> str:
     """JSON in which every float is finite or null, as DESIGN's contract asks; keys stay in their order."""
     return json.dumps(_finite(document), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _hash_of(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_of_file(path: Path) -> str:

@@ -31,11 +31,16 @@ class LostError(WorkError):
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived and everything is saved. Exit code 128 + `signal_number`.
+    """SIGINT or SIGTERM arrived. Exit code 128 + `signal_number`.
+
+    Everything is `saved`, or else only what the last checkpoint has.
 
     Not an `Exception`, so that no handler for faults swallows it.
     """
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"interrupted by signal {signal_number}")
-        self.signal_number = signal_number
+    def __init__(self, signal_number: int, saved: bool = True) -> None:
+        super().__init__(signal_number, saved)
+        self.signal_number, self.saved = signal_number, saved
+
+    def __str__(self) -> str:
+        return f"interrupted by signal {self.signal_number}"

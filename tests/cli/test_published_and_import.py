@@ -21,7 +21,7 @@ FAMILIES = Path(__file__).parents[2] / "families"
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = initialise(Shape(1, 16, 2, 300, 32), 0)
     folder = tmp_path_factory.mktemp("model") / "small"
-    export_model(folder, weights, dict.fromkeys(weights, torch.float16), 299)
+    export_model(folder, weights, dict.fromkeys(weights, torch.float16), {"eos_token_id": 299})
     return folder
 
 
@@ -58,7 +58,7 @@ def test_training_it_without_its_corpus_is_refused(isoflop, tmp_path: Path) -> N
 def test_import_says_what_a_folder_holds_and_writes_it_anew(isoflop, model_folder: Path, tmp_path: Path) -> None:
     done = isoflop("import", str(model_folder), "--to", "copy", "--dtype", "fp32")
     assert done.returncode == 0
-    assert "GPT-2 of 1 layers, width 16, 2 heads" in done.stdout
+    assert "GPT-2 of 1 layer, width 16, 2 heads" in done.stdout
     assert "stored as fp16" in done.stdout
     again = json.loads(isoflop("import", "copy", "--json").stdout)
     assert (again["dtypes"], again["params"]) == (["fp32"], 300 * 16 + 32 * 16 + 12 * 256 + 13 * 16 + 32)

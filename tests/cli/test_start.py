@@ -1,9 +1,9 @@
 """The program starts quickly and ends well, whatever it is asked and wherever it writes."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,17 @@ HEAVY = ("torch", "numpy", "scipy", "pyarrow", "tokenizers", "matplotlib", "jinj
 COMMANDS = ("plan", "data", "train", "law", "predict", "evaluate", "report", "release", "run")
 
 
+def _processor_seconds() -> float:
+    """Of the programs started so far; what others take from the machine is not in it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_lists_every_command_in_a_blink(isoflop) -> None:
     isoflop("--help")  # compiles what a first import compiles
-    begin = time.monotonic()
+    begin = _processor_seconds()
     done = isoflop("--help")
-    assert time.monotonic() - begin < 1.5
+    assert _processor_seconds() - begin < 0.5
     assert done.returncode == 0
     assert all(f"  {command} " in done.stdout for command in COMMANDS)
 

@@ -50,13 +50,13 @@ mixes = st.lists(st.one_of(st.text(ODD, max_size=12), st.text(max_size=8), st.sa
 
 
 @given(mixes)
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_any_mix_gives_the_numbers_of_tiktoken(parts: list[str]) -> None:
     same("".join(parts))
 
 
 @given(st.text(st.characters(max_codepoint=127), max_size=300))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_ascii_gives_the_numbers_of_tiktoken(text: str) -> None:
     same(text)
 
@@ -134,7 +134,7 @@ def test_long_words_in_windows_give_the_tokens_of_the_whole(monkeypatch: pytest.
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_windows_are_exact_for_any_merges(data: st.DataObject) -> None:
     """Also where the end of a word decides about its beginning, which real vocabularies hardly have."""
     tokens, merges = list("abc"), []

@@ -91,9 +91,9 @@ def test_two_preparations_are_byte_identical(tmp_path: Path, corpus: DataSource)
 def test_a_second_call_does_nothing_and_is_quick(tmp_path: Path, corpus: DataSource) -> None:
     first = prepare(corpus, tmp_path / "data", quiet)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()}
-    begin = time.monotonic()
+    begin = time.process_time()
     assert prepare(corpus, tmp_path / "data", quiet) == first
-    assert time.monotonic() - begin < 0.5
+    assert time.process_time() - begin < 0.5
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()}
 
 

@@ -108,13 +108,13 @@ def test_real_text_comes_back_from_its_tokens(pocket_lines: list[str]) -> None:
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=200))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_text_comes_back(text: str) -> None:
     assert GPT2.decode(encode(GPT2, text)[0][:-1]) == text
 
 
 @given(st.text(alphabet="aé。 \n\t\r\x1c\u3000\u00a0'.1", max_size=400))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_long_documents_in_pieces_give_the_tokens_of_the_whole(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("isoflop.data.encoding._PIECE_CHARACTERS", 5)
@@ -123,7 +123,7 @@ def test_long_documents_in_pieces_give_the_tokens_of_the_whole(text: str) -> Non
 
 
 @given(st.text(max_size=300))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_fast_gpt2_gives_the_numbers_of_the_merges(text: str) -> None:
     assert FAST.encode(text).tolist() == SLOW.encode(text).tolist()
 
@@ -160,10 +160,10 @@ def test_a_text_that_spells_the_end_of_text_does_not_end() -> None:
 
 
 def test_a_word_of_a_million_letters_is_no_trap() -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     [tokens] = encode(GPT2, "ab" * 500_000)
     assert GPT2.decode(tokens[:-1]) == "ab" * 500_000
-    assert time.monotonic() - begin < 10
+    assert time.process_time() - begin < 10
 
 
 def test_transformers_loads_what_is_saved(tmp_path: Path, pocket_lines: list[str]) -> None:

@@ -25,7 +25,7 @@ from isoflop.evaluate.task_data import TaskData
 from isoflop.model import Lanes, Reader, initialise
 from isoflop.recipe import Shape
 from isoflop.release.exporting import export_model
-from isoflop.release.hugging_face import tokenizer_config
+from isoflop.release.hugging_face import end_of_text_ids, tokenizer_config
 
 SHAPE = Shape(n_layers=2, d_model=32, n_heads=2, vocab_size=400, context_length=128)
 TEXTS = ["", "The", "A passage that goes on. " * 30, "naïve café \U0001f600 日本", "ends in spaces   "]
@@ -42,7 +42,7 @@ def models(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Native
     (tokenizer / "tokenizer.json").write_bytes((data / "tokenizer.json").read_bytes())
     (tokenizer / "tokenizer_config.json").write_text(to_json(tokenizer_config(SHAPE)))
     folder = tokenizer.parent / "exported"
-    export_model(folder, weights, dict.fromkeys(weights, torch.float32), end_of_text, tokenizer)
+    export_model(folder, weights, dict.fromkeys(weights, torch.float32), end_of_text_ids(end_of_text), tokenizer)
     encoder = Encoder(load_tokenizer(data / "tokenizer.json"), end_of_text)
     return NativeModel(Reader(weights, SHAPE), encoder, Lanes(1)), HFLM(str(folder), device="cpu", batch_size=8)
 

@@ -7,7 +7,7 @@ import pytest
 
 from isoflop.config import Family, load_family
 from isoflop.errors import FamilyError, InputError
-from isoflop.pipeline.cluster import goes_to_a_cluster, job_script, submit_family
+from isoflop.pipeline.cluster import _names, goes_to_a_cluster, job_script, refuse_untrained, submit_family
 from isoflop.pipeline.folder import RunFolder
 
 FAMILY = """
@@ -47,6 +47,34 @@ def test_systems_that_fill_no_nodes_are_refused(family: Family, tmp_path: Path) 
     three = family.model_copy(update={"systems": 3})
     with pytest.raises(FamilyError, match="systems = 3"):
         job_script(three, tmp_path / "f.toml", RunFolder(tmp_path / "runs" / "f"))
+
+
+@pytest.mark.parametrize("limit", ["2", "1:30", "0:01:59", "0-00:02"])
+def test_a_limit_that_leaves_no_time_to_work_is_refused(tmp_path: Path, limit: str) -> None:
+    file = tmp_path / "short.toml"
+    file.write_text(FAMILY + f'time_limit = "{limit}"\n')
+    with pytest.raises(InputError, match="is no longer than save_seconds = 120"):
+        load_family(file)
+    for longer in ("3", "2:01", "1-0", "0"):
+        file.write_text(FAMILY + f'time_limit = "{longer}"\n')
+        load_family(file)
+
+
+def test_run_does_not_train_on_a_login_node(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    folder = RunFolder(tmp_path / "runs" / "f")
+    with pytest.raises(InputError, match="isoflop train submits"):
+        refuse_untrained(family, tmp_path / "f.toml", folder)
+    refuse_untrained(family.model_copy(update={"cluster": None}), tmp_path / "f.toml", folder)
+    for name in _names(family):
+        folder.result(name).parent.mkdir(parents=True)
+        folder.result(name).touch()
+    refuse_untrained(family, tmp_path / "f.toml", folder)
+
+
+def test_a_model_that_is_not_there_is_refused_by_a_dry_run(family: Family, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--model nosuch: no such model"):
+        job_script(family, tmp_path / "f.toml", RunFolder(tmp_path / "runs" / "f"), "nosuch")
 
 
 def test_a_job_of_the_cluster_submits_no_other(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:

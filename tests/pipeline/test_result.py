@@ -61,7 +61,12 @@ def test_a_damaged_result_is_named(folder: RunFolder) -> None:
 )
 def test_a_result_that_no_training_leaves_is_damaged(folder: RunFolder, key: str, value: object) -> None:
     path = folder.result("w8")
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    document = {**json.loads(path.read_text()), key: value}
+    path.write_text(json.dumps(document))
+    with pytest.raises(WorkError, match=r"w8/result\.json: damaged \(its SHA-256 does not hold"):
+        read_result(folder, "w8")
+    del document["sha256"]  # as written before there was one
+    path.write_text(json.dumps(document))
     with pytest.raises(WorkError, match=rf"w8/result\.json: damaged \(.*{key}") as caught:
         read_result(folder, "w8")
     assert "\n" not in str(caught.value)

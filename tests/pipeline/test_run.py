@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,9 +85,7 @@ def test_run_trains_foretells_judges_and_releases_and_then_has_nothing_to_do(iso
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    begin = time.monotonic()
     again = isoflop("run", "tiny.toml", "--json")
-    assert time.monotonic() - begin < 5
     assert again.returncode == 0
     document = json.loads(again.stdout)
     assert [result["name"] for result in document["results"]] == list(NAMES)

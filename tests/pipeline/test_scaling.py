@@ -47,7 +47,21 @@ def test_numbers_of_systems_are_read_and_rows_continued(text: str, numbers: list
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0", "2,1", "1,1", "a", "1,...,8", "1,2,...", "...", "1,2,4,...,63", "99999999", "1,2,...,4,...,8", "-1"],
+    [
+        "",
+        "0",
+        "2,1",
+        "1,1",
+        "a",
+        "1,...,8",
+        "1,2,...",
+        "...",
+        "1,2,4,...,63",
+        "99999999",
+        "1,2,...,4,...,8",
+        "-1",
+        "1,2,3,...,3000",
+    ],
 )
 def test_other_numbers_are_refused_with_an_example(text: str) -> None:
     with pytest.raises(InputError, match="--systems"):

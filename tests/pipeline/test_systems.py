@@ -256,7 +256,7 @@ def test_a_port_that_is_taken_is_told_at_once(place: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"isoflop: isoflop worker: port {port} is taken on this machine; set MASTER_PORT to a free one, "
-        "the same for all systems"
+        "the same for all systems, and RANK=0 for one of them only"
     ]
     assert not (place / "taken").exists()
 

@@ -68,3 +68,19 @@ def test_models_that_were_asked_nothing_are_sent_to_be_evaluated(plan: Plan, fol
         write_result(folder, result_of(model))
     with pytest.raises(InputError, match="run isoflop evaluate first"):
         task_law(folder.path, TaskQuestion("right_word"))
+
+
+def test_the_average_is_over_what_all_were_asked_alike_and_a_group_is_one(asked: RunFolder, plan: Plan) -> None:
+    for k, model in enumerate(plan.models):
+        word = replace(SCORE, task="last_word", chance=0.0, metrics={"acc": Figure(0.1 * k, 0.01)})
+        group = replace(SCORE, task="gaps", members=("gaps_a",), metrics={"acc": Figure(0.35, 0.01)})
+        member = replace(SCORE, task="gaps_a", metrics={"acc": Figure(0.9, 0.01)})
+        own = replace(SCORE, task="own", metrics={"acc": Figure(0.8, 0.01)})  # not asked of all
+        add_task_scores(asked, model.name, [word, group, member] + [own] * (k == 0))
+
+    law = task_law(asked.path, TaskQuestion("average"))
+
+    expected = [(0.3 + 0.04 * k + 0.1 * k + 0.35) / 3 for k in range(5)]
+    assert [point.accuracy for point in law.points] == pytest.approx(expected)
+    assert law.question.chance == pytest.approx((0.25 + 0.0 + 0.25) / 3)
+    assert law.points[0].task_loss == pytest.approx((1.5 + 1.0 + 1.0) / 3)

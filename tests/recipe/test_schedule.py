@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoflop.recipe import BatchStage, learning_rate, steps_of
-from isoflop.recipe.schedule import step_at
+from isoflop.recipe.schedule import kept_steps, step_at, tokens_until
 
 
 def rate(tokens: int, decay: str = "linear") -> float:
@@ -56,3 +56,17 @@ def test_whole_steps_follow_on_until_no_other_fits(
     following = next(one for one in reversed(schedule) if one.from_tokens <= sequence * context_length)
     assert (sequence + following.sequences) * context_length > tokens
     assert steps_of(schedule, sequence * context_length, context_length) == runs
+
+
+def test_steps_that_stay_lie_evenly_before_the_last() -> None:
+    assert kept_steps(100, 3) == (25, 50, 75)
+    assert kept_steps(100, 0) == ()
+    assert kept_steps(3, 10) == (1, 2)
+    assert kept_steps(1, 5) == ()
+
+
+def test_tokens_until_a_step_follow_the_batches() -> None:
+    runs = steps_of([BatchStage(0, 2), BatchStage(60, 5)], 300, 10)
+
+    assert [tokens_until(runs, step, 10) for step in (0, 1, 3, 4)] == [0, 20, 60, 110]
+    assert tokens_until(runs, sum(run.steps for run in runs), 10) == sum(run.steps * run.sequences for run in runs) * 10

@@ -121,7 +121,7 @@ def test_the_card_of_a_ladder_model_foretells_nothing(card: Card) -> None:
 
 
 def test_unknown_energy_is_called_unknown(card: Card) -> None:
-    assert "| energy | 375 J, estimated from watts" in render(card)
+    assert "| energy | 375 J (0.000104 kWh), estimated from watts" in render(card)
 
     unknown = replace(card, measured=replace(card.measured, joules=None, joules_origin=None))
     assert "| energy | not known |" in render(unknown)

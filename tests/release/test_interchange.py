@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from isoflop.errors import InputError
 from isoflop.model import GPT, initialise, weights_sha256
+from isoflop.pipeline.interchange import import_folder
 from isoflop.published import published_recipes
 from isoflop.recipe import Shape
 from isoflop.release.exporting import export_model
@@ -78,7 +79,7 @@ def test_a_published_configuration_computes_alike_in_both_directions_and_comes_b
     imported = import_model(tmp_path / "theirs")
     assert_same_model(imported, model)
 
-    export_model(tmp_path / "ours", imported.weights, imported.dtypes, imported.end_of_text)
+    export_model(tmp_path / "ours", imported.weights, imported.dtypes, imported.token_ids)
     given, back = load_file(tmp_path / "theirs" / "model.safetensors"), load_file(tmp_path / "ours/model.safetensors")
     assert given.keys() == back.keys()
     assert all(torch.equal(given[key], back[key]) and given[key].dtype == back[key].dtype for key in given)
@@ -92,12 +93,12 @@ def test_the_whole_vocabulary_and_our_own_weights(tmp_path: Path) -> None:
     one = RECIPES["111M"]
     shape = Shape(1, one.d_model, one.n_heads, one.vocab_size, one.context_length)
     weights = initialise(shape, 3)
-    export_model(tmp_path / "ours", weights, dict.fromkeys(weights, torch.float32), 50256)
+    export_model(tmp_path / "ours", weights, dict.fromkeys(weights, torch.float32), {"eos_token_id": 50256})
     model = GPT2LMHeadModel.from_pretrained(tmp_path / "ours").eval()
     imported = import_model(tmp_path / "ours")
     assert_same_model(imported, model)
     assert weights_sha256(imported.weights) == weights_sha256(weights)
-    assert imported.end_of_text == 50256
+    assert imported.token_ids == {"eos_token_id": 50256}
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_every_type_and_form_of_file_comes_back_bit_for_bit(
         (given / "model.safetensors").unlink()
         torch.save(model.state_dict(), given / "pytorch_model.bin")
     imported = import_model(given)
-    export_model(tmp_path / "back", imported.weights, imported.dtypes, imported.end_of_text)
+    export_model(tmp_path / "back", imported.weights, imported.dtypes, imported.token_ids)
     back = tensors_of(tmp_path / "back")
     wanted = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     assert back.keys() == wanted.keys()
@@ -210,6 +211,11 @@ def test_a_configuration_of_more_layers_than_there_are_is_named_as_a_possible_ca
         ({"n_head": 3}, "n_head = 3 does not divide n_embd = 32"),
         ({"n_layer": "2"}, "n_layer = '2'"),
         ({"n_embd": 10**30}, "n_embd = 10"),
+        ({"architectures": ["GPT2ForSequenceClassification"]}, "architectures = .'GPT2ForSequenceClassification'"),
+        ({"architectures": "GPT2LMHeadModel"}, "architectures = 'GPT2LMHeadModel'"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "has quantization_config: .* stored quantised"),
+        ({"pruned_heads": {"0": [1]}}, "has pruned_heads: heads were taken out"),
+        ({"auto_map": {"AutoModelForCausalLM": "own.Model"}}, "has auto_map: it computes by code of its own"),
     ],
 )
 def test_another_architecture_is_refused(folder: Path, change: dict[str, Any], said: str) -> None:
@@ -217,6 +223,37 @@ def test_another_architecture_is_refused(folder: Path, change: dict[str, Any], s
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(InputError, match=said):
         import_model(folder)
+
+
+def test_special_tokens_stay_as_they_are(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    for ids in ({"bos_token_id": 3, "eos_token_id": [4, 5], "pad_token_id": None}, {"eos_token_id": 7}, {}):
+        kept = {key: value for key, value in config.items() if not key.endswith("token_id")}
+        (folder / "config.json").write_text(json.dumps({**kept, "architectures": ["GPT2Model"], **ids}))
+        out = import_folder(folder, tmp_path / f"out-{len(ids)}", None).written_to
+        assert out is not None
+        written = json.loads((out / "config.json").read_text())
+        assert {key: value for key, value in written.items() if key.endswith("token_id")} == ids
+
+
+def test_a_generation_config_that_says_otherwise_is_refused_and_one_that_agrees_goes_along(
+    folder: Path, tmp_path: Path
+) -> None:
+    config, generation = folder / "config.json", folder / "generation_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token_id": 7, "bos_token_id": 7}))
+    generation.write_text('{"eos_token_id": 8}')
+    with pytest.raises(
+        InputError, match=r"generation_config.json: eos_token_id = 8, but config.json says 7; make them"
+    ):
+        import_model(folder)
+    generation.write_text("{")
+    with pytest.raises(InputError, match=r"generation_config.json: not JSON"):
+        import_model(folder)
+    generation.write_text('{"eos_token_id": [7, 8], "temperature": 0.7}')
+    out = import_folder(folder, tmp_path / "out", None).written_to
+    assert out is not None
+    assert (out / "generation_config.json").read_text() == generation.read_text()
 
 
 class Hostile:
@@ -310,13 +347,13 @@ def test_a_folder_without_weights_or_config_is_refused(folder: Path) -> None:
 def test_export_refuses_what_is_there_and_what_does_not_fit(folder: Path, tmp_path: Path) -> None:
     imported = import_model(folder)
     with pytest.raises(InputError, match="already there"):
-        export_model(folder, imported.weights, imported.dtypes, None)
+        export_model(folder, imported.weights, imported.dtypes, {})
     imported.weights["transformer.ln_f.bias"][0] = 1e6
     with pytest.raises(InputError, match=r"transformer.ln_f.bias: .* too large for torch.float16"):
-        export_model(tmp_path / "out", imported.weights, dict.fromkeys(imported.weights, torch.float16), None)
+        export_model(tmp_path / "out", imported.weights, dict.fromkeys(imported.weights, torch.float16), {})
     imported.weights["transformer.ln_f.bias"][0] = math.nan
     with pytest.raises(InputError, match=r"transformer.ln_f.bias: holds NaN"):
-        export_model(tmp_path / "out", imported.weights, imported.dtypes, None)
+        export_model(tmp_path / "out", imported.weights, imported.dtypes, {})
     assert not (tmp_path / "out").exists()
 
 

@@ -18,6 +18,21 @@ const box = element => {
   const {left, right, width, height} = element.getBoundingClientRect();
   return [left, right, width, height];
 };
+// The browser's clock is virtual: while the page waits idly it jumps to its end, and all is over. So waiting is work.
+const until = async condition => {
+  for (let i = 0; i < 1000000 && !condition(); i++)
+    await new Promise(done => {
+      const {port1, port2} = new MessageChannel();
+      port1.onmessage = done;
+      port2.postMessage(0);
+    });
+};
+const settled = async promise => {
+  const outcome = [];
+  promise.then(value => outcome.push(value));
+  await until(() => outcome.length);
+  return outcome[0];
+};
 addEventListener("load", async () => {
   const seen = [];
   for (const frame of document.querySelectorAll("iframe")) {

@@ -158,6 +158,7 @@ def write_model(folder: Path, model: dict[str, Any]) -> None:
     result |= {
         "nats_per_token": final,
         "bits_per_byte": final / math.log(2) / 2.42,
+        "system_seconds": seconds,
         "seconds": seconds,
         "joules": seconds * 30,
         "joules_origin": "declared",

@@ -1,6 +1,7 @@
 """The machine is measured once; energy is counted or said to be unknown, never guessed low."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,67 @@ def test_work_on_a_share_of_the_cores_has_that_share_of_the_energy(tmp_path: Pat
     assert EnergyMeter(100.0, share=0.5, powercap=tmp_path).read(10.0) == Energy(
         500.0, "estimated: watts_per_system x time, by the share of the cores"
     )
+
+
+def test_without_counter_and_watts_the_cores_make_an_estimate_that_says_so(tmp_path: Path) -> None:
+    assert EnergyMeter(None, share=0.5, powercap=tmp_path, cores=4).read(10.0) == Energy(
+        100.0, "estimated: 5 W a core, the processor alone, by the share of the cores"
+    )
+
+
+class Driver:
+    """As much of pynvml as a meter asks for; its counter is in millijoules."""
+
+    millijoules: int | None = 5_000_000
+
+    def nvmlInit(self) -> None:  # noqa: N802 (NVML's names)
+        pass
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        if uuid != "GPU-1":
+            raise LookupError(uuid)
+        return uuid
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802
+        if self.millijoules is None:
+            raise OSError("not supported")
+        return self.millijoules
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    driver = Driver()
+    monkeypatch.setitem(sys.modules, "pynvml", driver)  # type: ignore[arg-type]
+    return driver
+
+
+def test_a_gpu_is_counted_by_its_driver(driver: Driver, tmp_path: Path) -> None:
+    meter = EnergyMeter(300.0, powercap=tmp_path, gpu="GPU-1", cores=8)
+    driver.millijoules = 5_250_000
+
+    assert meter.read(1.0) == Energy(250.0, "measured: NVML, the GPU alone")
+    driver.millijoules = 6_000_000
+    assert meter.read(2.0).joules == 1000.0
+
+
+def test_a_gpu_and_its_processor_add_up(driver: Driver, tmp_path: Path) -> None:
+    _package(tmp_path, 0, 0)
+    meter = EnergyMeter(None, share=0.5, powercap=tmp_path, gpu="GPU-1")
+    _package(tmp_path, 0, 800_000)
+    driver.millijoules = 5_001_000
+
+    energy = meter.read(1.0)
+    assert energy.joules == pytest.approx(1.0 + 0.4)
+    assert energy.origin.startswith("measured: NVML and RAPL")
+
+
+def test_a_gpu_whose_counter_is_not_there_is_no_measurement(driver: Driver, tmp_path: Path) -> None:
+    assert EnergyMeter(None, powercap=tmp_path, gpu="GPU-2", cores=8).read(1.0).joules is None
+    assert EnergyMeter(300.0, powercap=tmp_path, gpu="GPU-2").read(2.0) == Energy(
+        600.0, "estimated: watts_per_system x time"
+    )
+    meter = EnergyMeter(None, powercap=tmp_path, gpu="GPU-1")
+    driver.millijoules = 4_000_000  # the driver was loaded anew
+    assert meter.read(1.0).origin == "unknown: no energy counter"
+    driver.millijoules = None
+    assert EnergyMeter(None, powercap=tmp_path, gpu="GPU-1").read(1.0).joules is None

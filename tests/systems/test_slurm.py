@@ -1,5 +1,7 @@
 """A job of two nodes on a real Slurm: it trains, saves when it is warned, goes back to the queue, and ends its work."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +29,9 @@ while count < work and not told:
     time.sleep(0.05)
 time.sleep(0.5 if told else 0)
 kept.write_text(str(count))
+latest = folder / "models" / rank / "checkpoints" / "LATEST"
+latest.parent.mkdir(parents=True, exist_ok=True)
+latest.write_text(str(count))
 print(f"worker {rank} kept {count}", flush=True)
 sys.exit(143 if told else 0)
 """
@@ -83,6 +88,37 @@ def test_a_cancelled_job_saves_and_does_not_come_back(job: Job, slurm: Any) -> N
     assert "goes back" not in (folder / "logs" / f"job-{number}.txt").read_text()
 
 
+@pytest.mark.slow  # two starts of two launchers, each of which imports PyTorch
+def test_a_launcher_that_is_killed_takes_the_job_back_to_the_queue_once_something_is_kept(job: Job, slurm: Any) -> None:
+    number, folder = start(job, slurm)
+    latest = folder / "models" / "w" / "checkpoints" / "LATEST"
+    latest.parent.mkdir(parents=True)
+    latest.write_text("1")
+    kill_a_launcher(folder)
+    slurm.wait(lambda: slurm.state(number) == "PENDING", "the job to go back", 40)
+    assert "a launcher is lost" in (folder / "logs" / f"job-{number}.txt").read_text()
+
+
+@pytest.mark.slow  # two launchers import PyTorch
+def test_a_job_that_keeps_nothing_new_does_not_come_back_for_ever(job: Job, slurm: Any) -> None:
+    number, folder = start(job, slurm)
+    (folder / "models").touch()  # the other worker, which Slurm tells to end, can keep nothing
+    kill_a_launcher(folder)
+    slurm.wait(lambda: slurm.state(number) == "FAILED", "the job's end", 40)
+    assert "has kept nothing new" in (folder / "logs" / f"job-{number}.txt").read_text()
+
+
+def kill_a_launcher(folder: Path) -> None:
+    """Kills that of the second node."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            said = path.read_bytes()
+        except OSError:
+            continue
+        if b"torch.distributed.run" in said and b"is_host=0" in said and str(folder).encode() in said:
+            os.kill(int(path.parent.name), signal.SIGKILL)
+
+
 def test_the_script_says_all_that_the_family_asks_for(tmp_path: Path) -> None:
     worker = ("-m", "isoflop", "worker", "/a b/f.toml", "--runs", "/runs")
     text = script(
@@ -93,6 +129,10 @@ def test_the_script_says_all_that_the_family_asks_for(tmp_path: Path) -> None:
     assert {"--requeue", "--exclusive", "--gpus-per-node=8"} <= set(asked)
     assert "--nnodes=4 --nproc-per-node=8" in text
     assert "-m isoflop worker '/a b/f.toml' --runs /runs" in text
+    # What a launcher that is lost must not do: leave the others waiting for it.
+    assert "--kill-on-bad-exit=1" in text
+    commented = script(Job("n", 1, 1, worker, "python", tmp_path, options=("--comment=hello world", "--hold")))
+    assert "#SBATCH --comment='hello world'\n#SBATCH --hold\n" in commented
     counted = script(Job("n", 1, 1, worker, "python", tmp_path, options=("--cpus-per-task=4",)))
     assert "--exclusive" not in counted
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0

@@ -149,6 +149,11 @@ def test_signals_during_a_save_end_the_run_with_one_whole_generation(
     assert weights_sha256(run(data, tmp_path / "hit").weights) == weights_sha256(whole.weights)
 
 
+def test_data_without_their_manifest_are_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match=r"nowhere/manifest.json: cannot read \(No such file"):
+        run(data.with_name("nowhere"), tmp_path)
+
+
 def test_lines_ahead_of_the_checkpoint_and_torn_ones_are_dropped(data: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(data, tmp_path, stop_at(5))

@@ -32,7 +32,8 @@ To = Annotated[
 Dtype = Annotated[
     str | None, typer.Option("--dtype", metavar="TYPE", help="With --to: fp32, bf16 or fp16; default as it was.")
 ]
-Systems = Annotated[int | None, typer.Option("--systems", min=1, metavar="N", help="Workers to train on.")]
+# 65,536 as in the family file, which is not read before a command needs it.
+Systems = Annotated[int | None, typer.Option("--systems", min=1, max=65_536, metavar="N", help="Workers to train on.")]
 Execution = Annotated[
     str | None, typer.Option("--execution", metavar="WAY", help="resident, or streamed: weights live in a store.")
 ]
@@ -203,7 +204,8 @@ def train(
 
     with _family(family_file, runs, systems, execution) as (family, folder):
         if dry_run:
-            print(job_script(family, family_file, folder, model), end="")
+            script = job_script(family, family_file, folder, model)
+            _print(json, lambda: {"script": script}, lambda: print(script, end=""))
             return
         if goes_to_a_cluster(family):
             submission = submit_family(family, family_file, folder, model)
@@ -373,14 +375,59 @@ def serve(
 
 
 @app.command()
-def release(runs: RunFolderPath, json: Json = False, debug: Debug = False) -> None:
-    """Write a Hugging Face folder for each model."""
+def release(
+    runs: RunFolderPath,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER", help="Send them to the Hugging Face hub, under this name.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: new repositories are private.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --push: check all, say what would be sent, send nothing.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a Hugging Face folder for each model; with --push, send them to the hub."""
+    from isoflop.cli import tables
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.release import release_run
+    from isoflop.pipeline.verification import push_releases
 
+    if push is None and (private or dry_run):
+        raise InputError("--private and --dry-run go with --push OWNER")
     with Terminal(quiet=json) as terminal:
         folders = release_run(runs, terminal)
-    _print(json, lambda: {"releases": [str(path) for path in folders]}, lambda: print(*folders, sep="\n"))
+        pushed = None if push is None else push_releases(push, folders, terminal, private, dry_run)
+    document: dict[str, Any] = {"releases": [str(path) for path in folders]}
+    if pushed is None:
+        _print(json, lambda: document, lambda: print(*folders, sep="\n"))
+    else:
+        _print(json, lambda: {**document, **pushed.to_json()}, lambda: tables.print_pushed(pushed))
+
+
+@app.command()
+def verify(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A release folder, a folder of them, or a run folder.")
+    ],
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train the smallest model anew and compare its bits.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="PATH", help="With --retrain: where the corpus lies.")
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check every file of releases against its hash; with --retrain, the smallest model's bits too."""
+    from isoflop.cli import tables
+    from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.verification import verify_release
+
+    with Terminal(quiet=json) as terminal:
+        verification = verify_release(folder, terminal, retrain, data)
+    _print(json, verification.to_json, lambda: tables.print_verified(verification))
+    verification.raise_for_faults()
 
 
 @app.command()
@@ -436,6 +483,7 @@ def run(
     """All of it in order, as far as it is missing."""
     from isoflop.cli import law_tables, numbers
     from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.cluster import goes_to_a_cluster, refuse_untrained
     from isoflop.pipeline.run import run_family
     from isoflop.pipeline.until import parse_width, run_until
 
@@ -444,6 +492,7 @@ def run(
     if until_width is not None:
         wanted = parse_width(until_width)
         with _family(family_file, runs, systems, execution) as (family, folder), Terminal(quiet=json) as terminal:
+            refuse_untrained(family, family_file, folder)
             if family.systems > 1:
                 raise InputError("--until-width trains on one system; leave --systems out")
             narrowed = run_until(family, folder, terminal, wanted, budget)
@@ -451,7 +500,9 @@ def run(
         return
     begin = time.monotonic()
     with _family(family_file, runs, systems, execution) as (family, folder), Terminal(quiet=json) as terminal:
-        on_systems = _worker(family_file, family, runs, None, json) if family.systems > 1 else None
+        refuse_untrained(family, family_file, folder)
+        several = family.systems > 1 and not goes_to_a_cluster(family)
+        on_systems = _worker(family_file, family, runs, None, json) if several else None
         outcome = run_family(family, folder, terminal, on_systems)
     seconds = time.monotonic() - begin
 

@@ -1,8 +1,10 @@
 """Runs a command and ends the process: every way to end has its exit code and at most one line about it."""
 
 import errno
+import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
@@ -35,6 +37,8 @@ def main() -> NoReturn:
                 traceback.print_exc()
             print(f"isoflop: {_one_line(line)}", file=sys.stderr)
     let_go_streams()
+    if any(thread.name == "join" for thread in threading.enumerate()):
+        os._exit(code)  # it waits for other systems inside a library, and the interpreter's end would wait for it
     sys.exit(code)
 
 
@@ -53,7 +57,8 @@ def _told(error: BaseException) -> tuple[int, str]:
 
     match error:
         case Interrupted():
-            return _of_signal(error.signal_number), "interrupted; everything is saved: run the same command to go on"
+            kept = "everything is saved" if error.saved else "everything up to the last checkpoint is kept"
+            return _of_signal(error.signal_number), f"interrupted; {kept}: run the same command to go on"
         case KeyboardInterrupt():
             return _of_signal(signal.SIGINT), "interrupted; run the same command to go on"
         case SystemExit():

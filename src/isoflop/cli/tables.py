@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from isoflop.pipeline.result import Result
     from isoflop.pipeline.trace import Trace
     from isoflop.pipeline.tune import Tuning
+    from isoflop.pipeline.verification import Pushed, Verification
     from isoflop.pipeline.watch import Watched
 
 
@@ -101,7 +102,7 @@ def print_tuning(tuning: "Tuning") -> None:
 def print_imported(model: "ImportedModel") -> None:
     """What a foreign folder holds."""
     shape = model.shape
-    print(f"{model.folder}: GPT-2 of {shape.n_layers} layers, width {shape.d_model}, {shape.n_heads} heads")
+    print(f"{model.folder}: GPT-2 of {of(shape.n_layers, 'layer')}, width {shape.d_model}, {of(shape.n_heads, 'head')}")
     print(f"vocabulary {shape.vocab_size:,}, context {shape.context_length:,}, stored as {', '.join(model.dtypes)}")
     print(f"parameters {shape.params:,}, without embeddings {shape.params_non_embedding:,}")
     print(f"SHA-256 of its weights, read as fp32: {model.weights_sha256}")
@@ -112,6 +113,50 @@ def print_imported(model: "ImportedModel") -> None:
         print(f"SHA-256 of the weights written, read as fp32: {model.written_weights_sha256}")
         if model.written_weights_sha256 != model.weights_sha256:
             print("the two differ: the type written rounds the weights that were read")
+
+
+def print_verified(verification: "Verification") -> None:
+    """What was checked of each release, and what was found."""
+    print_table(
+        ["folder", "files", "bytes", "weights", ""],
+        [
+            [
+                str(one.folder),
+                str(one.files),
+                n.size(one.bytes),
+                one.weights_sha256[:12],
+                "; ".join(one.faults) or "good",
+            ]
+            for one in verification.folders
+        ],
+        left=4,
+    )
+    one = verification.retrained
+    if one is not None:
+        found = "the same bits" if one.same else f"other bits ({one.retrained_sha256[:12]})"
+        print(f"{one.model} trained anew in {n.duration(one.seconds)}: {found}")
+        print(f"released: {one.released_with}; here: {one.retrained_with}")
+
+
+def print_pushed(pushed: "Pushed") -> None:
+    """What was sent to the hub, or would be."""
+    print_table(
+        ["repository", "revision", "files", "bytes", "folder", ""],
+        [
+            [
+                upload.repository,
+                upload.revision,
+                str(upload.files),
+                n.size(upload.bytes),
+                str(upload.folder),
+                address or "not sent",
+            ]
+            for upload, address in zip(pushed.uploads, pushed.addresses, strict=True)
+        ],
+        left=4,
+    )
+    if pushed.dry_run:
+        print(f"nothing was sent to {pushed.endpoint}: without --dry-run it is")
 
 
 def print_results(results: Sequence["Result"]) -> None:

@@ -219,6 +219,29 @@ class Cluster(Table):
     )
     sbatch: list[SbatchOption] = Field([], description="further options of sbatch, one each")
 
+    @model_validator(mode="after")
+    def _there_is_time_to_work(self) -> Self:
+        seconds = _limit_seconds(self.time_limit or "0")
+        if 0 < seconds <= self.save_seconds:
+            raise ValueError(
+                f"time_limit = {self.time_limit!r} ({seconds} s) is no longer than save_seconds = "
+                f"{self.save_seconds}: every start would save at once and go back to the queue; make it longer"
+            )
+        return self
+
+
+def _limit_seconds(text: str) -> int:
+    """Seconds of a limit as sbatch takes it: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; 0 is none."""
+    days, dash, rest = text.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    elif len(parts) == 3:
+        hours, minutes, seconds = parts
+    else:
+        hours, (minutes, seconds) = 0, (*parts, 0)[:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
 
 class Evaluation(Table):
     """Which downstream tasks `isoflop evaluate` asks the models, and where their data lie."""
@@ -283,6 +306,9 @@ class Family(Table):
         None, description="the model whose loss the law must foretell; default: the largest; false: none"
     )
     checkpoint_seconds: Positive = Field(30.0, description="how much work an interruption may cost at most")
+    keep_checkpoints: int = Field(
+        0, ge=0, le=1_000, description="checkpoints on the way, evenly over each run, that stay and are released too"
+    )
     parametrisation: Literal["standard", "mup"] = "standard"
     execution: Literal["resident", "streamed"] = Field(
         "resident", description="weights live on the device, or in a store that they visit it from, layer by layer"

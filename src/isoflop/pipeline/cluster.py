@@ -45,7 +45,9 @@ def job_script(family: Family, family_file: Path, folder: RunFolder, only: str |
 
     Raises:
         FamilyError: the systems do not fill the nodes.
+        InputError: there is no model of that name.
     """
+    _check_name(family, only)
     return slurm.script(_job(family, family_file, folder, only))
 
 
@@ -59,10 +61,8 @@ def submit_family(family: Family, family_file: Path, folder: RunFolder, only: st
         WorkError: Slurm does not answer, or the logs' folder cannot be written.
     """
     path, kept = folder.logs / "job.sh", folder.logs / "job.json"
-    names = _names(family)
-    if only is not None and only not in names:
-        raise InputError(f"--model {only}: no such model in family {family.name}; use one of {', '.join(names)}")
-    if all(folder.result(name).exists() for name in names if only in (None, name)):
+    _check_name(family, only)
+    if all(folder.result(name).exists() for name in _names(family) if only in (None, name)):
         return Submission(None, "trained", path, folder.logs, fresh=False)
     before = _kept_job(kept)
     state = slurm.state_of(before) if before is not None else None
@@ -107,6 +107,25 @@ def _job(family: Family, family_file: Path, folder: RunFolder, only: str | None)
         save_seconds=cluster.save_seconds,
         options=tuple(cluster.sbatch),
     )
+
+
+def _check_name(family: Family, only: str | None) -> None:
+    names = _names(family)
+    if only is not None and only not in names:
+        raise InputError(f"--model {only}: no such model in family {family.name}; use one of {', '.join(names)}")
+
+
+def refuse_untrained(family: Family, family_file: Path, folder: RunFolder) -> None:
+    """A family with a cluster trains in its jobs, never on a login node; what comes after training may run there.
+
+    Raises:
+        InputError: something is still to be trained, and this is none of the cluster's jobs.
+    """
+    if goes_to_a_cluster(family) and not all(folder.result(name).exists() for name in _names(family)):
+        raise InputError(
+            f"{family_file}: [cluster] trains in jobs, and isoflop run would train on this machine; isoflop train "
+            "submits, and run does the rest once the job has ended"
+        )
 
 
 def _names(family: Family) -> list[str]:

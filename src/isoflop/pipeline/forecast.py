@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from isoflop.durable import to_json, write_json
+from isoflop.durable import refuse_broken_seal, to_json, write_sealed
 from isoflop.errors import InputError, WorkError
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.law import LADDER_POINTS, ladder_law, ladder_results
@@ -96,12 +96,13 @@ def read_forecast(folder: RunFolder) -> Forecast | None:
         WorkError: forecast.json is damaged.
     """
     try:
-        return TypeAdapter(Forecast).validate_json(folder.forecast.read_bytes(), strict=True)
+        document = refuse_broken_seal(json.loads(folder.forecast.read_bytes()))
+        return TypeAdapter(Forecast).validate_json(json.dumps(document), strict=True)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise WorkError(f"{folder.forecast}: cannot read ({error.strerror}); check its permissions") from None
-    except ValidationError:
+    except (ValueError, RecursionError):
         raise WorkError(
             f"{folder.forecast}: damaged; bring it back from a copy, or delete it: once the held-out model has started "
             "there will be none"
@@ -131,7 +132,7 @@ def _forecast(
             listener.note(f"the forecast stands as it was said at {standing.time}, though the ladder changed since")
         return standing
     forecast = _foretold(law, model, results[-1], points)
-    write_json(folder.forecast, forecast.to_json())
+    write_sealed(folder.forecast, forecast.to_json())
     return forecast
 
 

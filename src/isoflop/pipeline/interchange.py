@@ -61,7 +61,7 @@ def import_folder(folder: Path, to: Path | None, dtype: str | None) -> ImportedM
         raise InputError(f"--to {to}: already there; give a folder that is not")
     model = import_model(folder)
     dtypes = model.dtypes if dtype is None else dict.fromkeys(model.dtypes, kinds[dtype])
-    written = None if to is None else export_model(to, model.weights, dtypes, model.end_of_text, tokenizer_from=folder)
+    written = None if to is None else export_model(to, model.weights, dtypes, model.token_ids, tokenizer_from=folder)
     return ImportedModel(
         folder=folder,
         shape=model.shape,

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoflop.durable import to_json, write_json
+from isoflop.durable import refuse_broken_seal, to_json, write_sealed
 from isoflop.errors import InputError
 from isoflop.pipeline.folder import RunFolder, find_run
 from isoflop.pipeline.plan import stored_plan
@@ -97,12 +97,12 @@ def ladder_law(plan: "Plan", folder: RunFolder, objective: str = "huber") -> "La
 
     points = points_of(ladder_results(plan, folder))
     try:
-        document = json.loads(folder.law.read_bytes())
+        document = refuse_broken_seal(json.loads(folder.law.read_bytes()))
         if document["objective"] == objective and document["points"] == json.loads(
             to_json([asdict(point) for point in points])
         ):
             return Law.from_json(document)
-    except (OSError, ValueError, KeyError, TypeError, InputError):
+    except (OSError, ValueError, KeyError, TypeError, InputError, RecursionError):
         pass
     if not points:
         raise InputError(
@@ -115,7 +115,7 @@ def ladder_law(plan: "Plan", folder: RunFolder, objective: str = "huber") -> "La
     except InputError as error:
         raise InputError(f"{folder.path}: {error}") from None
     if objective == "huber":
-        write_json(folder.law, law.to_json())
+        write_sealed(folder.law, law.to_json())
     return law
 
 

@@ -1,9 +1,12 @@
 """One model of a family: trained on some lanes, measured on the held-out text, its result written."""
 
+import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from math import isfinite
+from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -55,26 +58,38 @@ def train_part(
     share: float,
     systems: "Systems | None" = None,
     number: int = 0,
+    neighbours: int = 1,
+    machines: float = 1.0,
 ) -> tuple["Trained", str]:
     """This system's part of the training of `model`, and how its joules are known.
 
-    `share` is that of the machine which its systems are, `number` this system's among them.
+    `share` is that of the machine which its `neighbours` systems are, `number` this system's among them; all
+    systems together have the rate of so many `machines`.
     """
     from isoflop.systems import EnergyMeter
-    from isoflop.systems.device import training_device
+    from isoflop.systems.device import gpu_uuid, training_device
     from isoflop.systems.group import ALONE
     from isoflop.train import train
 
-    meter, began = EnergyMeter(family.cost.watts_per_system, share), perf_counter()
+    device = training_device(number)
+    # A GPU is one system's own; of a processor each has its part.
+    watts, part = family.cost.watts_per_system, share / neighbours
+    meter = EnergyMeter(
+        watts,
+        1.0 if watts is not None and device.type == "cuda" else part,
+        gpu=gpu_uuid(device),
+        cores=plan.machine.cores,
+    )
+    began = perf_counter()
     trained = train(
         model,
         folder.data,
         folder.model(model.name),
         lanes=lanes,
         systems=systems or ALONE,
-        device=training_device(number),
+        device=device,
         system_share=share,
-        peak_flops_per_second=share * plan.machine.matrix_flops_per_second(model.precision),
+        peak_flops_per_second=machines * share * plan.machine.matrix_flops_per_second(model.precision),
         checkpoint_seconds=family.checkpoint_seconds,
         read_joules=lambda: meter.read(perf_counter() - began).joules,
         on_step=TrainingWatch(plan, model, folder, listener).step,
@@ -104,7 +119,7 @@ def finish_member(
             f"{folder.model(model.name)}: the held-out loss is {loss.nats_per_token}: training diverged; "
             "lower recipe.peak_lr and use another --runs folder"
         )
-    result = _result(family, plan, model, data, trained, loss, joules_origin)
+    result = _result(family, plan, model, data, folder, trained, loss, joules_origin)
     write_result(folder, result)
     listener.done(result, fresh=True)
     return result
@@ -115,6 +130,7 @@ def _result(
     plan: "Plan",
     model: "ModelPlan",
     data: "Manifest",
+    folder: RunFolder,
     trained: "Trained",
     loss: "HeldOutLoss",
     joules_origin: str,
@@ -122,6 +138,7 @@ def _result(
     from isoflop.model import weights_sha256
 
     per_hour = family.cost.price_per_system_hour
+    system_seconds = plan.systems * trained.system_seconds
     return Result(
         name=model.name,
         size=model.size,
@@ -139,7 +156,7 @@ def _result(
         seconds=trained.seconds,
         joules=trained.joules,
         joules_origin=joules_origin,
-        price=None if per_hour is None else per_hour * plan.systems * trained.system_seconds / 3600,
+        price=None if per_hour is None else per_hour * system_seconds / 3600,
         weights_sha256=weights_sha256(trained.weights),
         systems=plan.systems,
         threads=trained.threads,
@@ -148,4 +165,19 @@ def _result(
         isoflop=version("isoflop"),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         fingerprint=fingerprint_of(model, data),
+        system_seconds=system_seconds,
+        mfu=_mfu(folder.model(model.name) / "metrics.jsonl"),
     )
+
+
+def _mfu(metrics: Path) -> float | None:
+    """The median over all logged steps: the first after a start are slow."""
+    shares = []
+    try:
+        for line in metrics.read_text(encoding="utf-8").splitlines():
+            share = json.loads(line).get("mfu")
+            if isinstance(share, int | float):
+                shares.append(float(share))
+    except (OSError, ValueError, AttributeError):
+        return None
+    return median(shares) if shares else None

@@ -4,10 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from isoflop.config import Family
-from isoflop.durable import to_json, write_text
+from isoflop.durable import refuse_broken_seal, sealed, to_json, write_text
 from isoflop.errors import InputError, WorkError
 from isoflop.pipeline.data import check_corpus
 from isoflop.pipeline.folder import RunFolder
@@ -78,14 +76,14 @@ def make_plan(family: Family, folder: RunFolder) -> Plan:
 def store_plan(family: Family, plan: Plan, folder: RunFolder) -> None:
     """Writes plan.json and family.json where they say something else."""
     # What the file left out stays out: a model's own recipe is only what its table says.
-    _write_if_other(folder.family, to_json(family.model_dump(mode="json", exclude_unset=True)) + "\n")
+    _write_if_other(folder.family, to_json(sealed(family.model_dump(mode="json", exclude_unset=True))) + "\n")
     _write_if_other(folder.plan, to_json(plan_document(family, plan)) + "\n")
 
 
 def plan_document(family: Family, plan: Plan) -> dict[str, Any]:
     """plan.json, the document of `isoflop plan --json`."""
     comparison = compare(family, plan)
-    return {**plan.to_json(), "published": None if comparison is None else comparison.to_json()}
+    return sealed({**plan.to_json(), "published": None if comparison is None else comparison.to_json()})
 
 
 def stored_plan(folder: RunFolder) -> tuple[Family, Plan]:
@@ -95,8 +93,9 @@ def stored_plan(folder: RunFolder) -> tuple[Family, Plan]:
         WorkError: its files are missing or damaged.
     """
     try:
-        family = Family.model_validate_json(folder.family.read_bytes())
-    except (OSError, ValidationError) as error:
+        document = refuse_broken_seal(json.loads(folder.family.read_bytes()))
+        family = Family.model_validate_json(json.dumps(document))
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "damaged"
         raise WorkError(f"{folder.family}: {reason}; run isoflop plan with the family file again") from None
     machine = _stored_machine(folder)
@@ -136,9 +135,9 @@ def _measured() -> Machine:
 
 def _stored_machine(folder: RunFolder) -> Machine | None:
     try:
-        document: Any = json.loads(folder.plan.read_bytes())
+        document: Any = refuse_broken_seal(json.loads(folder.plan.read_bytes()))
         return Machine.from_json(document["machine"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

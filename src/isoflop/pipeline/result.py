@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from isoflop.durable import to_json, write_json
+from isoflop.durable import refuse_broken_seal, to_json, write_sealed
 from isoflop.errors import InputError, WorkError
 from isoflop.pipeline.folder import RunFolder
 
@@ -32,9 +32,10 @@ class Domain:
 class Result:
     """One trained model. Losses are of the held-out text, `tokens` and `flops` of the training.
 
-    `joules` and `price` are None where nothing is known of them. `threads`, `processor` and `torch` are those of the
-    training: bits depend on them, not on `systems`. `fingerprint` holds the settings that decide the weights, and the
-    hash of the data.
+    `system_seconds` are those of all systems together, a second on half of a system's cores as half; `mfu` is the
+    median over steps of the share of the machine's measured matrix rate. `joules` and `price` are None where nothing is
+    known of them. `threads`, `processor` and `torch` are those of the training: bits depend on them, not on `systems`.
+    `fingerprint` holds the settings that decide the weights, and the hash of the data.
     """
 
     name: str
@@ -62,6 +63,8 @@ class Result:
     isoflop: str
     time: str
     fingerprint: dict[str, Any]
+    system_seconds: float | None = None
+    mfu: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What result.json holds."""
@@ -74,7 +77,7 @@ def write_result(folder: RunFolder, result: Result) -> None:
     Raises:
         WorkError: the disk is full or cannot be written.
     """
-    write_json(folder.result(result.name), result.to_json())
+    write_sealed(folder.result(result.name), result.to_json())
 
 
 def read_result(folder: RunFolder, name: str) -> Result | None:
@@ -85,7 +88,8 @@ def read_result(folder: RunFolder, name: str) -> Result | None:
     """
     path = folder.result(name)
     try:
-        result = TypeAdapter(Result).validate_json(path.read_bytes(), strict=True)
+        document = refuse_broken_seal(json.loads(path.read_bytes()))
+        result = TypeAdapter(Result).validate_json(json.dumps(document), strict=True)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -93,6 +97,8 @@ def read_result(folder: RunFolder, name: str) -> Result | None:
     except ValidationError as error:
         first = error.errors()[0]
         raise _damaged(path, f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()) from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, str(error).splitlines()[0]) from None
     if result.name != name:
         raise _damaged(path, f"its name is {result.name!r}")
     for key in ("params", "tokens", "flops", "nats_per_token", "bits_per_byte"):

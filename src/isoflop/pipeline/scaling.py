@@ -15,6 +15,8 @@ from isoflop.recipe.plan import expected_share
 from isoflop.recipe.scaling import Foretold, Work, resident, streamed
 from isoflop.recipe.shape import Shape
 
+# Each is a line of the table, and the best of many layouts: some hundredths of a second.
+MOST_NUMBERS = 256
 MOST_SYSTEMS = 65_536
 # Machines that measure themselves know nothing of the wires between them.
 ASSUMED_WIRES = "ethernet-10g"
@@ -77,6 +79,8 @@ def parse_systems(text: str) -> list[int]:
             f"--systems {text}: give a number or rising numbers up to {MOST_SYSTEMS:,}, as in 4 or 1,2,4,...,1024"
         )
     if "..." not in parts:
+        if len(given) > MOST_NUMBERS:
+            raise InputError(f"--systems: {len(given):,} numbers; at most {MOST_NUMBERS} are foretold")
         return given
     dots = parts.index("...")
     if parts.count("...") > 1 or dots < 2 or dots != len(parts) - 2:
@@ -86,6 +90,8 @@ def parse_systems(text: str) -> list[int]:
     doubling = begun[-1] % begun[-2] == 0 and (len(begun) == 2 or begun[-2] * begun[-2] == begun[-1] * begun[-3])
     while begun[-1] < last:
         begun.append(round(begun[-1] * factor) if doubling else begun[-1] + step)
+    if len(begun) > MOST_NUMBERS:
+        raise InputError(f"--systems {text}: {len(begun):,} numbers; at most {MOST_NUMBERS} are foretold, as 1,2,4,...")
     if begun[-1] != last:
         raise InputError(f"--systems {text}: {last} is no number of the row {', '.join(map(str, begun[:-1]))}")
     return begun

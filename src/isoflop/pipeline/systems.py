@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # What a leader tells its followers beside a model to train.
 _END = "end"
+SYSTEMS_A_CORE, SYSTEM_BYTES = 16, 256 * 2**20
 
 
 def train_on_systems(family: Family, folder: RunFolder, command: Sequence[str]) -> list[Result]:
@@ -36,6 +37,7 @@ def train_on_systems(family: Family, folder: RunFolder, command: Sequence[str]) 
         WorkError: a fault while working; everything done so far is kept.
     """
     plan = make_plan(family, folder)
+    from isoflop.systems import available_cores
     from isoflop.systems.device import device_count
     from isoflop.systems.launcher import launch
 
@@ -44,6 +46,15 @@ def train_on_systems(family: Family, folder: RunFolder, command: Sequence[str]) 
         raise InputError(
             f"systems = {family.systems}: this machine has {devices} GPUs; use at most as many, or start "
             "isoflop worker on more machines"
+        )
+    cores = available_cores()
+    # Systems of a processor that has fewer cores are for trying out: each is a process with PyTorch in it.
+    most = min(SYSTEMS_A_CORE * cores, plan.machine.memory_bytes // SYSTEM_BYTES)
+    if devices is None and family.systems > max(1, most):
+        raise InputError(
+            f"systems = {family.systems:,}: this machine has {cores} cores and "
+            f"{plan.machine.memory_bytes / 2**30:.0f} GiB, enough for {most:,}; use at most as many, or start isoflop "
+            "worker on more machines"
         )
     logs = folder.path / "logs"
     made = missing_folders(logs)
@@ -58,10 +69,13 @@ def train_on_systems(family: Family, folder: RunFolder, command: Sequence[str]) 
 
 
 class Leader:
-    """System 0 of a group: does the family's work, and has the others with it for the training of every model."""
+    """System 0 of a group: does the family's work, and has the others with it for the training of every model.
 
-    def __init__(self, group: "Group", lanes: "Lanes", everywhere: set[int]) -> None:
-        self._group, self._lanes, self._everywhere = group, lanes, everywhere
+    It keeps to its `share` of the cores while all train, and has them all for what only one can do.
+    """
+
+    def __init__(self, group: "Group", lanes: "Lanes", share: set[int]) -> None:
+        self._group, self._lanes, self._share = group, lanes, share
 
     @property
     def systems_here(self) -> int:
@@ -77,27 +91,40 @@ class Leader:
         folder: RunFolder,
         listener: Listener,
     ) -> Result:
-        """As `train_member`, on all systems; what only one can do, it does on all cores of its machine."""
+        """As `train_member`, on all systems."""
         from isoflop.model import Lanes
 
         listener.starts(model)
         self._group.tell((plan, model))
-        share = _share(self._group, self._lanes, plan)
-        trained, origin = train_part(
-            family, plan, model, folder, listener, self._lanes, share, self._group, self._group.local_rank
-        )
+        share, machines = _share(self._group, self._lanes, plan), _machines(self._group, plan)
+        with kept_to(self._share):
+            trained, origin = train_part(
+                family,
+                plan,
+                model,
+                folder,
+                listener,
+                self._lanes,
+                share,
+                self._group,
+                self._group.local_rank,
+                self._group.local_size,
+                machines,
+            )
         self._group.doing("held-out loss")
-        with self._on_all_cores(), Lanes(len(self._everywhere)) as lanes:
+        with Lanes(len(os.sched_getaffinity(0))) as lanes:
             return finish_member(family, plan, model, data, folder, listener, lanes, trained, origin)
 
-    @contextmanager
-    def _on_all_cores(self) -> Iterator[None]:
-        own = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, self._everywhere)
-        try:
-            yield
-        finally:
-            os.sched_setaffinity(0, own)
+
+@contextmanager
+def kept_to(cores: set[int]) -> Iterator[None]:
+    """Inside the block this thread, and threads and processes that it starts, run on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def work(family: Family, folder: RunFolder, listener: Listener, only: str | None) -> None:
@@ -109,49 +136,90 @@ def work(family: Family, folder: RunFolder, listener: Listener, only: str | None
     # PyTorch would tell pages of what we tell in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from isoflop.model import Lanes, load_kernels
-    from isoflop.pipeline.train import train_family
-    from isoflop.systems.distributed import Group
-    from isoflop.systems.processes import pin
+    from isoflop.systems.arithmetic import arithmetic_of, torch_version
+    from isoflop.systems.distributed import CLOSING_AFTER_FAULT_SECONDS, Group
+    from isoflop.systems.processes import share_of_cores
 
-    everywhere = os.sched_getaffinity(0)
     group = Group()
     family = family.model_copy(update={"systems": group.size})
     about = {
         "isoflop": version("isoflop"),
-        "torch": version("torch"),
+        "torch": torch_version(),
         "the family file": hashlib.sha256(family.model_dump_json().encode()).hexdigest()[:12],
         "a C compiler": "there" if load_kernels() else "not there",
     }
-    notes = group.agree(about, folder.path)
-    with Lanes(pin(group.local_rank, group.local_size)) as lanes:
-        if group.rank:
-            _follow(family, folder, group, lanes)
-        else:
-            if group.attempt:
-                fault = group.fault_before() or "all systems ended without a word"
-                listener.note(f"{fault}; all {group.size} started again from the last checkpoint ({group.attempt})")
-            for note in notes:
-                listener.note(note)
-            if group.local_size > len(everywhere):
-                listener.note(f"{group.local_size} systems take turns on {len(everywhere)} cores")
-            try:
-                train_family(family, folder, listener, only, Leader(group, lanes, everywhere))
-            finally:
-                with contextlib.suppress(LostError):
-                    group.tell(_END)
+    arithmetic = arithmetic_of(load_kernels())
+    try:
+        notes = group.agree(about, arithmetic, family.reproducible, folder.path)
+        cores = share_of_cores(group.local_rank, group.local_size)
+        with Lanes(len(cores)) as lanes:
+            if group.rank:
+                with kept_to(cores):
+                    _follow(family, folder, group, lanes)
+            else:
+                _lead(family, folder, group, Leader(group, lanes, cores), notes, listener, only)
+    except LostError:
+        raise
+    except BaseException:
+        group.close(CLOSING_AFTER_FAULT_SECONDS)
+        raise
     group.close()
+
+
+def _lead(
+    family: Family,
+    folder: RunFolder,
+    group: "Group",
+    leader: Leader,
+    notes: Sequence[str],
+    listener: Listener,
+    only: str | None,
+) -> None:
+    """System 0's life; the others hear how it ends."""
+    from isoflop.pipeline.train import train_family
+
+    if group.attempt:
+        fault = group.fault_before() or "all systems ended without a word"
+        listener.note(f"{fault}; all {group.size} started again from the last checkpoint ({group.attempt})")
+    for note in notes:
+        listener.note(note)
+    cores = len(os.sched_getaffinity(0))
+    if group.local_size > cores:
+        listener.note(f"{group.local_size} systems take turns on {cores} cores")
+    try:
+        train_family(family, folder, listener, only, leader)
+    except LostError:
+        raise
+    except (InputError, WorkError, Interrupted) as error:
+        with contextlib.suppress(LostError):
+            group.tell(error)
+        raise
+    except BaseException as error:
+        with contextlib.suppress(LostError):
+            group.tell(WorkError(f"system 0 failed: {type(error).__name__}: {error}"))
+        raise
+    group.tell(_END)
 
 
 def _follow(family: Family, folder: RunFolder, group: "Group", lanes: "Lanes") -> None:
     while (order := group.hear()) != _END:
+        if isinstance(order, BaseException):
+            raise order
         plan, model = order
-        share = _share(group, lanes, plan)
-        train_part(family, plan, model, folder, _Silent(), lanes, share, group, group.local_rank)
+        share, machines = _share(group, lanes, plan), _machines(group, plan)
+        train_part(
+            family, plan, model, folder, _Silent(), lanes, share, group, group.local_rank, group.local_size, machines
+        )
 
 
 def _share(group: "Group", lanes: "Lanes", plan: "Plan") -> float:
     """The share of a machine that the systems on it are."""
     return min(1.0, lanes.count * group.local_size / plan.machine.lanes)
+
+
+def _machines(group: "Group", plan: "Plan") -> float:
+    """How many of what was measured all systems are: processors with all their cores, or GPUs."""
+    return group.size if plan.machine.device == "cuda" else group.size / group.local_size
 
 
 class _Silent:

@@ -5,7 +5,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,16 @@ from isoflop.given import csv_text
 from isoflop.pipeline.folder import RunFolder, find_run
 from isoflop.pipeline.plan import stored_plan
 from isoflop.pipeline.result import read_results
-from isoflop.pipeline.task_scores import TaskScore, read_task_scores
+from isoflop.pipeline.task_scores import Figure, TaskScore, read_task_scores
 from isoflop.recipe.flops import six_nd
 
 if TYPE_CHECKING:
     from isoflop.law.downstream import Accuracy, DownstreamLaw, TaskPoint
     from isoflop.pipeline.predict import Target
+
+
+# Instead of a task's name: the mean of all that the models were asked alike.
+AVERAGE = "average"
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,8 @@ def _of_folder(folder: RunFolder, question: TaskQuestion) -> tuple[list["TaskPoi
 
     results = read_results(folder, stored_plan(folder)[1])
     all_scores = {result.name: read_task_scores(folder, result.name) for result in results}
+    if question.accuracy == AVERAGE:
+        all_scores = _averages(all_scores)
     scores = _alike(all_scores, question.accuracy)
     if not scores:
         asked = {score.task for some in all_scores.values() for score in some}
@@ -159,6 +165,39 @@ def _of_folder(folder: RunFolder, question: TaskQuestion) -> tuple[list["TaskPoi
             )
         )
     return found, chance
+
+
+def _averages(scores: dict[str, list[TaskScore]]) -> dict[str, list[TaskScore]]:
+    """For each way of asking, the mean over the accuracies that all models asked so have in common; a group is one."""
+    ways: dict[tuple[Any, ...], dict[str, dict[str, TaskScore]]] = {}
+    for name, some in scores.items():
+        members = {member for score in some for member in score.members}
+        last = max((score.step for score in some), default=0)
+        for score in some:
+            if score.metric == "acc" and score.chance is not None and score.task not in members and score.step == last:
+                way = (score.shots, score.limit, score.precision)
+                ways.setdefault(way, {}).setdefault(name, {})[score.task] = score
+    found: dict[str, list[TaskScore]] = {name: [] for name in scores}
+    for of_models in ways.values():
+        common = set.intersection(*(set(tasks) for tasks in of_models.values()))
+        if len(common) > 1:
+            for name, tasks in of_models.items():
+                found[name].append(_mean([tasks[task] for task in sorted(common)]))
+    return found
+
+
+def _mean(scores: Sequence[TaskScore]) -> TaskScore:
+    losses = [score.gold_bits_per_byte for score in scores if score.gold_bits_per_byte is not None]
+    return replace(
+        scores[0],
+        task=AVERAGE,
+        metric="acc",
+        metrics={"acc": Figure(math.fsum(score.figure.value for score in scores) / len(scores), None)},
+        chance=math.fsum(score.chance or 0.0 for score in scores) / len(scores),
+        gold_bits_per_byte=math.fsum(losses) / len(losses) if len(losses) == len(scores) else None,
+        items=sum(score.items for score in scores),
+        members=(),
+    )
 
 
 def _alike(scores: dict[str, list[TaskScore]], task: str) -> dict[str, TaskScore]:

@@ -13,7 +13,7 @@ from isoflop.recipe.machine import Machine
 from isoflop.recipe.memory import training_memory
 from isoflop.recipe.parametrisation import STANDARD, Parametrisation, parametrisation_of
 from isoflop.recipe.rules import batch_sequences, peak_lr, warmup_tokens, whole_steps
-from isoflop.recipe.schedule import BatchStage, steps_of
+from isoflop.recipe.schedule import BatchStage, kept_steps, steps_of, tokens_until
 from isoflop.recipe.shape import Shape
 from isoflop.recipe.sizes import family_sizes
 from isoflop.recipe.streaming import GPU_GROUP_TOKENS, GROUP_TOKENS, Cut, cut_of
@@ -61,6 +61,17 @@ class ModelPlan:
     on_spike: Literal["warn", "skip", "rewind"] = "warn"
     spikes_allowed: int = 10
     recompute: bool = False
+    keep_checkpoints: int = 0
+
+    @property
+    def kept_steps(self) -> tuple[int, ...]:
+        """After which steps the checkpoint stays."""
+        return kept_steps(self.steps, self.keep_checkpoints)
+
+    def tokens_until(self, step: int) -> int:
+        """Tokens read when so many steps are done."""
+        runs = steps_of(self.batch_schedule, self.tokens, self.shape.context_length)
+        return tokens_until(runs, step, self.shape.context_length)
 
     @property
     def batch_sequences(self) -> int:
@@ -76,7 +87,7 @@ class ModelPlan:
         """Everything that decides the bits of the trained weights, beside the data."""
         document = asdict(self)
         costs = ("flops", "flops_6nd", "flops_paper", "weights_bytes", "optimizer_bytes", "activation_bytes")
-        ways = ("execution", "store", "group_tokens", "recompute")
+        ways = ("execution", "store", "group_tokens", "recompute", "keep_checkpoints")
         for key in ("name", "size", "held_out", "seconds", "joules", "price", *costs, *ways):
             del document[key]
         del document["spikes_allowed"]  # decides whether a run ends, not how
@@ -261,6 +272,7 @@ def _plan_model(
         price=hourly * family.systems * seconds / 3600 if hourly is not None else None,
         parametrisation=parametrisation_of(family.parametrisation, recipe, shape),
         reproducible=family.reproducible,
+        keep_checkpoints=family.keep_checkpoints,
         on_spike=recipe.on_spike,
         spikes_allowed=recipe.spikes_allowed,
         execution=family.execution,

@@ -71,6 +71,18 @@ def step_at(runs: Sequence[BatchRun], step: int) -> StepPlan:
     raise IndexError(step)
 
 
+def tokens_until(runs: Sequence[BatchRun], steps: int, context_length: int) -> int:
+    """Tokens that the first `steps` steps read."""
+    taken = ((max(0, min(run.steps, steps - run.first_step)), run.sequences) for run in runs)
+    return sum(n * sequences for n, sequences in taken) * context_length
+
+
+def kept_steps(steps: int, count: int) -> tuple[int, ...]:
+    """After which steps of a run its checkpoint stays: `count` of them, evenly over the run, before its last step."""
+    marks = (round(steps * k / (count + 1)) for k in range(1, count + 1))
+    return tuple(sorted({step for step in marks if 0 < step < steps}))
+
+
 def learning_rate(
     tokens_after: int,
     *,

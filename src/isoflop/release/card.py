@@ -1,6 +1,7 @@
 """The model card: what a released model is, what it reached, what was foretold, and how to train it again."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,9 @@ from isoflop.release.inert import front_matter, inert
 class Measured:
     """What training and held-out evaluation gave. `joules` is None where nothing is known of the power drawn.
 
-    `threads`, `processor` and `torch` (its version) are those of the training: bits depend on them.
+    `threads`, `processor` and `torch` (its version) are those of the training: bits depend on them. `system_seconds`
+    counts a second on half of a system as half; `mfu` is the share of the machine's measured matrix rate; `price` is in
+    `currency`.
     """
 
     nats_per_token: float
@@ -26,6 +29,37 @@ class Measured:
     threads: int
     processor: str
     torch: str
+    system_seconds: float | None = None
+    mfu: float | None = None
+    price: float | None = None
+    currency: str | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the model reached on a downstream task with `shots` examples, by lm-evaluation-harness.
+
+    `value` is that of `metric`; `stderr` and what guessing reaches (`chance`) are None where not known. `data_set` is
+    its name on the hub, None for a task cut from the held-out documents.
+    """
+
+    task: str
+    shots: int
+    metric: str
+    value: float
+    stderr: float | None
+    chance: float | None
+    items: int
+    data_set: str | None
+    harness: str
+
+
+@dataclass(frozen=True)
+class SavedStep:
+    """A checkpoint on the way that is released too, in `checkpoints/step-<step>`."""
+
+    step: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -44,7 +78,8 @@ class Foretold:
 class Card:
     """Everything a released folder says beside its tensors. The texts may hold anything: they are rendered inert.
 
-    `data` is the manifest of the tokens it was trained on; `foretold` is None for a model of the ladder.
+    `data` is the manifest of the tokens it was trained on; `foretold` is None for a model of the ladder. `documents`
+    are further files by name: `family.json` and `law.json` of its run.
     """
 
     family: str
@@ -54,6 +89,9 @@ class Card:
     measured: Measured
     foretold: Foretold | None
     weights_sha256: str
+    scores: tuple[Scored, ...] = ()
+    checkpoints: tuple[SavedStep, ...] = ()
+    documents: Mapping[str, str] = field(default_factory=dict)
 
 
 def render(card: Card) -> str:
@@ -87,15 +125,29 @@ def _metadata(card: Card) -> dict[str, Any]:
             {
                 "name": card.plan.name,
                 "results": [
-                    {
-                        "task": {"type": "text-generation", "name": "Text Generation"},
-                        "dataset": dataset,
-                        "metrics": metrics,
-                    }
+                    {"task": _TASK, "dataset": dataset, "metrics": metrics},
+                    *(_result(score) for score in card.scores),
                 ],
             }
         ],
     }
+
+
+_TASK = {"type": "text-generation", "name": "Text Generation"}
+
+
+def _result(score: Scored) -> dict[str, Any]:
+    """One entry of the model-index; a standard error stands as a metric of its own, as there is no key for it."""
+    metrics = [{"type": score.metric, "name": score.metric, "value": score.value}]
+    if score.stderr is not None:
+        name = f"{score.metric}_stderr"
+        metrics.append({"type": name, "name": name, "value": score.stderr})
+    dataset = {
+        "type": score.data_set or "text",
+        "name": score.task,
+        "args": {"num_few_shot": score.shots},
+    }
+    return {"task": _TASK, "dataset": dataset, "metrics": metrics}
 
 
 @cache
@@ -110,5 +162,8 @@ def _templates() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["count"] = lambda number: f"{number:,}"
+    environment.filters["metric"] = lambda value, name: (
+        f"{100 * value:.1f}" if name.startswith("acc") else f"{value:.4g}"
+    )
     environment.filters["digits"] = lambda number, digits=4: f"{number:.{digits}g}"
     return environment

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,15 +28,16 @@ def export_model(
     folder: Path,
     weights: Weights,
     dtypes: Mapping[str, torch.dtype],
-    end_of_text: int | None,
+    token_ids: Mapping[str, Any],
     tokenizer_from: Path | None = None,
 ) -> str:
     """Puts a folder in place that `transformers` loads as GPT2LMHeadModel, whole or not at all.
 
     Returns the SHA-256 of the weights in it (`weights_sha256`): another than that of `weights` where a type rounds.
 
-    `dtypes` gives each tensor's type: those of an imported model give its tensors back bit for bit. `tokenizer_from` is
-    a folder whose tokenizer goes along.
+    `token_ids` are config.json's `bos_token_id` and the like, as it shall have them. `dtypes` gives each tensor's type:
+    those of an imported model give its tensors back bit for bit. `tokenizer_from` is a folder whose tokenizer and
+    generation_config.json go along.
 
     Raises:
         InputError: something is at `folder`, or a weight is not finite or too large for its type; names the tensor.
@@ -50,7 +52,7 @@ def export_model(
                 raise InputError(f"{name}: holds NaN or infinity; such weights are not written")
             raise InputError(f"{name}: holds numbers too large for {tensor.dtype}; use bf16 or fp32")
     kinds = {str(dtype).removeprefix("torch.") for dtype in dtypes.values()}
-    document = config(weights.shape, end_of_text, kinds.pop() if len(kinds) == 1 else "float32")
+    document = config(weights.shape, token_ids, kinds.pop() if len(kinds) == 1 else "float32")
 
     def fill(part: Path) -> None:
         (part / "config.json").write_text(to_json(document) + "\n", encoding="utf-8")

@@ -1,13 +1,22 @@
 """A model as transformers' GPT2LMHeadModel wants to find it: configuration and tokenizer settings."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from isoflop.data import END_OF_TEXT
 from isoflop.recipe.shape import Shape
 
 
-def config(shape: Shape, end_of_text: int | None, dtype: str = "float32") -> dict[str, Any]:
-    """config.json. `gelu` is the exact one; GPT-2's own `gelu_new` is the tanh approximation."""
+def end_of_text_ids(end_of_text: int) -> dict[str, Any]:
+    """A token that stands between texts both begins and ends them."""
+    return {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
+
+
+def config(shape: Shape, token_ids: Mapping[str, Any], dtype: str = "float32") -> dict[str, Any]:
+    """config.json, with the special tokens of `token_ids`, keys and all.
+
+    `gelu` is the exact one; GPT-2's own `gelu_new` is the tanh approximation.
+    """
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -27,8 +36,7 @@ def config(shape: Shape, end_of_text: int | None, dtype: str = "float32") -> dic
         "scale_attn_by_inverse_layer_idx": False,
         "reorder_and_upcast_attn": False,
         "tie_word_embeddings": True,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
+        **token_ids,
         "use_cache": True,
         "dtype": dtype,
         "torch_dtype": dtype,  # what dtype was called before transformers 4.56
@@ -37,7 +45,7 @@ def config(shape: Shape, end_of_text: int | None, dtype: str = "float32") -> dic
 
 def generation_config(end_of_text: int) -> dict[str, Any]:
     """generation_config.json. There is no padding token; naming one keeps `generate` from warning."""
-    return {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
+    return {**end_of_text_ids(end_of_text), "pad_token_id": end_of_text}
 
 
 def tokenizer_config(shape: Shape) -> dict[str, Any]:

@@ -36,16 +36,28 @@ _FIXED: dict[str, tuple[Any, Any]] = {
     "tie_word_embeddings": (True, True),
     "add_cross_attention": (False, False),
 }
+# What config.json must not have, and why.
+_REFUSED = {
+    "quantization_config": "its weights are stored quantised; give the folder with them in fp32, bf16 or fp16",
+    "pruned_heads": "heads were taken out of its layers, which isoflop's model has not; give the folder before pruning",
+    "auto_map": "it computes by code of its own; give a folder that transformers loads without it",
+}
+# The bare model lacks the head, which is tied to the embedding; others have a head for another task.
+_ARCHITECTURES = ("GPT2LMHeadModel", "GPT2Model")
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A model as its folder has it: fp32 weights, each tensor's type there, its end-of-text token if any."""
+    """A model as its folder has it: fp32 weights, each tensor's type there, the special tokens that config.json states.
+
+    Of `token_ids` each is a number, a list of them, or None, under the name that config.json has it by.
+    """
 
     shape: Shape
     weights: Weights
     dtypes: dict[str, torch.dtype]
-    end_of_text: int | None
+    token_ids: dict[str, Any]
 
 
 def import_model(folder: Path) -> Imported:
@@ -58,7 +70,8 @@ def import_model(folder: Path) -> Imported:
         InputError: a file is missing or damaged, the architecture is another, or a tensor is missing, of the wrong
             shape or type, unknown, or holds NaN or infinity; names the file and the tensor.
     """
-    shape, end_of_text = _read_config(folder / "config.json")
+    shape, token_ids = _read_config(folder / "config.json")
+    _check_generation(folder / "generation_config.json", token_ids)
     tensors = _tensors(folder)
     _check_tensors(folder, tensors, shape)
     weights = Weights.zeros(shape)
@@ -73,16 +86,24 @@ def import_model(folder: Path) -> Imported:
         _check_finite(tensors[HEAD], HEAD, head)
         if not torch.equal(head, tensors[EMBEDDING].tensor(EMBEDDING)):
             raise InputError(f"{folder}: {HEAD} is not {EMBEDDING}; isoflop's head is tied to the embedding")
-    return Imported(shape, weights, dtypes, end_of_text)
+    return Imported(shape, weights, dtypes, token_ids)
 
 
-def _read_config(path: Path) -> tuple[Shape, int | None]:
+def _read_config(path: Path) -> tuple[Shape, dict[str, Any]]:
     document = _read_json(path)
     architecture = document.get("model_type")
     if architecture != "gpt2":
         raise InputError(
             f"{path}: model_type = {architecture!r}; isoflop imports GPT-2 models only (model_type 'gpt2')"
         )
+    architectures = document.get("architectures") or ["GPT2LMHeadModel"]
+    if not isinstance(architectures, list) or not all(one in _ARCHITECTURES for one in architectures):
+        raise InputError(
+            f"{path}: architectures = {architectures!r}; isoflop imports language models only (GPT2LMHeadModel)"
+        )
+    for key, reason in _REFUSED.items():
+        if document.get(key):
+            raise InputError(f"{path}: has {key}: {reason}")
     for key, (wanted, assumed) in _FIXED.items():
         if (said := document.get(key, assumed)) != wanted:
             raise InputError(f"{path}: {key} = {said!r}; isoflop's model has {wanted!r}, the weights would not fit it")
@@ -95,8 +116,24 @@ def _read_config(path: Path) -> tuple[Shape, int | None]:
     shape = Shape(n_layers, d_model, n_heads, vocab_size, context_length)
     if document.get("n_inner") not in (None, shape.d_ff):
         raise InputError(f"{path}: n_inner = {document['n_inner']!r}; isoflop's feed-forward network has {shape.d_ff}")
-    end_of_text = document.get("eos_token_id")
-    return shape, end_of_text if isinstance(end_of_text, int) else None
+    return shape, {key: document[key] for key in _TOKEN_IDS if key in document}
+
+
+def _check_generation(path: Path, token_ids: Mapping[str, Any]) -> None:
+    """`generate` obeys generation_config.json, which goes along: it may name more tokens that end a text, no others."""
+    if not path.is_file():
+        return
+    document = _read_json(path)
+    for key, stated in token_ids.items():
+        said = document.get(key)
+        if stated is not None and said is not None and not _listed(stated) <= _listed(said):
+            raise InputError(
+                f"{path}: {key} = {said!r}, but config.json says {stated!r}; make them agree, or delete this file"
+            )
+
+
+def _listed(ids: Any) -> set[str]:
+    return {str(one) for one in (ids if isinstance(ids, list) else [ids])}
 
 
 def _whole_number(path: Path, document: Mapping[str, Any], key: str, most: int) -> int:

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import platform
+import re
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +14,20 @@ from isoflop.data.hashes import Hashes
 from isoflop.durable import sha256_of_file, to_json
 from isoflop.release.card import Card
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "MANIFEST.json"
+# What the hub, and those who fetch from it, put beside a release.
+OF_THE_HUB = (".gitattributes", ".git/", ".cache/")
 
 
 def manifest(card: Card, folder: Path) -> dict[str, Any]:
     """What MANIFEST.json says of the model of `card` and the files that lie in `folder`."""
-    packages = {name: version(name) for name in ("isoflop", "tokenizers", "safetensors", "numpy")}
     return {
         **_settings(card),
-        "released_with": {"python": platform.python_version(), "torch": version("torch"), **packages},
+        "released_with": {"python": platform.python_version(), "code_sha256": code_sha256(), **environment()},
         "files": {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
-            for path in sorted(folder.iterdir())
-            if path.name != MANIFEST
+            name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+            for name, path in files_in(folder).items()
         },
     }
 
@@ -41,11 +43,45 @@ def is_current(card: Card, folder: Path) -> bool:
         if {key: found.get(key) for key in settings} != settings:
             return False
         hashes = Hashes(folder)
-        there = {path.name: hashes.of(path) for path in folder.iterdir() if path.name != MANIFEST}
+        there = {name: hashes.of(path) for name, path in files_in(folder).items()}
         hashes.keep()
         return there == {name: file["sha256"] for name, file in found["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """Every file below `folder` but the manifest, by its path from there."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    named = {path.relative_to(folder).as_posix(): path for path in found}
+    return {name: path for name, path in named.items() if name != MANIFEST and not name.startswith(OF_THE_HUB)}
+
+
+def code_sha256() -> str:
+    """A hash over isoflop's own files, names and bytes: equal hash, equal program, whatever its version says."""
+    root = Path(str(files("isoflop")))
+    hashed = hashlib.sha256()
+    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".c", ".jinja", ".csv")):
+        hashed.update(f"{path.relative_to(root).as_posix()} {sha256_of_file(path)}\n".encode())
+    return hashed.hexdigest()
+
+
+def environment() -> dict[str, str]:
+    """The versions of isoflop and of all packages that it draws in, as they are installed here."""
+    found: dict[str, str] = {}
+    wanted = ["isoflop"]
+    while wanted:
+        name = re.sub(r"[-_.]+", "-", wanted.pop()).lower()
+        if name in found:
+            continue
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:
+            continue
+        found[name] = package.version
+        plain = (one for one in package.requires or () if "extra ==" not in one)
+        wanted += [match[0] for one in plain if (match := re.match(r"[A-Za-z0-9._-]+", one))]
+    return dict(sorted(found.items()))
 
 
 def data_manifest(card: Card) -> str:
@@ -75,4 +111,7 @@ def _settings(card: Card) -> dict[str, Any]:
         },
         "measured": asdict(card.measured),
         "foretold": None if card.foretold is None else asdict(card.foretold),
+        "tasks": [asdict(score) for score in card.scores],
+        "checkpoints": [asdict(saved) for saved in card.checkpoints],
+        "documents": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in card.documents.items()},
     }

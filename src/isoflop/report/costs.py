@@ -15,12 +15,16 @@ ENERGY_UNITS = {"Wh": 3600.0, "kWh": 3.6e6, "MWh": 3.6e9}
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one model or several. `share_of_peak` is the median over steps of the share of the measured matrix peak."""
+    """Of one model or several. `share_of_peak` is the median over steps of the share of the measured matrix peak.
+
+    `device_seconds` are those of all systems together, None in results of earlier versions.
+    """
 
     name: str
     held_out: bool = False
     flops: float | None = None
     seconds: float | None = None
+    device_seconds: float | None = None
     tokens_per_second: float | None = None
     share_of_peak: float | None = None
     joules: float | None = None
@@ -91,6 +95,7 @@ def _cost(model: Model) -> Cost:
         held_out=model.held_out,
         flops=result.flops,
         seconds=result.seconds,
+        device_seconds=result.system_seconds,
         tokens_per_second=_median(metrics.tokens_per_second) if metrics else None,
         share_of_peak=_median(metrics.mfu) if metrics else None,
         joules=result.joules,
@@ -110,6 +115,7 @@ def _sum(name: str, parts: Sequence[Any]) -> Cost:
         name,
         flops=_added(part.flops for part in parts),
         seconds=_added(part.seconds for part in parts),
+        device_seconds=_added(getattr(part, "device_seconds", None) for part in parts),
         joules=_added(part.joules for part in parts),
         price=_added(part.price for part in parts),
     )

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from isoflop.errors import InputError
-from isoflop.law.downstream import DownstreamLaw, TaskPoint, fit_downstream
+from isoflop.law.downstream import Accuracy, DownstreamLaw, TaskPoint, fit_downstream
 from isoflop.published import published_tasks
 from isoflop.report.drawing import Drawing, Line, Mark, Panel, band
 from isoflop.report.figure import Figure
@@ -89,7 +89,7 @@ def draw_task(task: Task, shots: int, comparison: Comparison) -> Figure:
     y = Scale(*padded([*tops, *lows], 0.08, log=False), False, "accuracy, %", "plain", "%")
     lines: list[Line] = []
     if law:
-        lines += _law_lines(law, ours)
+        lines += _law_lines(ours, task.chance)
     if reference:
         flops, label = _law_flops(theirs, SMOOTH_POINTS), f"the law of {REFERENCE}"
         middle = 100 * reference.sigmoid.at(-np.log(flops))
@@ -187,9 +187,17 @@ def _law(ours: tuple[Reached, ...], chance: float | None) -> DownstreamLaw | Non
         return None
 
 
-def _law_lines(law: DownstreamLaw, ours: Sequence[Reached]) -> list[Line]:
+@lru_cache(maxsize=4096)
+def _said(ours: tuple[Reached, ...], chance: float | None, flops: float) -> Accuracy:
+    """What the law of these runs says of a new one; kept, for a live page is drawn again and again."""
+    law = _law(ours, chance)
+    assert law is not None
+    return law.predict(1.0, 1.0, flops)
+
+
+def _law_lines(ours: tuple[Reached, ...], chance: float | None) -> list[Line]:
     flops = _law_flops(ours, CURVE_POINTS)
-    said = [law.predict(1.0, 1.0, float(one)) for one in flops]
+    said = [_said(ours, chance, float(one)) for one in flops]
     middle, bottom, top = (
         100 * np.array([getattr(one, key) for one in said]) for key in ("accuracy", "low_80", "high_80")
     )
@@ -223,7 +231,8 @@ def _table(task: Task, shots: int, law: DownstreamLaw | None) -> Table:
         "law's accuracy (%)",
     )
     rows: list[tuple[Cell, ...]] = []
+    ours = tuple(one for one in task.reached if one.ours)
     for one in task.reached:
-        said = 100 * law.predict(1.0, 1.0, one.flops).accuracy if law and one.ours else None
+        said = 100 * _said(ours, task.chance, one.flops).accuracy if law and one.ours else None
         rows.append((one.family, one.model, one.flops, shots, one.accuracy, one.stderr, said))
     return Table(columns, tuple(rows))

@@ -78,6 +78,7 @@ class Result(Record):
     flops: Number = None
     nats_per_token: Number = None
     bits_per_byte: Number = None
+    system_seconds: Number = None
     seconds: Number = None
     joules: Number = None
     joules_origin: str | None = None

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from isoflop.data import Manifest, load_manifest
+from isoflop.durable import refuse_broken_seal
 from isoflop.errors import InputError, WorkError
 from isoflop.law import Law
 from isoflop.report.metrics import Metrics, MetricsLog
@@ -114,14 +115,16 @@ def _read(directory: Path, name: str, kind: type[R], gaps: list[str], when_missi
 
 def _read_json(directory: Path, name: str, gaps: list[str], when_missing: str) -> Any:
     try:
-        return json.loads((directory / name).read_bytes(), parse_constant=lambda _: None)
+        return refuse_broken_seal(json.loads((directory / name).read_bytes(), parse_constant=lambda _: None))
     except FileNotFoundError:
         if when_missing:
             gaps.append(f"{name} is not there yet; {when_missing}.")
     except OSError as error:
         gaps.append(f"{name} cannot be read ({error.strerror}).")
-    except (ValueError, RecursionError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         gaps.append(f"{name} is damaged (not JSON); its part of this page is left out.")
+    except ValueError as error:
+        gaps.append(f"{name} is damaged ({error}); its part of this page is left out.")
     return None
 
 

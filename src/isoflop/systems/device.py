@@ -20,6 +20,11 @@ def training_device(number: int = 0) -> torch.device:
     return device
 
 
+def gpu_uuid(device: torch.device) -> str | None:
+    """How the driver names a GPU, whichever of them this process may see; None for a processor."""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
+
+
 def device_count() -> int | None:
     """How many systems this machine has devices for; None on a processor, whose cores systems share."""
     return torch.cuda.device_count() if torch.cuda.is_available() else None

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -19,11 +19,11 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, TCPStore, rendezvous  # type: ignore[attr-defined]
-from torch.distributed.distributed_c10d import Store
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
-from isoflop.errors import InputError, LostError, WorkError
+from isoflop.errors import InputError, LostError
 from isoflop.systems.group import Systems
+from isoflop.systems.joining import Address, Meeting, meet, within
 from isoflop.systems.machine import processor_name
 
 # A system that has not been heard of for this long is given up: its processes are started again from the checkpoint.
@@ -31,9 +31,10 @@ SILENCE_SECONDS = 15.0
 BEAT_SECONDS = 0.25
 # One whose beat stands still for this long, after a connection broke, is the one that broke it.
 DEAF_SECONDS = 3.0
-JOIN_SECONDS = 300.0
 # One exchange between systems that are all alive takes seconds at most.
 EXCHANGE_SECONDS = 600.0
+# Followers hear of the end within a tenth of a second, unless the network or their machine is slow.
+CLOSING_SECONDS, CLOSING_AFTER_FAULT_SECONDS = 60.0, 5.0
 ENDED_BY_WATCH = 75
 
 Answer = TypeVar("Answer")
@@ -46,48 +47,54 @@ class Group(Systems):
     the same machine) if that falls silent: whoever started them starts them again.
 
     Raises:
-        InputError: the variables are not there, or the port is taken.
-        WorkError: the systems did not come together in time.
-        LostError: in any call, one of them is gone.
+        InputError: the variables cannot be, are not alike among systems, or the port is taken.
+        LostError: the systems did not come together in time; in any call, one of them is gone.
     """
 
     def __init__(self) -> None:
-        missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-        if missing:
-            raise InputError(
-                f"isoflop worker: {missing[0]} is not set; isoflop train --systems N or torchrun starts workers"
-            )
-        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self._address = address = Address.of(os.environ)
+        self.rank, self.size = address.rank, address.size
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        self.attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        try:
-            store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_SECONDS)))
-            # The launcher keeps one store over all attempts: what an earlier one left there must not be read.
-            store = PrefixStore(f"attempt/{self.attempt}", store)
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-                store=store,
-                rank=rank,
-                world_size=size,
-                timeout=timedelta(seconds=EXCHANGE_SECONDS),
+        self._meeting = Meeting(address)
+
+        def late() -> str:
+            return (
+                f"system {self.rank} of {self.size}: not all came together at {address.host}:{address.port} within "
+                f"{address.join_seconds:.0f} s: {self._meeting.waits_for}"
             )
-            self._store, self._watched = self._client(), self._client()
+
+        try:
+            within(address.join_seconds, self._join, late)
         except (RuntimeError, ValueError) as error:
-            if "EADDRINUSE" in str(error):
-                raise InputError(
-                    f"isoflop worker: port {os.environ['MASTER_PORT']} is taken on this machine; "
-                    "set MASTER_PORT to a free one, the same for all systems"
-                ) from error
-            raise WorkError(
-                f"system {self.rank} of {self.size}: not all came together at {where} within {JOIN_SECONDS:.0f} s; "
-                f"see that every node is up and reaches that address ({str(error).splitlines()[0]})"
-            ) from error
+            raise LostError(f"{late()} ({str(error).splitlines()[0]})") from error
         self.place, self._doing = "", "starting"
         self._orders = 0
         self._ending = threading.Event()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
+
+    @property
+    def attempt(self) -> int:
+        """How often the systems of this launcher came together before."""
+        return self._meeting.number - 1
+
+    def _join(self) -> None:
+        """Comes together with all others, to the first exchange."""
+        self._common = self._address.connect(hosting=True)
+        meet(self._meeting, self._common)
+        self._meeting.waits_for = "they met there, and do not reach one another"
+        self._store = PrefixStore(self._meeting.token, self._common)
+        # A connection of its own for the thread that watches.
+        self._common_watched = self._address.connect()
+        self._watched = PrefixStore(self._meeting.token, self._common_watched)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            store=PrefixStore("group", self._store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=timedelta(seconds=EXCHANGE_SECONDS),
+        )
+        dist.all_gather(list(torch.empty(self.size, 1)), torch.zeros(1))
 
     def gather(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """As `Systems` says."""
@@ -129,15 +136,16 @@ class Group(Systems):
             time.sleep(0.05)
         return pickle.loads(bytes.fromhex(self._together(lambda: self._store.get(key)).decode()))
 
-    def agree(self, about: dict[str, str], folder: Path) -> list[str]:
+    def agree(self, about: dict[str, str], arithmetic: dict[str, str], reproducible: bool, folder: Path) -> list[str]:
         """Checks that all systems are alike and see one run directory; what the user should know of them, a line each.
 
-        `about` says what must be the same everywhere: {"isoflop": "1.0", …}.
+        `about` says what must be the same everywhere: {"isoflop": "1.0", …}; `arithmetic` what must be so if the run is
+        to be `reproducible`, and is noted else.
 
         Raises:
             InputError: they differ, or do not share `folder`; on all of them, naming the difference.
         """
-        token = folder / f"systems-{os.environ['MASTER_PORT']}-{self.attempt}.token"
+        token = folder / f"systems-{self._meeting.token}.token"
         if self.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             token.touch()
@@ -147,14 +155,14 @@ class Group(Systems):
             if seen:
                 break
             time.sleep(0.1)
-        own = {**about, "sees": str(seen), "host": socket.gethostname(), "processor": processor_name()}
-        self._store.set(f"about/{self.attempt}/{self.rank}", json.dumps(own))
+        own = {**about, **arithmetic, "sees": str(seen), "host": socket.gethostname(), "processor": processor_name()}
+        self._store.set(f"about/{self.rank}", json.dumps(own))
         self.gather(np.zeros(0))
         if self.rank == 0:
             token.unlink(missing_ok=True)
             everyone = [self._about(rank) for rank in range(self.size)]
-            self._store.set(f"verdict/{self.attempt}", json.dumps(_verdict(everyone, about, folder)))
-        verdict: tuple[str | None, list[str]] = json.loads(self._store.get(f"verdict/{self.attempt}"))
+            self._store.set("verdict", json.dumps(_verdict(everyone, about, arithmetic, reproducible, folder)))
+        verdict: tuple[str | None, list[str]] = json.loads(self._store.get("verdict"))
         fault, notes = verdict
         if fault:
             raise InputError(fault)
@@ -162,26 +170,29 @@ class Group(Systems):
 
     def fault_before(self) -> str | None:
         """Why the systems were started again, as those of the attempt before have told it."""
-        key = f"fault/{self.attempt - 1}"
-        return self._store.get(key).decode() if self.attempt and self._store.check([key]) else None
+        if not self._common.check(["fault"]):
+            return None
+        said = self._common.get("fault").decode()
+        self._common.delete_key("fault")
+        return said
 
-    def close(self) -> None:
-        """This system needs the others no more."""
+    def close(self, patience_seconds: float = CLOSING_SECONDS) -> None:
+        """This system needs the others no more; system 0, which may keep the store, waits until they say the same."""
         self._ending.set()
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"closed/{self.rank}", "")
+            keys = [f"closed/{rank}" for rank in range(self.size)]
+            deadline = time.monotonic() + patience_seconds
+            while self.rank == 0 and not self._store.check(keys) and time.monotonic() < deadline:
+                time.sleep(0.02)
         dist.destroy_process_group()
 
     def _order(self) -> str:
-        return f"order/{self.attempt}/{self._orders}"
+        return f"order/{self._orders}"
 
     def _about(self, rank: int) -> dict[str, str]:
-        found: dict[str, str] = json.loads(self._store.get(f"about/{self.attempt}/{rank}"))
+        found: dict[str, str] = json.loads(self._store.get(f"about/{rank}"))
         return found
-
-    def _client(self) -> Store:
-        """A connection of its own to the store, which threads do not share."""
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=JOIN_SECONDS))
-        return PrefixStore("isoflop", store)
 
     def _together(self, call: Callable[[], Answer]) -> Answer:
         """What `call` answers; if a peer is gone, says which and what it was about.
@@ -200,14 +211,10 @@ class Group(Systems):
             raise LostError(f"system {self.rank}: another system is gone ({str(error).splitlines()[0]})") from error
 
     def _beats(self) -> dict[int, str]:
-        return {
-            rank: self._store.get(f"beat/{self.attempt}/{rank}").decode()
-            for rank in range(self.size)
-            if rank != self.rank
-        }
+        return {rank: self._store.get(f"beat/{rank}").decode() for rank in range(self.size) if rank != self.rank}
 
     def _fault(self, line: str) -> None:
-        self._store.set(f"fault/{self.attempt}", line)
+        self._common.set("fault", line)
 
     def _named(self, rank: int, beat: str) -> str:
         said = json.loads(beat)
@@ -221,8 +228,8 @@ class Group(Systems):
             count += 1
             own = {"doing": self._doing, "host": socket.gethostname(), "process": os.getpid(), "beat": count}
             try:
-                store.set(f"beat/{self.attempt}/{self.rank}", json.dumps(own))
-                key = f"beat/{self.attempt}/{following}"
+                store.set(f"beat/{self.rank}", json.dumps(own))
+                key = f"beat/{following}"
                 said = store.get(key).decode() if store.check([key]) else ""
             except RuntimeError:
                 # Whoever started this system is gone.
@@ -233,11 +240,11 @@ class Group(Systems):
             if said != heard or not said:
                 heard, since = said, now
             elif now - since >= SILENCE_SECONDS:
-                self._give_up(store, following, said)
+                self._give_up(following, said)
 
-    def _give_up(self, store: Store, silent: int, beat: str) -> NoReturn:
+    def _give_up(self, silent: int, beat: str) -> NoReturn:
         line = f"{self._named(silent, beat)} has not been heard of for {SILENCE_SECONDS:.0f} s"
-        store.set(f"fault/{self.attempt}", line)
+        self._common_watched.set("fault", line)
         print(f"isoflop: {line}", file=sys.stderr, flush=True)
         said = json.loads(beat)
         if said["host"] == socket.gethostname():
@@ -246,16 +253,17 @@ class Group(Systems):
         os._exit(ENDED_BY_WATCH)
 
 
-def _verdict(everyone: list[dict[str, str]], about: dict[str, str], folder: Path) -> tuple[str | None, list[str]]:
+def _verdict(
+    everyone: list[dict[str, str]],
+    about: Iterable[str],
+    arithmetic: Iterable[str],
+    reproducible: bool,
+    folder: Path,
+) -> tuple[str | None, list[str]]:
     """The fault, if there is one, and notes."""
     for key in about:
-        for rank, other in enumerate(everyone):
-            if other[key] != everyone[0][key]:
-                return (
-                    f"systems 0 ({everyone[0]['host']}) and {rank} ({other['host']}) differ: {key} is "
-                    f"{everyone[0][key]} and {other[key]}; make them alike",
-                    [],
-                )
+        if differing := _differing(everyone, key):
+            return f"{differing}; make them alike", []
     blind = [f"{rank} ({other['host']})" for rank, other in enumerate(everyone) if other["sees"] != "True"]
     if blind:
         return (
@@ -263,10 +271,31 @@ def _verdict(everyone: list[dict[str, str]], about: dict[str, str], folder: Path
             "--runs must be a folder that all nodes share",
             [],
         )
+    notes = []
+    for key in arithmetic:
+        if differing := _differing(everyone, key):
+            if reproducible:
+                return (
+                    f"{differing}: they round differently, and the run would depend on who computes what; make them "
+                    "alike, or set reproducible = false",
+                    [],
+                )
+            notes.append(f"{differing}: the bits depend on who computes what")
     processors = sorted({other["processor"] for other in everyone})
     if len(processors) > 1:
-        return None, [
+        notes.append(
             f"the systems run on different processors ({'; '.join(processors)}), which may round differently: "
             "the bits may not be those of one system"
-        ]
-    return None, []
+        )
+    return None, notes
+
+
+def _differing(everyone: list[dict[str, str]], key: str) -> str | None:
+    """In which system `key` is not what it is in system 0, in words."""
+    for rank, other in enumerate(everyone):
+        if other[key] != everyone[0][key]:
+            return (
+                f"systems 0 ({everyone[0]['host']}) and {rank} ({other['host']}) differ: {key} is "
+                f"{everyone[0][key]} and {other[key]}"
+            )
+    return None

@@ -20,6 +20,8 @@ from isoflop.outcome import LAUNCHER, OUTCOME
 SHUTDOWN_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 # Node failures and killed workers that a job survives without a word to Slurm.
 RESTARTS = 3
+# Between two looks of the job at its launchers, and how long they have after a worker has told how all ended.
+LOOK_SECONDS, REST_SECONDS = 2, 60
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Job:
 
 def script(job: Job) -> str:
     """The batch script of `job`: same job, same text."""
-    logs = shlex.quote(str(job.logs))
+    logs, folder = shlex.quote(str(job.logs)), shlex.quote(str(job.logs.parent))
     return f"""#!/bin/bash
 {_directives(job)}
 # One launcher on each node, with {job.systems_per_node} of the workers. When its time is nearly over, or another job
@@ -62,12 +64,25 @@ launch() {{ # on each node; its workers tell in one file what no restart would m
     exec {shlex.quote(job.python)} -m torch.distributed.run \\
         --nnodes={job.nodes} --nproc-per-node={job.systems_per_node} --max-restarts={RESTARTS} \\
         --rdzv-backend=c10d --rdzv-endpoint="$FIRST_NODE:$((10000 + SLURM_JOB_ID % 20000))" \\
-        --rdzv-id="$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}" --rdzv-conf=is_host=$((SLURM_NODEID == 0)) \\
+        --rdzv-id="$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}" \\
+        --rdzv-conf=is_host=$((SLURM_NODEID == 0)),keep_alive_max_attempt=1000000 \\
         --local-addr="$(address_of "$SLURMD_NODENAME")" \\
         {shlex.join(job.worker)}
 }}
 
+kept() {{ # what a start has added to: without it, another one would add nothing either
+    cd {folder} && {{
+        cat models/*/checkpoints/LATEST
+        ls models/*/result.json
+        find data -type f -printf '%p %s\\n' | sort
+    }} 2>/dev/null | cksum
+}}
+
 back_to_the_queue() {{
+    if [ "$1" != preempted ] && [ "$(kept)" = "$before" ]; then
+        echo "$(date '+%F %T') $1, and this start has kept nothing new: job $SLURM_JOB_ID does not go back to the queue"
+        return
+    fi
     echo "$(date '+%F %T') $1: job $SLURM_JOB_ID goes back to the queue"
     scontrol requeue "$SLURM_JOB_ID" && sleep 60
 }}
@@ -79,20 +94,28 @@ rm -rf "$OUTCOMES" && mkdir -p "$OUTCOMES"
 export FIRST_NODE OUTCOMES {SHUTDOWN_VARIABLE}={job.save_seconds} PYTHONUNBUFFERED=1
 
 echo "$(date '+%F %T') job $SLURM_JOB_ID, start ${{SLURM_RESTART_COUNT:-0}}, on $SLURM_JOB_NODELIST"
-srun --kill-on-bad-exit=0 --cpu-bind=none --open-mode=append \\
+before=$(kept)
+# A launcher that ends badly has given up or was killed, and takes the others with it: workers that were told to save
+# have all saved before the first of them ends.
+srun --kill-on-bad-exit=1 --cpu-bind=none --open-mode=append \\
     --output={logs}/job-%j-node%n.txt bash -c launch &
 launchers=$!
 nearly_over=
 # Not through srun: told to end, it kills its tasks at once.
 trap 'nearly_over=1; scancel --signal=TERM "$SLURM_JOB_ID.0"' USR1
+told=0
+while kill -0 $launchers 2>/dev/null; do
+    sleep {LOOK_SECONDS} &
+    wait $! # a signal ends it
+    [ -e "$OUTCOMES/first.json" ] && told=$((told + {LOOK_SECONDS}))
+    [ $told -ge {REST_SECONDS} ] && scancel --signal=KILL "$SLURM_JOB_ID.0" # a worker is stuck
+done
 wait $launchers
 code=$?
-while kill -0 $launchers 2>/dev/null; do # the signal, not their end, ended the wait
-    wait $launchers
-    code=$?
-done
+outcome=
 
 if [ -e "$OUTCOMES/first.json" ]; then
+    outcome=1
     cat "$OUTCOMES/first.json" && echo
     code=$(grep -o '"code": *[0-9]*' "$OUTCOMES/first.json" | grep -o '[0-9]*$')
 fi
@@ -101,6 +124,8 @@ if [ $code -ne 0 ] && [ -n "$nearly_over" ]; then
     back_to_the_queue "the time limit is near"
 elif [ $code -ne 0 ] && scontrol show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; then
     back_to_the_queue "preempted"
+elif [ $code -ne 0 ] && [ -z "$outcome" ]; then
+    back_to_the_queue "a launcher is lost, or its workers were again and again"
 fi
 echo "$(date '+%F %T') job $SLURM_JOB_ID ended with exit code $code"
 exit $code
@@ -121,9 +146,15 @@ def _directives(job: Job) -> str:
         f"--output={shlex.quote(str(job.logs))}/job-%j.txt",
         # Workers take the cores there are: whole nodes, unless the user counts cores.
         *([] if any(one.startswith("--cpus-per-task") for one in job.options) else ["--exclusive"]),
-        *job.options,
+        *map(_quoted, job.options),
     ]
     return "\n".join(f"#SBATCH {option}" for option in options)
+
+
+def _quoted(option: str) -> str:
+    """An option of sbatch as its script takes it: a value with blanks in quotes."""
+    name, equals, value = option.partition("=")
+    return option if "'" in value or '"' in value else f"{name}{equals}{shlex.quote(value) if value else ''}"
 
 
 def submit(text: str) -> str:

@@ -94,7 +94,9 @@ def save_generation(
     systems: Systems,
     kept_steps: int | None = None,
 ) -> None:
-    """Commits a generation, of which every system writes the shards it owns, and prunes the oldest but `kept_steps`.
+    """Commits a generation, of which every system writes the shards it owns, and prunes the oldest.
+
+    Those of `kept_steps` and of the plan's own kept steps stay.
 
     The files are the same for any number of systems.
 
@@ -129,8 +131,9 @@ def save_generation(
     if systems.rank == 0:
         write_folder(folder / name, fill)
         write_text(folder / LATEST, name + "\n")
+        kept = {f"gen-{step:08d}" for step in (*plan.kept_steps, kept_steps) if step is not None}
         for old in generations_in(folder)[learner.generations :]:
-            if kept_steps is None or int(old.name[4:]) != kept_steps:
+            if old.name not in kept:
                 shutil.rmtree(old, ignore_errors=True)
     else:
         systems.gather(np.zeros(0))

@@ -1,5 +1,6 @@
 """Trains one model from its plan and the shards; stops at any step and goes on with the same bits."""
 
+import math
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import torch
 
 from isoflop.data import ReadAhead, TokenStream, sample_ids
 from isoflop.durable import sha256_of_file
-from isoflop.errors import DivergenceError, InputError, Interrupted
+from isoflop.errors import DivergenceError, InputError, Interrupted, WorkError
 from isoflop.interrupts import deferred
 from isoflop.model import Lanes, Weights, as_standard, load_kernels
 from isoflop.model.lanes import THREADS
@@ -96,11 +97,11 @@ def train(
     Raises:
         Interrupted: SIGINT or SIGTERM came; the last finished step is saved.
         DivergenceError: the loss is not finite and is not to be answered, or there are more spikes than allowed.
-        WorkError: a checkpoint cannot be written.
+        WorkError: a checkpoint cannot be written, or the data cannot be read.
         InputError: the checkpoints belong to other settings, or need a C compiler that is not there.
     """
     checkpoints, store, leads = folder / "checkpoints", folder / "store", systems.rank == 0
-    data_sha256 = sha256_of_file(data / "manifest.json")
+    data_sha256 = _manifest_sha256(data)
     recover(store, checkpoints, plan, data_sha256, lanes, systems, on_event)
     generation = load_together(checkpoints, plan, data_sha256, on_event, systems)
     kernels = load_kernels() if device.type == "cpu" else None
@@ -156,18 +157,24 @@ def train(
         save_generation(checkpoints, plan, data_sha256, now, session.learner, systems, kept_steps)
 
     metrics = Metrics(folder / "metrics.jsonl", position.steps) if leads else None
+    kept = set(plan.kept_steps)
     started = saved = counted = perf_counter()
     joules_before = read_joules()
+    # Of this system, of all together as they were last heard, and what this one then said; NaN where one is not known.
+    own, of_all, heard = 0.0, 0.0, 0.0
+
+    def joules_now() -> float:
+        joules = read_joules()
+        return math.nan if joules is None or joules_before is None else joules - joules_before
 
     def position_now(step: Step) -> Position:
-        joules = read_joules()
-        known = position.joules is not None and joules is not None and joules_before is not None
+        known = position.joules is not None and not math.isnan(of_all)
         return Position(
             steps=step.step,
             tokens=step.tokens,
             seconds=position.seconds + perf_counter() - started,
             system_seconds=position.system_seconds + (perf_counter() - started) * system_share,
-            joules=position.joules + joules - joules_before if known else None,  # type: ignore[operator]
+            joules=position.joules + of_all if known else None,  # type: ignore[operator]
             threads=position.threads,
             fused=position.fused,
             device=device.type,
@@ -179,8 +186,12 @@ def train(
     try:
         with deferred() as pending:
             for step in session.steps():
+                if step.step == plan.steps or perf_counter() - counted >= SECONDS_BETWEEN_JOULES:
+                    own, counted = joules_now(), perf_counter()
                 if metrics is not None:
                     line = {key: value for key, value in asdict(step).items() if key in _METRIC_KEYS}
+                    joules = position.joules + of_all - heard + own if position.joules is not None else math.nan
+                    line["joules"] = None if math.isnan(joules) else round(joules, 3)
                     metrics.write({key: value for key, value in line.items() if value is not None})
                     on_step(step)
                 if session.updated and session.learner.lasting:
@@ -189,14 +200,15 @@ def train(
                     session.learner.commit(asdict(position_now(step)))
                 elif session.updated:
                     session.learner.commit({})
-                if perf_counter() - counted >= SECONDS_BETWEEN_JOULES:
-                    read_joules()
-                    counted = perf_counter()
                 due = not session.learner.lasting and perf_counter() - saved >= checkpoint_seconds
                 if rewind_base(plan, step.step) is not None:  # a function of the steps alone, not of the clock
                     due = rewind_base(plan, step.step) == step.step
+                due = due or step.step in kept
                 # All stop at the same step, at a signal to any; all save at the same, when the leader's clock says so.
-                said = systems.gather(np.array([float(pending.signal_number or 0), float(due)]))
+                if due or pending.signal_number:
+                    own = joules_now()
+                said = systems.gather(np.array([float(pending.signal_number or 0), float(due), own]))
+                of_all, heard = float(said[:, 2].sum()), own
                 signal_number = int(said[:, 0].max())
                 if signal_number:
                     save(position_now(step))
@@ -215,6 +227,13 @@ def train(
         if metrics is not None:
             metrics.close()
     return trained(now)
+
+
+def _manifest_sha256(data: Path) -> str:
+    try:
+        return sha256_of_file(data / "manifest.json")
+    except OSError as error:
+        raise WorkError(f"{error.filename}: cannot read ({error.strerror}); run isoflop data") from None
 
 
 _METRIC_KEYS = (

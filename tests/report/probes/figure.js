@@ -6,8 +6,3 @@ const tool = text => [...figure.querySelectorAll(".tools button")].find(one => o
 const middle = element => { const {left, right, top, bottom} = element.getBoundingClientRect(); return [(left + right) / 2, (top + bottom) / 2]; };
 const point = (kind, [clientX, clientY], more = {}) => svg.dispatchEvent(new view.PointerEvent(kind, {clientX, clientY, bubbles: true, ...more}));
 const shown = one => !tip().hidden && tip().textContent;
-// Waiting by timers would be over at once: the browser's clock is virtual and jumps while it has nothing else to do.
-const until = async condition => {
-  for (let i = 0; i < 300000 && !condition(); i++)
-    await new Promise(done => { const {port1, port2} = new MessageChannel(); port1.onmessage = done; port2.postMessage(0); });
-};

@@ -5,8 +5,8 @@ tool("log x").click(); const linear = ticks(), pressed = tool("log x").getAttrib
 const blobs = []; view.URL.createObjectURL = blob => (blobs.push(blob), "#");
 tool("SVG").click(); tool("PNG").click();
 await until(() => blobs.length === 2);
-const parsed = new view.DOMParser().parseFromString(await blobs[0].text(), "image/svg+xml");
-const png = new Uint8Array(await blobs[1].arrayBuffer());
+const parsed = new view.DOMParser().parseFromString(await settled(blobs[0].text()), "image/svg+xml");
+const png = new Uint8Array(await settled(blobs[1].arrayBuffer()));
 const details = figure.querySelector("details.data"); details.open = true;
 await until(() => details.querySelector("td"));
 const theme = page.querySelector("#theme button"), paper = () => view.getComputedStyle(page.body).backgroundColor;
