@@ -93,6 +93,7 @@ def test_run_trains_foretells_judges_and_releases_and_then_has_nothing_to_do(iso
 
     for arguments in (["evaluate", "tiny.toml"], ["train", "tiny.toml"], ["law", "runs"], ["report", "runs"]):
         assert json.loads(isoflop(*arguments, "--json").stdout)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
     family_file = tmp_path / "tiny.toml"
     family_file.write_text(family_file.read_text().replace("[recipe]", "[recipe]\nclip_norm = 0.5"))
