@@ -136,7 +136,7 @@ def wish_models(asked: Asked) -> Any:
 
 
 def test_a_step_that_was_not_kept_is_told_with_those_that_were(asked: Asked) -> None:
-    with pytest.raises(InputError, match=r"w8: no checkpoint of step 0; there are \d+, \d+"):
+    with pytest.raises(InputError, match=r"w8: no checkpoint of step 0; there are \d+"):
         evaluate(asked, step=0, model="w8")
 
 
