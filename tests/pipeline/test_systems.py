@@ -53,13 +53,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(place: Path, runs: str, systems: int) -> list[str]:
+def command(place: Path, runs: str, systems: int, *options: str) -> list[str]:
     isoflop = [sys.executable, "-m", "isoflop", "train", str(place / "tiny.toml")]
-    return [*isoflop, "--runs", str(place / runs), "--systems", str(systems)]
+    return [*isoflop, "--runs", str(place / runs), "--systems", str(systems), *options]
 
 
-def train(place: Path, runs: str, systems: int) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command(place, runs, systems), capture_output=True, text=True, timeout=100)
+def train(place: Path, runs: str, systems: int, *options: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command(place, runs, systems, *options), capture_output=True, text=True, timeout=100)
 
 
 def bits(place: Path, runs: str) -> dict[str, object]:
@@ -88,6 +88,20 @@ def alone(place: Path) -> dict[str, object]:
     done = train(place, "alone", 1)
     assert done.returncode == 0, done.stderr
     return bits(place, "alone")
+
+
+def test_streamed_on_two_systems_gives_the_bits_of_a_resident_one(place: Path, alone: dict[str, object]) -> None:
+    done = train(place, "streamed", 2, "--execution", "streamed", "--model", "w8")
+    assert done.returncode == 0, done.stderr
+    weights, *rest = bits(place, "streamed")["w8"]  # type: ignore[misc]
+    assert (weights, *rest[:2]) == alone["w8"][:3]  # type: ignore[index]
+    metrics = (place / "streamed" / "tiny" / "models" / "w8" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["link_bytes"] > 0 for line in metrics)
+
+
+def test_an_execution_that_does_not_exist_is_refused(place: Path) -> None:
+    done = train(place, "none", 1, "--execution", "stream")
+    assert (done.returncode, done.stderr.strip().splitlines()[-1].endswith("use resident or streamed")) == (2, True)
 
 
 @pytest.fixture

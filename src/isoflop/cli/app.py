@@ -117,6 +117,7 @@ def plan(
 
     def show() -> None:
         plan_tables.print_plan(shown)
+        plan_tables.print_memory(shown)
         plan_tables.print_settings(shown)
         if published is not None:
             plan_tables.print_published(published)

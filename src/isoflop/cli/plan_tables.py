@@ -59,6 +59,29 @@ def print_plan(plan: "Plan") -> None:
     print("batch: sequences a step x tokens of each; time: expected on this machine")
 
 
+def print_memory(plan: "Plan") -> None:
+    """What each size holds at its fullest in either execution, on each system; which of them the plan is made for."""
+    sizes = [model for model in plan.models if model.name == model.size]
+    print()
+    print_table(
+        ["model", "resident", "streamed", "in host", "on disk", "link a step", "planned"],
+        [
+            [
+                model.size,
+                n.size(model.resident.device_bytes),
+                n.size(model.streamed.device_bytes),
+                n.size(model.streamed.host_bytes) if model.streamed.host_bytes else n.MISSING,
+                n.size(model.streamed.disk_bytes),
+                n.size(model.streamed.link_bytes),
+                model.execution,
+            ]
+            for model in sizes
+        ],
+    )
+    print("memory of a system at its fullest, resident and streamed; then where streamed weights live")
+    print("and what a step moves between there and the device")
+
+
 def print_settings(plan: "Plan") -> None:
     """What each size trains with, whether the family file or a rule says so: schedule, optimizer, initialisation."""
     sizes = [model for model in plan.models if model.name == model.size]  # further seeds have the same

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from isoflop.config import Family
 from isoflop.config.family import ModelSize, Recipe
 from isoflop.errors import FamilyError
 from isoflop.recipe.flops import training_flops
+from isoflop.recipe.footprint import NOTHING, Footprint, resident_footprint, streamed_footprint
 from isoflop.recipe.machine import Machine
 from isoflop.recipe.memory import training_memory
 from isoflop.recipe.parametrisation import STANDARD, Parametrisation, parametrisation_of
@@ -62,6 +63,8 @@ class ModelPlan:
     spikes_allowed: int = 10
     recompute: bool = False
     keep_checkpoints: int = 0
+    resident: Footprint = NOTHING
+    streamed: Footprint = NOTHING
 
     @property
     def kept_steps(self) -> tuple[int, ...]:
@@ -87,7 +90,7 @@ class ModelPlan:
         """Everything that decides the bits of the trained weights, beside the data."""
         document = asdict(self)
         costs = ("flops", "flops_6nd", "flops_paper", "weights_bytes", "optimizer_bytes", "activation_bytes")
-        ways = ("execution", "store", "group_tokens", "recompute", "keep_checkpoints")
+        ways = ("execution", "store", "group_tokens", "recompute", "keep_checkpoints", "resident", "streamed")
         for key in ("name", "size", "held_out", "seconds", "joules", "price", *costs, *ways):
             del document[key]
         del document["spikes_allowed"]  # decides whether a run ends, not how
@@ -241,7 +244,7 @@ def _plan_model(
     flops = training_flops(shape, tokens)
     seconds = flops.model / (expected_share(shape) * machine.matrix_flops_per_second(family.precision))
     watts, hourly = family.cost.watts_per_system, family.cost.price_per_system_hour
-    return ModelPlan(
+    found = ModelPlan(
         name=size.name if number == 0 else f"{size.name}-s{number}",
         size=size.name,
         held_out=held_out,
@@ -279,6 +282,20 @@ def _plan_model(
         store=family.streaming.store or ("host" if machine.device == "cuda" else "disk"),
         group_tokens=family.streaming.group_tokens or (GPU_GROUP_TOKENS if machine.device == "cuda" else GROUP_TOKENS),
         recompute=family.streaming.recompute,
+    )
+    return replace(
+        found,
+        resident=resident_footprint(shape, family.precision, microbatch, at_once, machine.device),
+        streamed=streamed_footprint(
+            shape,
+            family.precision,
+            family.reproducible,
+            found.cut(family.systems),
+            found.store,
+            at_once,
+            family.systems,
+            machine.device,
+        ),
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from isoflop.errors import InputError
 from isoflop.model import Kernels, Lanes
 from isoflop.recipe import ModelPlan
 from isoflop.systems.group import Systems
@@ -30,6 +31,10 @@ def make_learner(
 ) -> Learns:
     """Resident or streamed, from `source` on where there is one. A store on disk is made anew in the folder `store`."""
     if plan.execution == "streamed":
+        if device.type != "cpu":
+            raise InputError(
+                f"{plan.name}: streamed training runs on processors only as yet; use execution = 'resident'"
+            )
         if plan.store == "disk":
             if systems.rank == 0:
                 shutil.rmtree(store, ignore_errors=True)

@@ -28,7 +28,7 @@ from isoflop.model import (
     shards_of,
 )
 from isoflop.recipe import Parametrisation, Shape
-from isoflop.recipe.streaming import Cut
+from isoflop.recipe.streaming import WIDE, Cut
 from isoflop.streaming.disk import DiskStore
 from isoflop.streaming.executor import Executor
 from isoflop.streaming.host import HostStore
@@ -48,8 +48,6 @@ CARRIERS = 4
 CLERKS = 3
 # Memories for what a layer keeps: one for each lane, and so many on their way.
 ON_THEIR_WAY = 1
-# From this width on memory is worth more than the time that it takes to ask for it anew.
-WIDE = 1024
 
 
 class StreamedLearner(Learns):

@@ -1,0 +1,119 @@
+"""What the plan foretells of a streamed run is what it takes: buffers, and bytes over the link."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from isoflop.model import Lanes, load_kernels, make_model, pieces_of
+from isoflop.recipe import STANDARD, Shape
+from isoflop.recipe.footprint import (
+    image_elements,
+    kept_bytes,
+    streamed_footprint,
+    sums_elements,
+)
+from isoflop.recipe.streaming import Cut
+from isoflop.streaming import executor, kept, pages
+from isoflop.streaming.executor import slots_of
+from isoflop.systems.group import ALONE
+from isoflop.train.optimizer import AdamW
+from isoflop.train.streamed import StreamedLearner
+from tests.streaming.runs import DISK, HOST, SHAPE, run
+
+GPT_13B = Shape(40, 5120, 40, 50257, 2048)
+needs_kernels = pytest.mark.skipif(load_kernels() is None, reason="without kernels layers keep their inputs alone")
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "plan",
+    [DISK, HOST, replace(DISK, group_tokens=10_000), replace(DISK, recompute=True), replace(DISK, precision="fp32")],
+    ids=["disk", "host", "one group", "recompute", "fp32"],
+)
+def test_bytes_over_the_link_are_those_that_the_plan_says(data: Path, tmp_path: Path, plan: object) -> None:
+    assert isinstance(plan, type(DISK))
+    run(data, tmp_path, plan)
+    foretold = streamed_footprint(SHAPE, plan.precision, True, plan.cut(1), plan.store, 2, 1, "cpu")
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["link_bytes"] == foretold.link_bytes
+
+
+@needs_kernels
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("shape", [SHAPE, Shape(3, 768, 12, 50257, 2048), Shape(2, 512, 4, 300, 200)])
+def test_buffers_have_the_foretold_size(shape: Shape, recompute: bool) -> None:
+    slots = slots_of(pieces_of(shape))
+    # A slot begins at a block's beginning.
+    assert slots.image_elements == pytest.approx(image_elements(shape), abs=3 * 2048)
+    assert slots.sums_elements == pytest.approx(sums_elements(shape), abs=4 * 2048)
+    model = make_model(shape, "bf16", load_kernels(), recompute=recompute)
+    foretold = kept_bytes(shape, "bf16", Cut(2, 4, 2, recompute), "cpu")
+    assert model.kept_bytes(2, shape.context_length) == pytest.approx(foretold, rel=1e-3)
+
+
+def test_twice_the_depth_takes_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def counted(n_bytes: int) -> Tensor:
+        taken.append(n_bytes)
+        return pages.pages(n_bytes)
+
+    for module in (executor, kept):
+        monkeypatch.setattr(module, "pages", counted)
+    held = []
+    for n_layers in (8, 16):
+        taken.clear()
+        train_once(Shape(n_layers, 64, 2, 300, 64), tmp_path / str(n_layers))
+        held.append(sum(taken))
+    assert held[0] > 0
+    assert held[1] == held[0]
+    wide = [
+        streamed_footprint(Shape(n, 2048, 16, 50257, 2048), "bf16", True, Cut(1, 8, 8), "disk", 2, 1, "cpu")
+        for n in (24, 48)
+    ]
+    assert wide[1].device_bytes < 1.01 * wide[0].device_bytes
+    on_gpu = [
+        streamed_footprint(Shape(n, 2048, 16, 50257, 2048), "bf16", True, Cut(4, 8, 8), "host", 1, 1, "cuda")
+        for n in (24, 48)
+    ]
+    inputs = [4 * 2048 * n * 8 * 4 * 2048 for n in (24, 48)]
+    assert on_gpu[1].device_bytes - inputs[1] < 1.01 * (on_gpu[0].device_bytes - inputs[0])
+
+
+def train_once(shape: Shape, folder: Path) -> None:
+    samples = torch.randint(0, shape.vocab_size, (2, shape.context_length + 1))
+    readers: list[Callable[[], Tensor]] = [lambda: samples] * 2
+    with Lanes(2) as lanes:
+        learner = StreamedLearner(
+            shape,
+            precision="bf16",
+            lanes=lanes,
+            kernels=load_kernels(),
+            optimizer=AdamW(),
+            parametrisation=STANDARD,
+            systems=ALONE,
+            reproducible=True,
+            cut=Cut(2, 2, 2),
+            folder=folder,
+            journal=None,
+        )
+        learner.create(0)
+        learner.gradients(readers, 4 * shape.context_length)
+        learner.update(learner.norm(), 1e-3, 1)
+        learner.commit({})
+        learner.close()
+
+
+def test_13b_fits_a_gpu_machine_with_its_store_on_disk() -> None:
+    """128 GiB of host memory hold neither its 206 GB of state nor need to; an 80 GB device holds groups of 32k."""
+    foretold = streamed_footprint(GPT_13B, "bf16", True, Cut(4, 8, 4), "disk", 1, 1, "cuda")
+    assert foretold.device_bytes < 80e9
+    assert foretold.host_bytes < 128 * 2**30
+    assert foretold.disk_bytes > 12 * GPT_13B.params
+    in_host = streamed_footprint(GPT_13B, "bf16", True, Cut(4, 8, 4), "host", 1, 1, "cuda")
+    assert in_host.host_bytes > 128 * 2**30
