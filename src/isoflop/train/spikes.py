@@ -15,6 +15,8 @@ from isoflop.recipe import ModelPlan
 
 # A spike lies so many standard deviations above the mean of so many steps before it, of which there must be enough.
 DEVIATIONS, WINDOW, LEAST = 6.0, 64, 16
+# Norms of gradients have a long tail in healthy runs too: a spike is so many times their mean as well.
+TIMES_MEAN_NORM = 5.0
 # With on_spike = "rewind" weights go back to the last multiple of so many steps, at which a checkpoint is made.
 REWIND_STEPS = 50
 
@@ -60,7 +62,10 @@ class Healthy:
         if len(self._recent) >= LEAST:
             losses, norms = zip(*self._recent, strict=True)
             for kind, value, before in (("loss", loss, losses), ("gradient", norm, norms)):
-                limit = statistics.fmean(before) + DEVIATIONS * statistics.pstdev(before)
+                mean = statistics.fmean(before)
+                limit = mean + DEVIATIONS * statistics.pstdev(before)
+                if kind == "gradient":
+                    limit = max(limit, TIMES_MEAN_NORM * mean)
                 if value > limit:
                     return Spike(kind, limit)
         return None
