@@ -11,7 +11,7 @@ def test_plan_prints_each_model_and_totals_within_80_columns(isoflop, family_fil
     done = isoflop("plan", str(family_file))
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert sum(line.startswith("a ") for line in lines) == 4
+    assert sum(line.startswith("a ") for line in lines) == 5
     assert sum(line.startswith("b*") for line in lines) == 2
     assert any(line.startswith("all ") for line in lines)
     tables = lines[2:]
@@ -28,11 +28,11 @@ def test_plan_prints_what_every_model_will_train_with_by_file_or_rule(isoflop, f
     assert a["residual_init_std"] == pytest.approx(0.04)
     rows = [line.split() for line in isoflop("plan", str(family_file)).stdout.splitlines() if line.startswith("a ")]
     warmup = f"{a['warmup_tokens'] / 1000:.3g}k"
-    assert rows[2] == ["a", warmup, "linear", "6.0e-4", "0.9,", "0.95", "1e-9", "0.1", "0.5"]
-    assert rows[3] == ["a", "0.08", "0.0566", "0.04", "10", "0.5", "0.125", "3.0e-3"]
+    assert rows[3] == ["a", warmup, "linear", "6.0e-4", "0.9,", "0.95", "1e-9", "0.1", "0.5"]
+    assert rows[4] == ["a", "0.08", "0.0566", "0.04", "10", "0.5", "0.125", "3.0e-3"]
     family_file.write_text(text.replace("[recipe]", "[recipe]\ninit_truncation = 2.0\nresidual_init_std = 0.003"))
     rows = [line.split() for line in isoflop("plan", str(family_file)).stdout.splitlines() if line.startswith("a ")]
-    assert rows[3][1:6] == ["0.02", "0.02", "0.003", "2", "sd"]
+    assert rows[4][1:6] == ["0.02", "0.02", "0.003", "2", "sd"]
 
 
 def test_plan_as_json_is_plan_json_and_nothing_else(isoflop, family_file: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_stopped_in_any_way_it_goes_on_and_the_family_file_takes_what_it_found(
     assert "trial 0: " not in done.stderr  # it was ended by the run that was killed in trial 1
     found, folder = json.loads(done.stdout), tmp_path / "runs" / "tiny" / "tune"
     assert found == json.loads((folder / "tune.json").read_text())
-    assert [_lines(folder / "trials" / f"{i:04d}" / "metrics.jsonl") for i in range(TRIALS)] == [118] * TRIALS
+    assert [_lines(folder / "trials" / f"{i:04d}" / "metrics.jsonl") for i in range(TRIALS)] == [117] * TRIALS
     assert not list(folder.glob("trials/*/checkpoints"))
 
     # The same without any interruption, in this process.
