@@ -5,7 +5,8 @@ uv run --with lightning,psutil,accelerate python benchmarks/training.py --nanogp
 Each trains the same shape in a process of its own, on all cores or on the GPU; they take a step by turns while the
 others wait, in an order that changes every round, and a matrix product takes its turn among them: the best of it is the
 peak. Ratios are medians of ratios within a round. Memory of ours stands beside what the plan foretells. Without a
-checkout a peer is left out and said so; where memory is too small for all at once, `--peers` takes some of them a time. Writes benchmarks/results/training.json and draws docs/figures/training.svg.
+checkout a peer is left out and said so; where memory is too small for all at once, `--peers` takes some of them a time.
+Writes benchmarks/results/training.json and draws docs/figures/training.svg.
 """
 
 import argparse
