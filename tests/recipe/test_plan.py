@@ -39,6 +39,14 @@ def test_a_budget_is_spent_and_each_model_costs_four_times_the_one_before(tmp_pa
         assert large.flops / small.flops == pytest.approx(4, rel=0.25)
 
 
+def test_more_systems_share_the_work_and_its_price(tmp_path: Path) -> None:
+    plan(tmp_path, "[sizes]\ntarget_params = [1_000_000]\n[cost]\nprice_per_system_hour = 2\nwatts_per_system = 50")
+    one = load_family(tmp_path / "t.toml")
+    alone, four = (plan_family(one.model_copy(update={"systems": n}), MACHINE).totals() for n in (1, 4))
+    assert alone["price"] > 0
+    assert (four["price"], four["joules"]) == (alone["price"], alone["joules"])
+
+
 def test_a_model_departs_from_the_recipe_only_where_its_own_table_says(tmp_path: Path) -> None:
     table = "\n[[models]]\nname = '{}'\nn_layers = 2\nd_model = {}\nn_heads = 2\n"
     text = "[recipe]\npeak_lr = 1e-3\neps = 1e-7\n" + table.format("a", 32) + table.format("b", 64)

@@ -72,8 +72,9 @@ def train_part(
     from isoflop.train import train
 
     device = training_device(number)
-    # A GPU is one system's own; of a processor each has its part.
+    # A GPU is one system's own; of a processor each has its part, so that all on it cost what one system on it would.
     watts, part = family.cost.watts_per_system, share / neighbours
+    cost = share if device.type == "cuda" else part
     meter = EnergyMeter(
         watts,
         1.0 if watts is not None and device.type == "cuda" else part,
@@ -88,7 +89,7 @@ def train_part(
         lanes=lanes,
         systems=systems or ALONE,
         device=device,
-        system_share=share,
+        system_share=cost,
         peak_flops_per_second=machines * share * plan.machine.matrix_flops_per_second(model.precision),
         checkpoint_seconds=family.checkpoint_seconds,
         read_joules=lambda: meter.read(perf_counter() - began).joules,

@@ -131,6 +131,7 @@ def _card(
         scores=_scores(folder, model, result),
         checkpoints=tuple(SavedStep(step, model.tokens_until(step)) for step in there),
         documents=documents,
+        datasets=tuple(family.data.datasets),
     )
 
 

@@ -243,6 +243,7 @@ def _plan_model(
     memory = training_memory(shape, microbatch, at_once, family.precision)
     flops = training_flops(shape, tokens)
     seconds = flops.model / (expected_share(shape) * machine.matrix_flops_per_second(family.precision))
+    # Systems share the work out, and on one processor the processor: what all cost is what one would.
     watts, hourly = family.cost.watts_per_system, family.cost.price_per_system_hour
     found = ModelPlan(
         name=size.name if number == 0 else f"{size.name}-s{number}",
@@ -271,8 +272,8 @@ def _plan_model(
         optimizer_bytes=memory.optimizer_bytes,
         activation_bytes=memory.activation_bytes,
         seconds=seconds,
-        joules=watts * family.systems * seconds if watts is not None else None,
-        price=hourly * family.systems * seconds / 3600 if hourly is not None else None,
+        joules=watts * seconds if watts is not None else None,
+        price=hourly * seconds / 3600 if hourly is not None else None,
         parametrisation=parametrisation_of(family.parametrisation, recipe, shape),
         reproducible=family.reproducible,
         keep_checkpoints=family.keep_checkpoints,

@@ -90,7 +90,7 @@ def train(
 
     Weights are a function of plan and data, on machines that compute alike; the numbers of lanes and of systems do not
     change them. All `systems` call this alike; the leader writes and speaks, each system writes its shards of a
-    checkpoint. `system_share` is the share of the machine that the lanes of all systems on it are. `read_joules` counts
+    checkpoint. `system_share` is the share of its processor, or of its GPU, that this system is. `read_joules` counts
     up from any start, or says None; it is asked every few seconds. `on_event` hears what a user should
     know, a line each.
 
