@@ -18,7 +18,7 @@ from isoflop.recipe.footprint import (
     sums_elements,
 )
 from isoflop.recipe.streaming import Cut
-from isoflop.streaming import executor, kept, pages
+from isoflop.streaming import exchange, kept, pages
 from isoflop.streaming.executor import slots_of
 from isoflop.systems.group import ALONE
 from isoflop.train.optimizer import AdamW
@@ -59,11 +59,11 @@ def test_buffers_have_the_foretold_size(shape: Shape, recompute: bool) -> None:
 def test_twice_the_depth_takes_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
 
-    def counted(n_bytes: int) -> Tensor:
+    def counted(n_bytes: int, device: torch.device | None = None) -> Tensor:
         taken.append(n_bytes)
-        return pages.pages(n_bytes)
+        return pages.pages(n_bytes, device)
 
-    for module in (executor, kept):
+    for module in (exchange, kept):
         monkeypatch.setattr(module, "pages", counted)
     held = []
     for n_layers in (8, 16):
