@@ -17,8 +17,9 @@ from isoflop.recipe.streaming import WIDE, Cut
 PROGRAM_BYTES = 345_000_000
 # A GPU's context and the workspace of its matrix products.
 CONTEXT_BYTES = 700_000_000
-# Where freed buffers are kept, holes between them are so many times what lanes use at once.
-HOLES = 2.5
+# Where freed buffers are kept, holes between them are so many times what lanes use at once; in narrow streamed models,
+# which give their logits back, fewer.
+HOLES, STREAMED_HOLES = 2.5, 1.5
 # State passes through memory in windows of this many elements, in the hands of so many threads.
 WINDOW, CLERKS, CARRIERS = 2**19, 3, 4
 # Beside a GPU; and how many pieces' images and sums of gradients it holds.
@@ -131,8 +132,8 @@ def _window_bytes(clerks: int, image: int, sums: int) -> int:
 
 
 def _holes(width: int) -> float:
-    """Memory in holes between the buffers of lanes, in parts of what they use at once."""
-    return 0.0 if width >= WIDE else HOLES
+    """Of a streamed model: holes between the buffers of lanes, in parts of what they use at once."""
+    return 0.0 if width >= WIDE else STREAMED_HOLES
 
 
 def image_elements(shape: Shape) -> int:

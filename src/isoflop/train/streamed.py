@@ -29,7 +29,7 @@ from isoflop.model import (
     shards_of,
 )
 from isoflop.recipe import Parametrisation, Shape
-from isoflop.recipe.streaming import WIDE, Cut
+from isoflop.recipe.streaming import Cut
 from isoflop.streaming.device import DeviceExecutor
 from isoflop.streaming.disk import DiskStore
 from isoflop.streaming.exchange import Exchange, Surroundings
@@ -78,8 +78,7 @@ class StreamedLearner(Learns):
         journal: Journal | None,
         device: torch.device | None = None,
     ) -> None:
-        if shape.d_model >= WIDE:
-            map_large_buffers()
+        map_large_buffers(shape.d_model)
         self._device = device
         self._shape, self._cut, self._folder, self._journal = shape, cut, folder, journal
         self._lanes, self._kernels, self._systems, self._optimizer = lanes, kernels, systems, optimizer
