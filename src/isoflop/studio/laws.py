@@ -5,13 +5,13 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoflop.config import DataSource, Family
+from isoflop.config import DataSource
 from isoflop.durable import refuse_broken_seal
 from isoflop.errors import InputError, WorkError
 from isoflop.pipeline.folder import RunFolder
@@ -25,6 +25,8 @@ PUBLISHED = "Cerebras-GPT"
 LEVELS = ("low_95", "low_80", "loss", "high_80", "high_95")
 # Beyond so many times the compute of the largest run, or so far below the smallest, it is said before all else.
 FAR = 30.0
+# How far around its points a law is searched for a loss, and at how many sizes.
+REACH, PATH_POINTS = 1e6, 400
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,35 @@ class Foreteller:
             for i in range(len(models))
         ]
 
+    @cached_property
+    def _path(self) -> tuple[Any, Any]:
+        """Losses, falling, and the parameters that reach them at the points' ratio of tokens to parameters."""
+        flops = [point.flops for point in self.law.points if point.flops]
+        curve = self.law.curve(np.geomspace(min(flops) / REACH, max(flops) * REACH, PATH_POINTS))
+        ratio, per_token = (
+            float(np.median([math.log(one) for one in ones]))
+            for ones in (
+                [point.tokens / point.params for point in self.law.points],
+                [(point.flops or 0) / (point.params * point.tokens) for point in self.law.points],
+            )
+        )
+        return np.minimum.accumulate(curve.loss), np.exp(0.5 * (np.log(curve.flops) - per_token - ratio))
+
+    def cheapest_params(self, loss: float) -> float:
+        """The size that reaches a loss for the least compute.
+
+        Raises:
+            InputError: the law does not say that any run within reach gets there.
+        """
+        if self.law.forecast.ratios is None:
+            from isoflop.law import cheapest_for_loss
+
+            return cheapest_for_loss(self.law, loss).prediction.params
+        losses, params = self._path
+        if not losses[-1] <= loss <= losses[0]:
+            raise InputError(f"amount = {loss:g}: {self.told} reaches {losses[-1]:.3g} to {losses[0]:.3g} nats/token")
+        return float(np.exp(np.interp(-loss, -losses, np.log(params))))
+
     def beware(self, foretold: Sequence[dict[str, float]]) -> list[str]:
         """What comes before all else: a law that is none, another text, or one followed far."""
         said = []
@@ -80,7 +111,7 @@ class Laws:
         self._places = places
         self._lock = threading.Lock()
         self._data: dict[Path, tuple[int, str | None]] = {}
-        self._laws: dict[Path, tuple[int, Foreteller]] = {}
+        self._laws: dict[tuple[Path, bool], tuple[int, Foreteller]] = {}
 
     def nearest(self, data: DataSource, wanted: str = "", visible: Sequence[str] | None = None) -> Foreteller:
         """The law named `wanted`; without it that of the newest ladder on the same data, else the published one.
@@ -154,16 +185,15 @@ class Laws:
             return None
         same = self._data_of(folder.family) == _data_key(data.model_dump(mode="json"))
         with self._lock:
-            kept = self._laws.get(folder.law)
+            kept = self._laws.get((folder.law, same))
         if kept is None or kept[0] != stamp:
-            found = _read(name, folder)
+            found = _read(name, folder, same)
             if found is None:
                 return None
             kept = (stamp, found)
             with self._lock:
-                self._laws[folder.law] = kept
-        one = kept[1]
-        return Foreteller(one.name, one.told, one.law, one.bits, paper=False, same_data=same)
+                self._laws[folder.law, same] = kept
+        return kept[1]
 
 
 @cache
@@ -189,7 +219,7 @@ def published() -> Foreteller:
     return Foreteller(PUBLISHED, told, fit_law(points), a_byte and a_byte / math.log(2), True, False)
 
 
-def _read(name: str, folder: RunFolder) -> Foreteller | None:
+def _read(name: str, folder: RunFolder, same: bool) -> Foreteller | None:
     from isoflop.law import Law
     from isoflop.pipeline.predict import bits_per_byte
 
@@ -198,7 +228,7 @@ def _read(name: str, folder: RunFolder) -> Foreteller | None:
         bits = bits_per_byte(folder.path, None)
     except (OSError, ValueError, RecursionError, InputError, WorkError):
         return None
-    return Foreteller(name, f"{name}'s ladder", law, bits, paper=False, same_data=False)
+    return Foreteller(name, f"{name}'s ladder", law, bits, paper=False, same_data=same)
 
 
 def _data_key(data: dict[str, Any]) -> str:
@@ -212,8 +242,3 @@ def _data_key(data: dict[str, Any]) -> str:
 
 def _times(times: float) -> str:
     return f"{times:,.0f} times" if times < 1e6 else f"{times:.1e} times"
-
-
-def same_data(one: Family, other: Family) -> bool:
-    """Whether losses of the two compare."""
-    return _data_key(one.data.model_dump(mode="json")) == _data_key(other.data.model_dump(mode="json"))

@@ -1,5 +1,6 @@
 """Pages: the report's templates, style and script, with the studio's own beside them; nothing comes from elsewhere."""
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -9,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from isoflop.report import page as report
-from isoflop.report.numbers import FILTERS
+from isoflop.report.numbers import FILTERS, MISSING, digits, loss
 from isoflop.studio.accounts import ROLES
 from isoflop.studio.sessions import form_token
 
-STYLES = ("page.css",)
+# An interval of so many times its lower end is none.
+MOST_TIMES = 5.0
 
 
 @cache
@@ -24,8 +26,22 @@ def environment() -> Any:
             [PackageLoader("isoflop.studio", "templates"), PackageLoader("isoflop.report", "templates")]
         )
     )
-    mine.filters.update(FILTERS)
+    mine.filters.update(FILTERS, energy=energy, interval=interval)
     return mine
+
+
+def energy(joules: float | None) -> str:
+    """0.588 Wh, 1.20 kWh"""
+    if joules is None:
+        return MISSING
+    hours = joules / 3600
+    return f"{digits(hours / 1000)} kWh" if hours >= 999.5 else f"{digits(hours)} Wh"
+
+
+def interval(foretold: Mapping[str, float], share: int) -> str:
+    """3.282 to 3.590; words where the law says next to nothing."""
+    low, high = foretold[f"low_{share}"], foretold[f"high_{share}"]
+    return f"{loss(low)} to {loss(high)}" if high < MOST_TIMES * low else "not known"
 
 
 def show(request: Request, template: str, status: int = 200, **filled: Any) -> HTMLResponse:

@@ -212,10 +212,8 @@ def _sized(family: Family, question: Question, law: Foreteller, machine: Machine
         case "params":
             wanted = sorted(listed_sizes(question.sizes))
         case "loss":
-            from isoflop.law import cheapest_for_loss
-
             assert question.amount is not None
-            largest = cheapest_for_loss(law.law, question.amount).prediction.params
+            largest = law.cheapest_params(question.amount)
             wanted = [round(largest / 2**k) for k in range(question.count) if largest / 2**k >= 10_000][::-1]
             if not wanted:
                 raise InputError(f"amount = {question.amount:g}: a model of less than 10k parameters reaches it")
