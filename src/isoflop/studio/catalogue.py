@@ -39,7 +39,7 @@ class Listed:
     done: int
     flops: float
     loss: float | None
-    stepped: float
+    reported: bool
 
     @property
     def owner(self) -> str:
@@ -53,12 +53,13 @@ class Listed:
             return "running" if process.alive else "done" if self.models and self.done == self.models else "stopped"
         if process.alive:
             return "running" if order.wanted == "train" else "stopping"
-        if process.code == 0 and (not order.cluster or self.done == self.models):
+        if process.code == 0 and (not order.cluster or self.reported):
             return "done"
         if order.wanted != "train":
             return "paused" if order.wanted == "pause" else "cancelled"
+        # A cluster's job trains; the report and the releases are made here, once it has.
         if process.code == 0:
-            return "at the cluster"
+            return "at the cluster" if self.done < self.models else "queued"
         # Nothing was started yet, or it was told to save and go on with other systems.
         if process.pid is None or process.code in (130, 143):
             return "queued"
@@ -128,7 +129,12 @@ class Catalogue:
     def _stamp(self, name: str) -> str:
         folder = self._places.run(name).path
         seen = []
-        for path in (folder / "plan.json", folder / "studio" / "order.json", *sorted(folder.glob("models/*"))):
+        for path in (
+            folder / "plan.json",
+            folder / "report.html",
+            folder / "studio" / "order.json",
+            *sorted(folder.glob("models/*")),
+        ):
             try:
                 seen.append(str(path.stat().st_mtime_ns))
             except OSError:
@@ -143,16 +149,15 @@ class Catalogue:
         except (OSError, ValueError, TypeError, KeyError):
             order = read_order(self._places.ordered(name).order)
             models = [(one["name"], one["flops"]) for one in order.quote.get("models", [])] if order else []
-        done, loss, last = 0, None, 0.0
+        done, loss = 0, None
         for model, _ in models:
             try:
                 result = json.loads(folder.result(model).read_bytes())
                 done, loss = done + 1, float(result["nats_per_token"])
-                last = max(last, folder.result(model).stat().st_mtime)
             except (OSError, ValueError, TypeError, KeyError):
                 continue
         flops = sum(flops for _, flops in models)
-        return {"models": len(models), "done": done, "flops": flops, "loss": loss, "stepped": last}
+        return {"models": len(models), "done": done, "flops": flops, "loss": loss, "reported": folder.report.is_file()}
 
     # Sessions.
 
