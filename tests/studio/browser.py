@@ -22,9 +22,8 @@ class Browser:
         self.console: list[str] = []
         self.requests: list[str] = []
         target = self._ask("Target.createTarget", {"url": "about:blank"})["targetId"]
-        self._session: str | None = self._ask("Target.attachToTarget", {"targetId": target, "flatten": True})[
-            "sessionId"
-        ]
+        attached = self._ask("Target.attachToTarget", {"targetId": target, "flatten": True})
+        self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self._ask(f"{domain}.enable", {})
 

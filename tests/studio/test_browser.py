@@ -1,7 +1,6 @@
 """The studio in a real browser: quote to verified release, by keyboard, on a desk and a phone, light and dark."""
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -79,9 +78,7 @@ def test_from_a_quote_to_a_verified_release(page: Browser, places: Places, famil
         page.until("location.pathname === '/runs/mine'")
         page.ready()
         # The server is killed once the run trains; the run goes on, and the page finds the next server by itself.
-        page.until(
-            "document.querySelector('#state').textContent === 'running' && /\\d of/.test(document.body.innerText)"
-        )
+        page.until("document.querySelector('#state').textContent === 'running'")
         until_trains(places)
         os.kill(server.pid, signal.SIGKILL)
         server.wait(20)
@@ -113,11 +110,8 @@ def test_from_a_quote_to_a_verified_release(page: Browser, places: Places, famil
         for path in ("/", "/quotes", "/account", "/audit", "/quote?family=tiny&by=hours&amount=x"):
             page.goto(here + path)
             check(page)
-        assert {
-            re.match(r"\w+:(//[^/]*)?", url)[0] for url in page.requests if not url.startswith(("data:", "about:"))
-        } == {  # type: ignore[index]
-            here
-        }
+        asked = [url for url in page.requests if not url.startswith(("data:", "about:", here))]
+        assert asked == []
         # A bad field is answered with 422 and a connection was refused while no server was there: nothing else is said.
         said = [line for line in page.console if "422" not in line and "ERR_" not in line]
         assert said == []

@@ -17,6 +17,7 @@ from isoflop.report.metrics import MetricsLog
 from isoflop.report.records import Forecast, Plan, Result
 from isoflop.report.run import Model
 from isoflop.studio.places import Places
+from isoflop.studio.process import look
 
 if TYPE_CHECKING:
     from isoflop.law.track import Track
@@ -59,8 +60,16 @@ class Live:
 
     def version(self) -> str:
         """Another text whenever something that is shown is another."""
-        seen = []
-        for path in (self.folder.plan, self.folder.forecast, self.folder.report, *self._model_files()):
+        ordered = self.folder.path / "studio"
+        # Not by the time of a file: a process leaves its exit code a moment before it is gone.
+        seen = [str(look(ordered / "process"))]
+        for path in (
+            ordered / "order.json",
+            self.folder.plan,
+            self.folder.forecast,
+            self.folder.report,
+            *self._model_files(),
+        ):
             try:
                 status = path.stat()
                 seen.append(f"{path.name} {status.st_mtime_ns} {status.st_size}")
