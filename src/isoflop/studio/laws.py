@@ -26,7 +26,7 @@ LEVELS = ("low_95", "low_80", "loss", "high_80", "high_95")
 # Beyond so many times the compute of the largest run, or so far below the smallest, it is said before all else.
 FAR = 30.0
 # How far around its points a law is searched for a loss, and at how many sizes.
-REACH, PATH_POINTS = 1e6, 400
+REACH, PATH_POINTS = 1e6, 121
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,10 @@ class Foreteller:
         )
         return np.minimum.accumulate(curve.loss), np.exp(0.5 * (np.log(curve.flops) - per_token - ratio))
 
+    @cached_property
+    def _unidentified(self) -> list[str]:
+        return self.law.unidentified
+
     def cheapest_params(self, loss: float) -> float:
         """The size that reaches a loss for the least compute.
 
@@ -99,8 +103,8 @@ class Foreteller:
             said.append(f"far extrapolated: {_times(beyond)} the compute of the law's largest run")
         elif below > FAR:
             said.append(f"far extrapolated: the law's smallest run had {_times(below)} the compute")
-        if self.law.unidentified:
-            said.append("not identified: " + "; ".join(self.law.unidentified))
+        if self._unidentified:
+            said.append("not identified: " + "; ".join(self._unidentified))
         return said
 
 

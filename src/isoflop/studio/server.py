@@ -160,7 +160,7 @@ def _warm_up(studio: "Studio") -> None:
     from isoflop.studio.pages import script, stylesheet
 
     this_machine()
-    published()
+    published().cheapest_params(3.0)
     stylesheet(), script()
     studio.catalogue.runs()
 
