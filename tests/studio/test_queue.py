@@ -186,16 +186,30 @@ def test_a_full_disk_launches_nothing_and_leaves_nothing(
     assert not studio.places.run("tiny").path.exists()
 
 
+def test_a_run_that_cannot_be_started_says_why(
+    studio: Studio, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(ordered: Ordered, arguments: list[str]) -> None:
+        raise WorkError(f"{ordered.process}: cannot write (No space left on device)")
+
+    monkeypatch.setattr("isoflop.studio.queue.start", full)
+    place(studio, "a")
+    studio.queue.look()
+    assert "No space left on device" in client.get("/").text
+    assert "No space left on device" in client.get("/runs/a").text
+    assert states(studio) == {"a": "queued"}
+
+
 def test_systems_change_in_the_order_and_the_process_is_told(
     studio: Studio, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Path] = []
     monkeypatch.setattr("isoflop.studio.queue.stop", told.append)
     ordered = place(studio, "a")
-    assert send(client, "/runs/a/tell/systems", systems="2") == 63
+    assert send(client, "/runs/a/tell/systems", systems="2") == 303
     assert json.loads(ordered.order.read_text())["systems"] == 2
     assert told == [ordered.process]
-    assert send(client, "/runs/a/tell/systems", systems="2") == 63
+    assert send(client, "/runs/a/tell/systems", systems="2") == 303
     assert len(told) == 1
     for bad in ("0", "-1", "x", "9999999"):
         assert send(client, "/runs/a/tell/systems", systems=bad) == 422

@@ -55,8 +55,7 @@ def home(request: Request) -> Response:
     studio, account = studio_of(request), account_of(request)
     runs = studio.runs_of(account)
     everyone = studio.catalogue.runs()
-    active = [run for run in everyone if run.order and run.state in ("running", "stopping")]
-    waits = {run.name: studio.queue.why_not(run, active) or "next" for run in runs if run.state == "queued"}
+    waits = {run.name: why for run in runs if (why := studio.queue.waits(run, everyone))}
     first: dict[str, Any] = {}
     families = studio.places.family_files()
     if not runs and families and account.may("launch"):

@@ -62,13 +62,24 @@ class Queue:
             for run in self.waiting(runs):
                 active = [one for one in runs if one.state in ("running", "stopping") and one.order]
                 if self.why_not(run, active) is None:
-                    self._start(run)
+                    try:
+                        self._start(run)
+                        self._told.pop(run.name, None)
+                    except WorkError as error:  # a full disk: said on the page, and tried again
+                        self._told[run.name] = str(error)
                     runs = self._catalogue.runs()
 
     def waiting(self, runs: Sequence[Listed]) -> list[Listed]:
         """Those in the queue, next first."""
         queued = [run for run in runs if run.order and run.state == "queued"]
         return sorted(queued, key=lambda run: (-run.order.priority, run.order.ordered) if run.order else (0, ""))
+
+    def waits(self, run: Listed, runs: Sequence[Listed]) -> str:
+        """In words why a run is still in the queue; empty where it is not."""
+        if run.state != "queued" or run.order is None:
+            return ""
+        active = [one for one in runs if one.state in ("running", "stopping") and one.order]
+        return self._told.get(run.name) or self.why_not(run, active) or "next"
 
     def why_not(self, run: Listed, active: Sequence[Listed]) -> str | None:
         """Why a run has to wait; None where it may start."""

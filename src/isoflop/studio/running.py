@@ -35,7 +35,7 @@ def family_page(request: Request) -> Response:
         run=run,
         live=live_part(live, run),
         mine=account.may("launch") and (account.may("administer") or run.owner == account.name) and run.order,
-        waits=_waits(request, run),
+        waits=studio.queue.waits(run, studio.catalogue.runs()),
         end=_end_of(studio.places, run),
         released=sorted(path.parent.name for path in live.folder.path.glob("release/*/MANIFEST.json")),
         reported=live.folder.report.is_file(),
@@ -152,14 +152,6 @@ def _whole(fields: dict[str, str], name: str) -> int:
     if not text.isdecimal() or len(text) > 6:
         raise InputError(f"{name} = {text[:40]!r}: give a whole number")
     return int(text)
-
-
-def _waits(request: Request, run: Listed) -> str:
-    if run.order is None or run.state != "queued":
-        return ""
-    studio = studio_of(request)
-    active = [one for one in studio.catalogue.runs() if one.order and one.state in ("running", "stopping")]
-    return studio.queue.why_not(run, active) or "next: it starts within a second"
 
 
 def _end_of(places: Places, run: Listed) -> str:

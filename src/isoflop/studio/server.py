@@ -131,12 +131,14 @@ def only_one(places: Places) -> Iterator[None]:
 
 
 def add_account(runs: Path, name: str, role: str, password: str, most_price: float | None) -> None:
-    """Adds or changes an account of the studio over `runs`.
+    """Adds or changes an account of the studio over `runs`; whoever was signed in by it is not any more.
 
     Raises:
         InputError: the name, role or password cannot be used.
     """
-    Accounts(Places(runs, ()).accounts).put(name, role, password, most_price)
+    places = Places(runs, ())
+    Accounts(places.accounts).put(name, role, password, most_price)
+    Catalogue(places).end_sessions(account=name)
 
 
 def _by_account(places: Places, opening: Opening) -> bool:
