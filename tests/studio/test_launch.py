@@ -201,11 +201,14 @@ def test_a_model_in_training_is_shown_beside_what_is_expected(
     launched: tuple[Places, list[str]], studio: Studio
 ) -> None:
     from isoflop.studio.curves import draw_course
+    from isoflop.studio.live import _trained_seconds
 
     live = studio.lives.of("tiny")
     live.folder = launched[0].run("tiny")
     model = live.read().models[-1]
     assert live.watch(model) is None  # four others are too few
+    assert model.result is not None
+    assert 0 < _trained_seconds(model) < 1.1 * (model.result.seconds or 0)
     figure = draw_course(model, None)
     assert figure is not None
     assert "w32" in figure.drawing.description
