@@ -24,6 +24,8 @@ from isoflop.studio.server import Opening, open_studio
 from tests.pipeline.conftest import MACHINE
 from tests.studio.conftest import NAME, send, token_of
 
+pytestmark = pytest.mark.slow  # a family is trained by processes of its own, which start twice
+
 
 def until(what: Callable[[], bool], seconds: float = 240) -> None:
     ends = time.monotonic() + seconds
