@@ -110,8 +110,7 @@ class Live:
     def _price(self, seconds: float) -> float | None:
         family = self._document(self.folder.family)
         hourly = (family or {}).get("cost", {}).get("price_per_system_hour") if isinstance(family, dict) else None
-        systems = (family or {}).get("systems", 1) if isinstance(family, dict) else 1
-        return hourly * systems * seconds / 3600 if isinstance(hourly, int | float) else None
+        return hourly * seconds / 3600 if isinstance(hourly, int | float) else None
 
     def _model(self, planned: Any) -> Model:
         path = self.folder.model(planned.name) / "metrics.jsonl"

@@ -241,7 +241,7 @@ def _for_budget(family: Family, question: Question, machine: Machine) -> tuple[F
                     raise InputError(f"amount: energy is {origin}")
                 return joules / 3.6e6
             case "money":
-                return float((price or 0.0) * plan.systems * seconds / 3600)
+                return float((price or 0.0) * seconds / 3600)
             case _:
                 return float(plan.totals()["flops"])
 
@@ -265,8 +265,8 @@ def _first_guess(family: Family, question: Question, machine: Machine) -> float:
     from isoflop.systems.energy import WATTS_PER_CORE
 
     assert question.amount is not None
-    watts = (family.cost.watts_per_system or WATTS_PER_CORE * machine.cores) * family.systems
-    hourly = (family.cost.price_per_system_hour or 1.0) * family.systems
+    watts = family.cost.watts_per_system or WATTS_PER_CORE * machine.cores
+    hourly = family.cost.price_per_system_hour or 1.0
     seconds = {"hours": 3600.0, "kwh": 3.6e6 / watts, "money": 3600.0 / hourly}[question.by] * question.amount
     return seconds * machine.matrix_flops_per_second(family.precision) / 3
 
