@@ -26,7 +26,7 @@ def test_the_check_sees_wrong_numbers_and_tracebacks(places: list[Place], tmp_pa
     def breaks(folder: Path) -> tuple[list[str], str]:
         raise ZeroDivisionError
 
-    other = Place("other", places[0].folder, lambda folder: ([], "other weights"), places[0].wanted)
+    other = Place("other", places[0].folder, lambda folder: ([], "other weights"), places[0].wanted, {})
     assert "other numbers" in str(wrong(other, tmp_path / "scratch", 3))
-    broken = Place("broken", places[0].folder, breaks, None)
+    broken = Place("broken", places[0].folder, breaks, None, {})
     assert "ZeroDivisionError" in str(wrong(broken, tmp_path / "scratch", 3))
