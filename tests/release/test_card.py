@@ -77,7 +77,8 @@ def test_the_card_stays_the_card_whatever_the_texts_say(card: Card, text: str) -
 @example("a\x85b\u2028c\ud800\U0010ffff\ufffe---", 1e-05, 0)
 @example('"\\/\t: - {}[],&*#?|<>=!%@`', 1e22, -1)
 def test_any_value_survives_the_front_matter(text: str, number: float, integer: int) -> None:
-    values = {"text": text, "list": [text, number], "map": {text: integer, "none": None}, "flag": True}
+    key = text[:64]  # YAML reads keys of up to 1,024 written characters
+    values = {"text": text, "list": [text, number], "map": {key: integer, "none": None}, "flag": True}
     finite = abs(number) < float("inf")
 
     written = front_matter(values)
