@@ -68,6 +68,7 @@ def weights(place: Path, runs: str) -> dict[str, str]:
     return {path.parent.name: json.loads(path.read_text())["weights_sha256"] for path in results}
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.slow  # two starts of two launchers and their workers, and the same family once more without Slurm
 def test_a_family_on_two_nodes_is_preempted_and_ends_with_the_right_weights(place: Path, slurm: Any) -> None:
     shown = train(place, "tiny.toml", "runs", "--dry-run")

@@ -46,6 +46,7 @@ recipe = { tokens = 80_000 }
 
 # A bound for what hangs; the machine may be busy with much else.
 LONGEST = 400
+pytestmark = pytest.mark.timeout(2 * LONGEST)
 
 
 @pytest.fixture(scope="module")
