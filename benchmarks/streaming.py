@@ -44,15 +44,13 @@ from time import perf_counter, sleep
 from typing import Any
 
 import torch
+from streaming_table import GIB, RESULTS, table
 
 from isoflop.durable import write_json
 from isoflop.recipe import Shape, training_flops
 from isoflop.recipe.footprint import Footprint, resident_footprint, streamed_footprint
 from isoflop.recipe.streaming import GROUP_TOKENS, Cut
 from isoflop.systems.machine import measure_machine
-
-RESULTS = Path(__file__).parent / "results" / "streaming.json"
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -79,13 +77,19 @@ CASES = {
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=list(CASES))
+    parser.add_argument("case", nargs="?", choices=list(CASES))
+    parser.add_argument("--show", action="store_true", help="run nothing: the table of the results at hand")
     parser.add_argument("--sequences", type=int, help="of a step, instead of the case's")
     parser.add_argument("--rounds", type=int, help="instead of the case's")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no round that would end later")
     parser.add_argument("--runners", nargs="*", choices=list(ALL), help="these alone")
     parser.add_argument("--store", type=Path, default=Path("/var/tmp"), help="a folder on the disk for the store")
     given = parser.parse_args()
+    if given.show:
+        print(table(), end="")
+        return
+    if given.case is None:
+        parser.error("which case?")
     case = CASES[given.case]
     sequences = given.sequences or case.sequences
     names = [name for name in case.runners if name in (given.runners or ALL)]

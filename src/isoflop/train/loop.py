@@ -104,7 +104,8 @@ def train(
     data_sha256 = _manifest_sha256(data)
     recover(store, checkpoints, plan, data_sha256, lanes, systems, on_event)
     generation = load_together(checkpoints, plan, data_sha256, on_event, systems)
-    kernels = load_kernels() if device.type == "cpu" else None
+    # A GPU computes without them; the optimizer of streamed weights is the processor's in any case.
+    kernels = load_kernels() if device.type == "cpu" or plan.execution == "streamed" else None
     unbegun = Position(0, 0, 0.0, 0.0, 0.0, THREADS, kernels is not None, device.type)
     position = unbegun if generation is None else generation.position
     if position.fused and kernels is None and device.type == "cpu" and position.steps < plan.steps:
