@@ -271,7 +271,7 @@ def _plan_model(
         weights_bytes=memory.weights_bytes,
         optimizer_bytes=memory.optimizer_bytes,
         activation_bytes=memory.activation_bytes,
-        seconds=system_seconds / _machines(family, machine),
+        seconds=system_seconds / machines_of(family, machine),
         joules=watts * system_seconds if watts is not None else None,
         price=hourly * system_seconds / 3600 if hourly is not None else None,
         parametrisation=parametrisation_of(family.parametrisation, recipe, shape),
@@ -300,7 +300,7 @@ def _plan_model(
     )
 
 
-def _machines(family: Family, machine: Machine) -> float:
+def machines_of(family: Family, machine: Machine) -> float:
     """How many of the measured machine the systems are: GPUs, or nodes, whose cores their systems share."""
     if machine.device == "cuda":
         return family.systems
