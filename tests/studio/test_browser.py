@@ -50,6 +50,7 @@ def check(page: Browser, *, widths: tuple[int, ...] = (1280, 390)) -> None:
     page.look(1280)
 
 
+@pytest.mark.slow  # a browser, three servers' starts, and a family trained
 @pytest.mark.timeout(900)  # a training whole, on whatever else the machine does
 def test_from_a_quote_to_a_verified_release(page: Browser, places: Places, families: Path) -> None:
     port = free_port()

@@ -24,6 +24,8 @@ from isoflop.studio.server import Opening, open_studio
 from tests.pipeline.conftest import MACHINE
 from tests.studio.conftest import NAME, send, token_of
 
+pytestmark = pytest.mark.slow  # a family is trained by processes of its own, which start twice
+
 
 def until(what: Callable[[], bool], seconds: float = 240) -> None:
     ends = time.monotonic() + seconds
@@ -201,11 +203,14 @@ def test_a_model_in_training_is_shown_beside_what_is_expected(
     launched: tuple[Places, list[str]], studio: Studio
 ) -> None:
     from isoflop.studio.curves import draw_course
+    from isoflop.studio.live import _trained_seconds
 
     live = studio.lives.of("tiny")
     live.folder = launched[0].run("tiny")
     model = live.read().models[-1]
     assert live.watch(model) is None  # four others are too few
+    assert model.result is not None
+    assert 0 < _trained_seconds(model) < 1.1 * (model.result.seconds or 0)
     figure = draw_course(model, None)
     assert figure is not None
     assert "w32" in figure.drawing.description

@@ -87,11 +87,11 @@ class Live:
         models = tuple(self._model(planned) for planned in (plan.models if plan else ()))
         results = [model.result for model in models if model.result]
         joules = [result.joules for result in results]
-        running = [self._last(model.name) for model in models if model.metrics is not None and model.result is None]
-        joules += [line.get("joules") for line in running]
+        running = [model for model in models if model.metrics is not None and model.result is None]
+        joules += [self._last(model.name).get("joules") for model in running]
         known = [one for one in joules if one is not None]
         seconds = sum(result.seconds or 0.0 for result in results)
-        seconds += sum(float(line.get("time", 0.0)) - float(line.get("began", 0.0)) for line in running)
+        seconds += sum(map(_trained_seconds, running))
         return Snapshot(
             name=self.folder.path.name,
             plan=plan,
@@ -113,15 +113,15 @@ class Live:
         return Model(planned.name, planned.size or planned.name, planned.held_out, planned, metrics, result)
 
     def _last(self, name: str) -> dict[str, Any]:
-        """The last line of a log, with when its first was written."""
+        """The last whole line of a log."""
         path = self.folder.model(name) / "metrics.jsonl"
         try:
             with open(path, "rb") as file:
-                first = file.readline()
                 file.seek(max(0, file.seek(0, 2) - 4096))
                 last = [line for line in file.read().split(b"\n")[:-1] if line.startswith(b"{")]
-            return {**json.loads(last[-1]), "began": json.loads(first)["time"]}
-        except (OSError, ValueError, IndexError, KeyError, TypeError):
+            found: dict[str, Any] = json.loads(last[-1])
+            return found
+        except (OSError, ValueError, IndexError):
             return {}
 
     def _events(self, models: tuple[Model, ...]) -> list[tuple[float, str, str]]:
@@ -269,6 +269,13 @@ class _Pump:
             except TimeoutError:
                 return None
             return self._number, self._text
+
+
+def _trained_seconds(model: Model) -> float:
+    """Time in steps: pauses are none of it."""
+    metrics = model.metrics
+    assert metrics is not None
+    return float(np.nansum(np.diff(metrics.tokens, prepend=0.0) / metrics.tokens_per_second))
 
 
 def _mtime(path: Path) -> float:
