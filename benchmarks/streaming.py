@@ -15,6 +15,7 @@ anonymous resident memory (RssAnon, read every 20 ms) of the streamed process; V
 | 590M --sequences 4 | the same on half the tokens | 21 GB | 1 round: 5 (11) |
 | 1.3B | streamed, 8 x 2,048, in 6 GiB | 58 GB, or 28 GB | 1 step: 9 (23) |
 | 2.7B | streamed, 2 x 2,048, in 8 GiB | 50 GB | 1 step: 7 (16) |
+| 13B-layer | streamed, one layer of each kind of 13B, 1 x 2,048 | 13 GB | 1 step: 1 (3) |
 
 Where the disk has no room for what layers keep (the larger figure), layers keep their inputs alone and are computed
 once more, for a third more work; with no room for that either a case says so and ends. `--minutes 9` starts no round
@@ -71,6 +72,7 @@ CASES = {
     "590M": Case(Shape(18, 1536, 12, 50257, 2048), 8, ("resident", "streamed"), 2 * GIB, 1),
     "1.3B": Case(Shape(24, 2048, 16, 50257, 2048), 8, ("streamed",), 6 * GIB, 1),
     "2.7B": Case(Shape(32, 2560, 32, 50257, 2048), 2, ("streamed",), 8 * GIB, 1),
+    "13B-layer": Case(Shape(1, 5120, 40, 50257, 2048), 1, ("streamed",), None, 1),
 }
 
 

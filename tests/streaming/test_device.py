@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from isoflop.errors import Interrupted
+from isoflop.errors import Interrupted, WorkError
 from isoflop.model import GPT, Lanes, load_kernels
 from isoflop.model.weights import weights_sha256
 from isoflop.recipe import STANDARD, ModelPlan, Shape
 from isoflop.recipe.footprint import device_buffers_bytes, streamed_footprint
 from isoflop.recipe.streaming import Cut
+from isoflop.streaming.pages import BLOCK, pages
 from isoflop.systems.group import ALONE, Systems
 from isoflop.train import learners, loop
 from isoflop.train.learner import CPU
@@ -180,3 +181,38 @@ def test_one_compiled_block_serves_all_layers(monkeypatch: pytest.MonkeyPatch) -
     learner.gradients([lambda: samples], samples[:, 1:].numel())
     assert calls == ["compiled", *["called"] * 2 * SHAPE.n_layers]
     learner.close()
+
+
+class Runtime:
+    """CUDA's, as far as it locks host memory."""
+
+    def __init__(self, answer: int) -> None:
+        self.answer, self.locked = answer, dict[int, int]()
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802
+        self.locked[address] = size
+        return self.answer
+
+    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+        del self.locked[address]
+        return 0
+
+
+def test_memory_that_a_gpu_reads_is_locked_at_its_exact_size_as_long_as_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runtime = Runtime(0)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    memory = pages(3 * BLOCK + 1, torch.device("cuda"))
+    part = memory[BLOCK:].view(torch.float32)
+    assert runtime.locked == {memory.data_ptr(): 4 * BLOCK}
+    del memory
+    assert runtime.locked
+    del part
+    assert not runtime.locked
+
+
+def test_memory_that_cannot_be_locked_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: Runtime(1))
+    with pytest.raises(WorkError, match="cannot lock 4,096 bytes of memory for the GPU; raise `ulimit -l`"):
+        pages(10, torch.device("cuda"))

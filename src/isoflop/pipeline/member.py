@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from isoflop.config import Family
+from isoflop.durable import SealedLines
 from isoflop.errors import WorkError
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.listener import TrainingListener
@@ -173,7 +174,7 @@ def _mfu(metrics: Path) -> float | None:
     """The median over all logged steps: the first after a start are slow."""
     shares = []
     try:
-        for line in metrics.read_text(encoding="utf-8").splitlines():
+        for line in SealedLines(metrics).intact(metrics.read_bytes()).splitlines():
             share = json.loads(line).get("mfu")
             if isinstance(share, int | float):
                 shares.append(float(share))

@@ -55,6 +55,8 @@ def release_models(family: Family, plan: "Plan", folder: RunFolder, listener: Li
         target = folder.release(model.name)
         card = _card(family, model, load_manifest(folder.data), result, forecast, folder, documents)
         if not released(target, card):
+            if model.held_out and forecast is None:
+                listener.note(f"{folder.forecast}: not there; the card of {model.name} will tell no forecast")
             listener.note(f"{model.name}: writing {target}")
             _release(folder, model, card, listener)
         releases.append(target)

@@ -157,7 +157,7 @@ def train(
         kept_steps = rewind_base(plan, now.steps)
         save_generation(checkpoints, plan, data_sha256, now, session.learner, systems, kept_steps)
 
-    metrics = Metrics(folder / "metrics.jsonl", position.steps) if leads else None
+    metrics = Metrics(folder / "metrics.jsonl", position.steps, on_event) if leads else None
     kept = set(plan.kept_steps)
     started = saved = counted = perf_counter()
     joules_before = read_joules()

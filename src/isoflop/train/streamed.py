@@ -148,7 +148,7 @@ class StreamedLearner(Learns):
         give_back_freed_memory()
 
     def restore(self, source: Source) -> None:
-        """As `Learns` says. On disk the files are taken as they are, by a second name."""
+        """As `Learns` says. On disk the files of a streamed run are taken as they are, by a second name."""
         for shard in self._own:
             if isinstance(self._store, DiskStore):
                 self._store.adopt(shard, source.path(shard), source.updates)
