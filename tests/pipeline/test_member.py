@@ -9,20 +9,8 @@ from isoflop.config import Family
 from isoflop.data import prepare
 from isoflop.model import Lanes
 from isoflop.pipeline import RunFolder
-from isoflop.pipeline.member import train_member, train_part
+from isoflop.pipeline.member import train_member
 from isoflop.recipe import Plan
-
-
-@pytest.mark.parametrize(("neighbours", "costs"), [(1, 1.0), (4, 0.25)])
-def test_systems_that_share_a_processor_cost_together_what_one_on_it_does(
-    family: Family, plan: Plan, folder: RunFolder, heard, monkeypatch: pytest.MonkeyPatch, neighbours: int, costs: float
-) -> None:
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr("isoflop.train.train", lambda *_, **options: asked.update(options))
-    with Lanes(1) as lanes:
-        train_part(family, plan, plan.models[0], folder, heard, lanes, 1.0, neighbours=neighbours)
-
-    assert asked["system_share"] == costs
 
 
 def raising(error: Exception) -> Callable[..., Any]:

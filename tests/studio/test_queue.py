@@ -123,7 +123,7 @@ def test_the_highest_priority_starts_first_and_limits_hold(studio: Studio, start
 
 
 def test_systems_and_money_are_limited(places: Places, studio: Studio, started: list[list[str]]) -> None:
-    queue = Queue(places, studio.catalogue, Limits(at_once=5, systems=3, price=0.01))
+    queue = Queue(places, studio.catalogue, Limits(at_once=5, systems=3, price=0.005))
     ask = {"family": "tiny", "by": "hours", "amount": "0.002", "price": "1"}
 
     def quote(**more: str) -> object:
@@ -131,7 +131,7 @@ def test_systems_and_money_are_limited(places: Places, studio: Studio, started: 
 
     queue.place(quote(name="a", systems="2"), "local")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="may spend"):
-        queue.place(quote(name="b", systems="3"), "local")  # type: ignore[arg-type]
+        queue.place(quote(name="b", systems="3", amount="0.004"), "local")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="has 3; ask for fewer"):
         queue.place(quote(name="b", systems="4"), "local")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="this quote has no price"):

@@ -73,9 +73,8 @@ def train_part(
     from isoflop.train import train
 
     device = training_device(number)
-    # A GPU is one system's own; of a processor each has its part, so that all on it cost what one system on it would.
+    # A GPU is one system's own; of a processor each has its part.
     watts, part = family.cost.watts_per_system, share / neighbours
-    cost = share if device.type == "cuda" else part
     meter = EnergyMeter(
         watts,
         1.0 if watts is not None and device.type == "cuda" else part,
@@ -90,7 +89,7 @@ def train_part(
         lanes=lanes,
         systems=systems or ALONE,
         device=device,
-        system_share=cost,
+        whole_systems=machines * share,
         peak_flops_per_second=machines * share * plan.machine.matrix_flops_per_second(model.precision),
         checkpoint_seconds=family.checkpoint_seconds,
         read_joules=lambda: meter.read(perf_counter() - began).joules,
@@ -140,7 +139,6 @@ def _result(
     from isoflop.model import weights_sha256
 
     per_hour = family.cost.price_per_system_hour
-    system_seconds = plan.systems * trained.system_seconds
     return Result(
         name=model.name,
         size=model.size,
@@ -158,7 +156,7 @@ def _result(
         seconds=trained.seconds,
         joules=trained.joules,
         joules_origin=joules_origin,
-        price=None if per_hour is None else per_hour * system_seconds / 3600,
+        price=None if per_hour is None else per_hour * trained.system_seconds / 3600,
         weights_sha256=weights_sha256(trained.weights),
         systems=plan.systems,
         threads=trained.threads,
@@ -167,7 +165,7 @@ def _result(
         isoflop=version("isoflop"),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         fingerprint=fingerprint_of(model, data),
-        system_seconds=system_seconds,
+        system_seconds=trained.system_seconds,
         mfu=_mfu(folder.model(model.name) / "metrics.jsonl"),
     )
 

@@ -92,7 +92,6 @@ class Live:
         known = [one for one in joules if one is not None]
         seconds = sum(result.seconds or 0.0 for result in results)
         seconds += sum(map(_trained_seconds, running))
-        price = self._price(seconds)
         return Snapshot(
             name=self.folder.path.name,
             plan=plan,
@@ -103,14 +102,9 @@ class Live:
             joules=sum(known) if known and len(known) == len(joules) else None,
             joules_origin=next((result.joules_origin for result in results if result.joules_origin), "") or "",
             seconds=seconds,
-            price=price,
+            price=_price(plan, seconds),
             currency=(plan.currency if plan else None) or "",
         )
-
-    def _price(self, seconds: float) -> float | None:
-        family = self._document(self.folder.family)
-        hourly = (family or {}).get("cost", {}).get("price_per_system_hour") if isinstance(family, dict) else None
-        return hourly * seconds / 3600 if isinstance(hourly, int | float) else None
 
     def _model(self, planned: Any) -> Model:
         path = self.folder.model(planned.name) / "metrics.jsonl"
@@ -289,3 +283,13 @@ def _mtime(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def _price(plan: Plan | None, seconds: float) -> float | None:
+    """Of so many seconds, at what the plan pays for its own; None without a price."""
+    priced = [
+        (one.price, one.seconds) for one in (plan.models if plan else ()) if one.price is not None and one.seconds
+    ]
+    if not priced:
+        return None
+    return seconds * sum(float(price) for price, _ in priced) / sum(float(time) for _, time in priced)

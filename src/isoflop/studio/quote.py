@@ -11,7 +11,7 @@ from isoflop.config import Family, load_family
 from isoflop.config.family import Cost, Sizes
 from isoflop.errors import FamilyError, InputError
 from isoflop.pipeline.needs import unmet_needs
-from isoflop.recipe import Machine, ModelPlan, Plan, check_against_data, plan_family
+from isoflop.recipe import Machine, ModelPlan, Plan, check_against_data, machines_of, plan_family
 from isoflop.studio.laws import Foreteller, Laws
 from isoflop.studio.places import Places, checked_name
 from isoflop.studio.question import Question, listed_sizes
@@ -175,7 +175,8 @@ def energy_of(family: Family, plan: Plan) -> tuple[float | None, str]:
         return totals["joules"], "watts_per_system x time"
     if plan.machine.device == "cuda":
         return None, "unknown: give watts per system"
-    return WATTS_PER_CORE * plan.machine.cores * totals["seconds"], f"estimated: {WATTS_PER_CORE:g} W a core"
+    cores = plan.machine.cores * machines_of(family, plan.machine)
+    return WATTS_PER_CORE * cores * totals["seconds"], f"estimated: {WATTS_PER_CORE:g} W a core"
 
 
 def _changed(family: Family, question: Question) -> Family:
@@ -241,7 +242,7 @@ def _for_budget(family: Family, question: Question, machine: Machine) -> tuple[F
                     raise InputError(f"amount: energy is {origin}")
                 return joules / 3.6e6
             case "money":
-                return float((price or 0.0) * seconds / 3600)
+                return float(plan.totals()["price"])
             case _:
                 return float(plan.totals()["flops"])
 

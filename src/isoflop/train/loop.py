@@ -58,8 +58,8 @@ class Step:
 class Trained:
     """A finished run. `weights` are a standard GPT-2's.
 
-    `seconds`, `system_seconds` and `joules` add up over all its sessions; `system_seconds` counts a second on half of a
-    system's cores as half.
+    `seconds`, `system_seconds` and `joules` add up over all its sessions; `system_seconds` are those
+    of whole GPUs or machines: a second on half of a machine's cores counts as half.
     """
 
     weights: Weights
@@ -77,7 +77,7 @@ def train(
     folder: Path,
     *,
     lanes: Lanes,
-    system_share: float,
+    whole_systems: float,
     peak_flops_per_second: float,
     checkpoint_seconds: float,
     read_joules: Callable[[], float | None],
@@ -90,9 +90,9 @@ def train(
 
     Weights are a function of plan and data, on machines that compute alike; the numbers of lanes and of systems do not
     change them. All `systems` call this alike; the leader writes and speaks, each system writes its shards of a
-    checkpoint. `system_share` is the share of its processor, or of its GPU, that this system is. `read_joules` counts
-    up from any start, or says None; it is asked every few seconds. `on_event` hears what a user should
-    know, a line each.
+    checkpoint. `whole_systems` is how many GPUs, or machines with all their cores, the lanes of all systems are.
+    `read_joules` counts up from any start, or says None; it is asked every few seconds. `on_event` hears what a user
+    should know, a line each.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the last finished step is saved.
@@ -174,7 +174,7 @@ def train(
             steps=step.step,
             tokens=step.tokens,
             seconds=position.seconds + perf_counter() - started,
-            system_seconds=position.system_seconds + (perf_counter() - started) * system_share,
+            system_seconds=position.system_seconds + (perf_counter() - started) * whole_systems,
             joules=position.joules + of_all if known else None,  # type: ignore[operator]
             threads=position.threads,
             fused=position.fused,
