@@ -33,6 +33,13 @@ def law() -> Law:
     return fit_law(isoflop_grid())
 
 
+def test_far_beyond_the_runs_the_80_percent_interval_is_no_needle_in_the_95_percent_one(law: Law) -> None:
+    one = law.predict(1e11, 2e12)
+    half_80, half_95 = (np.log(high / low) for high, low in ((one.high_80, one.low_80), (one.high_95, one.low_95)))
+    # 1.53 for Gaussian errors; 2.9 while the drift was drawn anew for every draw of a form's parameters
+    assert half_95 / half_80 < 2
+
+
 def test_the_best_run_of_a_budget_is_the_formulas(law: Law) -> None:
     chosen = best_for_budget(law, 3e20).prediction
     # Hoffmann et al. 2022, eq. 4
