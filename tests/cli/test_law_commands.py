@@ -274,3 +274,11 @@ def test_accuracy_is_foretold_from_a_table(isoflop, tmp_path: Path) -> None:
         done = isoflop(*wrong)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), wrong
         assert said in done.stderr
+
+
+def test_a_row_given_twice_is_no_further_run_of_the_test_on_the_largest(tmp_path: Path) -> None:
+    rows = ["params,tokens,loss", *(f"{n},{20 * n},{3 * (n / 1e7) ** -0.07}" for n in (1e7, 2e7, 4e7, 8e7))]
+    (tmp_path / "points.csv").write_text("\n".join([*rows, rows[2]]))
+    law, tests = law_of(tmp_path / "points.csv")
+    assert any("1 duplicated row" in warning for warning in law.warnings)
+    assert not tests

@@ -49,7 +49,7 @@ def trial(rng: np.random.Generator) -> tuple[Array, float]:
         for at, n in zip(x, seeds, strict=True)
         for seed, y in enumerate(measured(at, n))
     ]
-    joined = forecast(COMPUTE_FORMS, runs_of(points), draw, None, rng)
+    joined = forecast(COMPUTE_FORMS, runs_of(points), draw, None)
     inputs = (np.array([v]) for v in (target / 2, target / 2 + np.log(20), target + np.log(120)))
     return joined.quantiles(*inputs)[:, 0], float(measured(target, 1)[0])
 

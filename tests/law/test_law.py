@@ -200,7 +200,13 @@ def test_three_sizes_and_rising_losses_still_give_finite_answers_and_warnings() 
     assert any("3 sizes" in warning for warning in law.warnings)
     assert any("does not fall" in warning for warning in law.warnings)
     assert all(np.isfinite(value) for value in vars(law.predict(1e6, 2e7)).values())
+    assert not any("--" in form.equation for form in law.forms)
     json.loads(to_json(law.to_json()))
+
+
+def test_losses_that_stay_the_same_are_named() -> None:
+    law = fit_law([Point(n, 20 * n, 4.0, 120 * n * n, str(n)) for n in (1e7, 2e7, 4e7, 8e7)])
+    assert any("does not fall" in warning for warning in law.warnings)
 
 
 def test_units_that_no_model_has_are_named() -> None:

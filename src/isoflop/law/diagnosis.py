@@ -23,6 +23,8 @@ SEEDS_DIFFER = 0.03
 # public models leave of the easiest text, in nats a token or bits a byte, and at most ln of a vocabulary of a million.
 LEAST = {"params": 1e4, "tokens": 1e5}
 PLAUSIBLE_LOSS = (0.3, 13.9)
+# A loss that falls by less than this exponent of compute does not fall: laws of language models have 0.02 and more.
+LEAST_EXPONENT = 1e-3
 # The robust line looks at every pair of points.
 MOST_IN_PAIRS = 500
 
@@ -97,7 +99,7 @@ def data_warnings(points: Sequence[Point], runs: Runs, one_ratio: bool) -> list[
     keys = np.stack([runs.flops, runs.params, runs.tokens])
     if np.unique(keys, axis=1).shape[1] == n_runs and np.isnan(runs.noise).any():
         found.append("no size was trained twice: run-to-run noise is guessed from the scatter (near 0.5 %); add seeds")
-    if np.polyfit(runs.flops, runs.y, 1)[0] >= 0:
+    if np.polyfit(runs.flops, runs.y, 1)[0] > -LEAST_EXPONENT:
         found.append("loss does not fall with compute: check the points")
     return found + _unlike_seeds(runs) + _far_off(runs)
 

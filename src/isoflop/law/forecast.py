@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import logsumexp, ndtr, ndtri
 
 from isoflop.law.forms import Array, Form
-from isoflop.law.intervals import Draws, mixture_quantiles, systematic
+from isoflop.law.intervals import Draws, mixture_quantiles
 from isoflop.law.runs import Runs, rungs_of
 
 DRAWS = 256
@@ -104,7 +104,6 @@ def forecast(
     runs: Runs,
     drawer: Drawer,
     ratios: tuple[float, float] | None,
-    rng: np.random.Generator,
 ) -> Forecast:
     """The mixture of those of `forms` that the runs can speak of, weighted by how they foretold."""
     drawn = {form.name: draws for form in forms if (draws := drawer(form, runs, DRAWS)) is not None}
@@ -116,7 +115,9 @@ def forecast(
     members = []
     for form, weight, error, of_drift in zip(forms, weights, errors, belief, strict=True):
         draws = drawn[form.name]
-        drift = DRIFT[systematic(np.exp(of_drift - of_drift.max()), draws.n, rng)]
+        # One drift for all draws, the root mean square of what is believed. Drawn anew for each it makes tails so
+        # heavy that intervals of 95 % hold 98 % of public runs and those of 80 % only 69 %.
+        drift = np.full(draws.n, np.sqrt(np.average(DRIFT**2, weights=np.exp(of_drift - of_drift.max()))))
         members.append(
             Member(form, replace(draws, drift=drift), float(weight), None if error is None else float(error))
         )

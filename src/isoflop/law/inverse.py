@@ -14,6 +14,8 @@ FINE = 81
 REACH = np.log(1e6)
 # Sizes whose over-training is priced, over that of least training compute.
 SMALLER = (1.0, 0.8, 0.65, 0.5, 0.35, 0.25)
+# The median is followed from the quick mean: so often is what lies between them measured anew.
+ROUNDS = 3
 # A token served costs the forward pass, a third of a token trained (Sardana et al. 2024, arXiv 2401.00448, eq. 3).
 FORWARD_SHARE = 1 / 3
 
@@ -77,7 +79,7 @@ def cheapest_for_loss(law: Law, loss: float, inference_tokens: float = 0.0) -> C
         )
     log_params, log_tokens = (float(np.interp(middle, budgets, path)) for path in (params, tokens))
     if inference_tokens > 0 and law.forecast.ratios is None:
-        log_params, log_tokens = _with_inference(law, float(np.log(loss)), log_params, inference_tokens)
+        log_params, log_tokens = _with_inference(law, float(np.log(loss)), log_params, log_tokens, inference_tokens)
     chosen = _choice(law, log_params, log_tokens, inference_tokens)
     bounds = [None if end is None else float(np.exp(end)) for end in (low, high)]
     return Choice(chosen.prediction, inference_tokens, chosen.total_flops, *bounds)
@@ -111,7 +113,11 @@ def price_of_smaller(law: Law, loss: float, inference_tokens: float = 0.0) -> li
     for share in SMALLER:
         size = float(np.log(share * least.params))
         tokens = np.linspace(np.log(least.tokens) - 1, size + np.log(1e5), 4 * FINE)
-        reached = _reached(tokens, _median(law, np.full_like(tokens, size), tokens), float(np.log(loss)))
+        middle = _middle(law, np.full_like(tokens, size), tokens)
+        reached: float | None = float(np.log(least.tokens))
+        for _ in range(ROUNDS):
+            if reached is not None:
+                reached = _reached(tokens, middle, float(np.log(loss)) - _skew(law, size, reached))
         if reached is None:
             break
         params, training = float(np.exp(size)), float(per_token * np.exp(size + reached))
@@ -123,19 +129,24 @@ def price_of_smaller(law: Law, loss: float, inference_tokens: float = 0.0) -> li
     return found
 
 
-def _with_inference(law: Law, log_loss: float, log_params: float, inference_tokens: float) -> tuple[float, float]:
+def _with_inference(
+    law: Law, log_loss: float, log_params: float, log_tokens: float, inference_tokens: float
+) -> tuple[float, float]:
     """Logs of the size and tokens of least total compute among runs that reach the loss: smaller sizes, more tokens."""
-    sizes = np.linspace(log_params - np.log(30), log_params, 61)
     per_token = _per_token(law)
-    best, found = np.inf, (log_params, log_params)
-    for size in sizes:
-        tokens = np.linspace(size, size + np.log(1e5), FINE)
-        reached = _reached(tokens, _median(law, np.full_like(tokens, size), tokens), log_loss)
-        if reached is None:
-            continue
-        total = np.exp(per_token + size) * (np.exp(reached) + FORWARD_SHARE * inference_tokens)
-        if total < best:
-            best, found = total, (float(size), reached)
+    sizes = np.linspace(log_params - np.log(30), log_params, 61)
+    tokens = sizes[:, None] + np.linspace(0, np.log(1e5), FINE)
+    middle = [_middle(law, np.full_like(row, size), row) for size, row in zip(sizes, tokens, strict=True)]
+    found = log_params, log_tokens
+    for _ in range(ROUNDS):
+        best, wanted = np.inf, log_loss - _skew(law, *found)
+        for size, row, losses in zip(sizes, tokens, middle, strict=True):
+            reached = _reached(row, losses, wanted)
+            if reached is None:
+                continue
+            total = np.exp(per_token + size) * (np.exp(reached) + FORWARD_SHARE * inference_tokens)
+            if total < best:
+                best, found = total, (float(size), reached)
     return found
 
 
@@ -149,7 +160,7 @@ def _path(law: Law, budgets: Array) -> tuple[Array, Array]:
     seen = [np.log(point.tokens / point.params) for point in law.points]
     ratios = np.linspace(min(seen) - 1, max(seen) + 1, FINE)
     sizes = 0.5 * (product[:, None] - ratios)
-    loss = _median(law, sizes.ravel(), (sizes + ratios).ravel()).reshape(sizes.shape)
+    loss = _middle(law, sizes.ravel(), (sizes + ratios).ravel()).reshape(sizes.shape)
     chosen = _bottoms(ratios, loss)
     return 0.5 * (product - chosen), 0.5 * (product + chosen)
 
@@ -173,8 +184,15 @@ def _levels(law: Law, params: Array, tokens: Array) -> Array:
     return law.forecast.quantiles(params, tokens, params + tokens + _per_token(law))[1:4]
 
 
-def _median(law: Law, params: Array, tokens: Array) -> Array:
+def _middle(law: Law, params: Array, tokens: Array) -> Array:
     return law.forecast.middle(params, tokens, params + tokens + _per_token(law))
+
+
+def _skew(law: Law, log_params: float, log_tokens: float) -> float:
+    """How far the median lies above the quick mean of a plane: forms that foretell far lower losses pull the mean. It
+    hardly changes from run to run, but a loss of 2.1 from Hoffmann et al.'s runs took 15 % less compute by the mean."""
+    params, tokens = np.array([log_params]), np.array([log_tokens])
+    return float(_levels(law, params, tokens)[1, 0] - _middle(law, params, tokens)[0])
 
 
 def _reached(at: Array, log_loss: Array, wanted: float) -> float | None:

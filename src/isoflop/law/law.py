@@ -261,7 +261,7 @@ def fit_law(points: Sequence[Point], seed: int = 0, ceiling: float | None = None
 
     ratio = runs.tokens - runs.params
     ratios = (float(ratio.min()), float(ratio.max())) if one_ratio else None
-    joined = forecast(list(FORMS.values()), runs, draw, ratios, rng)
+    joined = forecast(list(FORMS.values()), runs, draw, ratios)
     noise = _noise(joined, runs)
     results = tuple(_result(form, runs, joined, noise, one_ratio, known, objective) for form in FORMS.values())
     no_floor = floor_warning(joined, runs)

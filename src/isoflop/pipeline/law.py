@@ -169,6 +169,7 @@ def _test_on_largest(points: Sequence["Point"], objective: str) -> list[HeldOut]
     from isoflop.law import fit_law
     from isoflop.law.points import budget_of
 
+    points = list(dict.fromkeys(points))  # a row given twice is one run
     budgets = budget_of([log(point.flops) for point in points])
     largest = [point for point, budget in zip(points, budgets, strict=True) if budget == max(budgets)]
     runs = {point.run for point in largest}

@@ -81,7 +81,8 @@ class ComputeForm:
             (False, True): "L(C) = {Lmax} / (1 + (C / {C0})^{a})",
             (True, True): "L(C) = {E} + ({Lmax} - {E}) / (1 + (C / {C0})^{a})",
         }[self.floor, self.ceiling and self.named(theta)["Lmax"] is not None]
-        return text.format(**shown(self.named(theta)))
+        # Losses that rise with compute have a negative exponent: no two signs in a row.
+        return text.format(**shown(self.named(theta))).replace("^--", "^")
 
     def _parts(self, theta: Array, x: Array) -> tuple[Array, Array, Array]:
         """ln of the line (..., points), and ln E and -ln Lmax broadcast against it."""
