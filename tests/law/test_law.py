@@ -87,7 +87,7 @@ def test_the_document_holds_what_commands_promise() -> None:
 def test_something_else_than_a_law_is_refused_in_one_line() -> None:
     documents: list[Any] = [{}, {"forecast": None}, {"forecast": {"ratios": None}}, []]
     for document in documents:
-        with pytest.raises(InputError, match="fits? it again"):
+        with pytest.raises(InputError, match=r"fits? it again"):
             Law.from_json(document)
 
 
