@@ -101,7 +101,7 @@ def _loss(model: ModelPlan, data: Path, lanes: Lanes) -> tuple[float | None, flo
                 data,
                 Path(folder),
                 lanes=lanes,
-                system_share=1.0,
+                whole_systems=1.0,
                 peak_flops_per_second=1e12,
                 checkpoint_seconds=1e9,
                 read_joules=lambda: None,

@@ -93,6 +93,15 @@ def _law_speed(found: Any) -> Iterator[Row]:
     yield Row("4,000 bootstrap fits of 240 points", found["ratio"], "a SciPy loop with gradients", "5.7")
 
 
+def _streaming(found: Any) -> Iterator[Row]:
+    goals = {"resident": {"111M": "0.95", "590M": "0.9"}}
+    for case, row in found["cases"].items():
+        for name, one in row["runners"].items():
+            if name != "streamed" and one["streamed_times"] is not None:
+                goal = goals.get(name, {}).get(case, "" if name == "resident" else "1")
+                yield Row(f"streamed from disk, {case}", one["streamed_times"], name, goal)
+
+
 def _mup_speed(found: Any) -> Iterator[Row]:
     for row in found["rows"]:
         yield Row(f"muP, width {row['width']}", row["ratio"], "the standard parametrisation", "")
@@ -100,6 +109,7 @@ def _mup_speed(found: Any) -> Iterator[Row]:
 
 READERS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "training": _training,
+    "streaming": _streaming,
     "scaling": _scaling,
     "data": _data,
     "law_speed": _law_speed,

@@ -15,6 +15,7 @@ anonymous resident memory (RssAnon, read every 20 ms) of the streamed process; V
 | 590M --sequences 4 | the same on half the tokens | 21 GB | 1 round: 5 (11) |
 | 1.3B | streamed, 8 x 2,048, in 6 GiB | 58 GB, or 28 GB | 1 step: 9 (23) |
 | 2.7B | streamed, 2 x 2,048, in 8 GiB | 50 GB | 1 step: 7 (16) |
+| 13B-layer | streamed, one layer of each kind of 13B, 1 x 2,048 | 13 GB | 1 step: 1 (3) |
 
 Where the disk has no room for what layers keep (the larger figure), layers keep their inputs alone and are computed
 once more, for a third more work; with no room for that either a case says so and ends. `--minutes 9` starts no round
@@ -44,15 +45,13 @@ from time import perf_counter, sleep
 from typing import Any
 
 import torch
+from streaming_table import GIB, RESULTS, table
 
 from isoflop.durable import write_json
 from isoflop.recipe import Shape, training_flops
 from isoflop.recipe.footprint import Footprint, resident_footprint, streamed_footprint
 from isoflop.recipe.streaming import GROUP_TOKENS, Cut
 from isoflop.systems.machine import measure_machine
-
-RESULTS = Path(__file__).parent / "results" / "streaming.json"
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -73,19 +72,26 @@ CASES = {
     "590M": Case(Shape(18, 1536, 12, 50257, 2048), 8, ("resident", "streamed"), 2 * GIB, 1),
     "1.3B": Case(Shape(24, 2048, 16, 50257, 2048), 8, ("streamed",), 6 * GIB, 1),
     "2.7B": Case(Shape(32, 2560, 32, 50257, 2048), 2, ("streamed",), 8 * GIB, 1),
+    "13B-layer": Case(Shape(1, 5120, 40, 50257, 2048), 1, ("streamed",), None, 1),
 }
 
 
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=list(CASES))
+    parser.add_argument("case", nargs="?", choices=list(CASES))
+    parser.add_argument("--show", action="store_true", help="run nothing: the table of the results at hand")
     parser.add_argument("--sequences", type=int, help="of a step, instead of the case's")
     parser.add_argument("--rounds", type=int, help="instead of the case's")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no round that would end later")
     parser.add_argument("--runners", nargs="*", choices=list(ALL), help="these alone")
     parser.add_argument("--store", type=Path, default=Path("/var/tmp"), help="a folder on the disk for the store")
     given = parser.parse_args()
+    if given.show:
+        print(table(), end="")
+        return
+    if given.case is None:
+        parser.error("which case?")
     case = CASES[given.case]
     sequences = given.sequences or case.sequences
     names = [name for name in case.runners if name in (given.runners or ALL)]

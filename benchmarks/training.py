@@ -5,7 +5,8 @@ uv run --with lightning,psutil,accelerate python benchmarks/training.py --nanogp
 Each trains the same shape in a process of its own, on all cores or on the GPU; they take a step by turns while the
 others wait, in an order that changes every round, and a matrix product takes its turn among them: the best of it is the
 peak. Ratios are medians of ratios within a round. Memory of ours stands beside what the plan foretells. Without a
-checkout a peer is left out and said so. Writes benchmarks/results/training.json and draws docs/figures/training.svg.
+checkout a peer is left out and said so; where memory is too small for all at once, `--peers` takes some of them a time.
+Writes benchmarks/results/training.json and draws docs/figures/training.svg.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from isoflop.systems.machine import available_cores, measure_machine
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "training.svg"
+OURS = "isoflop"
+PEERS = [name for name in RUNNERS if name != OURS]
 PEAK, SIDE = "matrix product", 8192 if torch.cuda.is_available() else 2048
 PRODUCTS = 20
 # name: shape, sequences of a microbatch, sequences of a step
@@ -54,13 +57,14 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path, help="a checkout of karpathy/nanoGPT")
     parser.add_argument("--litgpt", type=Path, help="a checkout of Lightning-AI/litgpt")
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, help="these alone; results of others stay")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     checkouts = {"nanoGPT": given.nanogpt, "litgpt": given.litgpt}
     left_out = [name for name, path in checkouts.items() if path is None]
     if left_out:
         print(f"left out for want of a checkout: {', '.join(left_out)}")
-    names = [name for name in RUNNERS if name not in left_out]
+    names = [OURS, *(name for name in given.peers if name not in left_out)]
     machine = measure_machine()
     about = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -71,10 +75,14 @@ def main() -> None:
         "rounds": given.rounds,
     }
     earlier = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    rows = [row for row in earlier if row["shape"] not in given.shapes]
+    by_shape = {row["shape"]: row for row in earlier}
     for name in given.shapes:
-        rows.append({**_shape(name, names, checkouts, given.rounds), **about})
-        _show(rows[-1])
+        row = {**_shape(name, names, checkouts, given.rounds), **about}
+        others = {peer: one for peer, one in by_shape.get(name, row)["runners"].items() if peer not in given.peers}
+        row["runners"] = {**others, **row["runners"]}
+        by_shape[name] = row
+        _show(row)
+    rows = list(by_shape.values())
     rows.sort(key=lambda row: list(SHAPES).index(row["shape"]))
     write_json(RESULTS, {"command": "uv run python benchmarks/training.py", "rows": rows})
     _draw(rows)
@@ -100,8 +108,11 @@ def _shape(name: str, names: list[str], checkouts: dict[str, Path | None], round
     seconds: dict[str, list[float]] = {runner: [] for runner in runners}
     for i in range(rounds + 1):
         for runner in list(runners)[i % len(runners) :] + list(runners)[: i % len(runners)]:
-            runners[runner].send(i + 1)
-            _, value = runners[runner].recv()
+            try:
+                runners[runner].send(i + 1)
+                _, value = runners[runner].recv()
+            except (BrokenPipeError, EOFError) as error:
+                raise SystemExit(f"{name}: {runner} was killed in round {i}: too little memory? use --peers") from error
             if i:  # the first round warms up
                 seconds[runner].append(value)
     peaks = {}
@@ -115,7 +126,7 @@ def _shape(name: str, names: list[str], checkouts: dict[str, Path | None], round
         runner: {
             "tokens_per_second": tokens / median(times),
             "share_of_peak": tokens / median(times) * training_flops(shape).model / peak,
-            "ours_times": median(theirs / ours for theirs, ours in zip(times, seconds["isoflop"], strict=True)),
+            "ours_times": median(theirs / ours for theirs, ours in zip(times, seconds[OURS], strict=True)),
             "peak_bytes": peaks[runner],
             "seconds_to_first_step": first[runner],
         }
@@ -135,7 +146,7 @@ def _work(connection: Connection, runner: str, name: str, checkout: Path | None)
     began = perf_counter()
     shape, microbatch, sequences = SHAPES[name]
     # Ours alone keeps to kernels that give the same bits again.
-    device = training_device() if runner == "isoflop" else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device() if runner == OURS else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     work = Work(shape, microbatch, sequences, available_cores(), device, checkout)
     connection.recv()
     try:

@@ -130,7 +130,7 @@ def train(plan: ModelPlan, data: Path, folder: Path) -> None:
                 data,
                 folder,
                 lanes=lanes,
-                system_share=1.0,
+                whole_systems=1.0,
                 peak_flops_per_second=1e11,
                 checkpoint_seconds=1e9,
                 read_joules=lambda: None,

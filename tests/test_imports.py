@@ -22,10 +22,11 @@ ROOMS = (
     "release",
     "report",
     "pipeline",
+    "studio",
     "cli",
 )
 FREE = {"errors", "durable", "given", "interrupts", "cache", "compiled", "outcome"}
-PURE = {"config", "recipe", "published", "law", "data", "report", "pipeline", "cli"}
+PURE = {"config", "recipe", "published", "law", "data", "report", "pipeline", "studio", "cli"}
 
 
 def _imports(path: Path) -> set[tuple[str, bool]]:

@@ -28,16 +28,16 @@ def test_no_call_runs_text_as_code_or_hands_it_to_a_shell() -> None:
     assert found == []
 
 
-def test_pickles_are_read_only_for_weights_alone_or_from_the_systems_of_a_run() -> None:
+def test_pickles_are_read_for_weights_alone() -> None:
     for path in SOURCES:
         for name, named in calls(path):
             if name in ("torch.load", "load") and "torch" in name:
                 assert named.get("weights_only") == "True", path
             if name in ("np.load", "numpy.load"):
                 assert named.get("allow_pickle", "False") == "False", path
-            if name in ("pickle.load", "pickle.loads", "joblib.load"):
-                # What a leader says to its followers, over the connection that they train through; never a file.
-                assert path.name == "distributed.py", path
+            assert name not in ("pickle.load", "pickle.loads", "joblib.load"), path
+            # Of torch.distributed's, what carries objects carries pickles.
+            assert not name.endswith(("_object", "_object_list")), path
 
 
 def test_every_locked_package_has_the_hashes_of_its_files() -> None:

@@ -4,7 +4,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,71 @@ def refuse_broken_seal(document: Any) -> Any:
     if document[SEAL] != _hash_of(plain):
         raise ValueError("its SHA-256 does not hold: it has changed since it was written")
     return plain
+
+
+class SealedLines:
+    """The seals of a file of JSON lines that is only appended to: each line ends with the key `crc`.
+
+    That is the CRC-32 of all that stands in the file before its eight digits, exclusive-or that of the name of the
+    file's folder. The last one speaks for the whole file, which takes one call to check; each, with the one before,
+    for its own line; and none holds in another folder. Lines without it, before the first that has it, are of older
+    versions and taken as they are. A reader hands all of the file to `intact`, piece by piece; a writer what is there,
+    and then asks `seal` for each new line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._name = zlib.crc32(path.parent.name.encode())
+        self._crc = 0  # of the file so far
+        self._sealed = False
+        self.lines = self.damaged = 0
+        self.first_damaged: int | None = None  # a line's number, from 1
+
+    def seal(self, document: dict[str, Any]) -> bytes:
+        """The next line."""
+        start = to_json(document, indent=None)[:-1].encode() + b', "crc": "'
+        self._crc = zlib.crc32(start, self._crc)
+        end = b'%08x"}\n' % (self._crc ^ self._name)
+        self._crc, self._sealed = zlib.crc32(end, self._crc), True
+        self.lines += 1
+        return start + end
+
+    def intact(self, content: bytes) -> bytes:
+        """Of the next whole lines those that are what was written."""
+        seal = _SEAL.search(content, max(0, len(content) - _SEAL_BYTES))
+        if seal is None and not self._sealed and b', "crc": "' not in content:
+            self._crc = zlib.crc32(content, self._crc)
+        elif seal is not None and self._holds(content, seal):
+            self._after(content, seal)
+        else:
+            return b"".join(line for line in content.splitlines(keepends=True) if self._line_holds(line))
+        self.lines += content.count(b"\n")
+        return content
+
+    def _line_holds(self, line: bytes) -> bool:
+        seal = _SEAL.search(line)
+        holds = not self._sealed if seal is None else self._holds(line, seal)
+        if seal is None:
+            self._crc = zlib.crc32(line, self._crc)
+        else:
+            self._after(line, seal)
+        self.lines += 1
+        if not holds:
+            self.damaged += 1
+            self.first_damaged = self.first_damaged or self.lines
+        return holds
+
+    def _holds(self, content: bytes, seal: re.Match[bytes]) -> bool:
+        crc = zlib.crc32(memoryview(content)[: seal.start(1)], self._crc)
+        return crc == int(seal[1], 16) ^ self._name
+
+    def _after(self, content: bytes, seal: re.Match[bytes]) -> None:
+        """Goes on from what the seal says, so that one changed line does not speak against those after it."""
+        crc = int(seal[1], 16) ^ self._name
+        self._crc, self._sealed = zlib.crc32(memoryview(content)[seal.start(1) :], crc), True
+
+
+_SEAL = re.compile(rb', "crc": "([0-9a-f]{8})"}\n\Z')
+_SEAL_BYTES = len(b', "crc": "01234567"}\n')
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:

@@ -8,6 +8,8 @@ from types import FrameType
 from isoflop.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# How often one that came in the midst of an import is tried again.
+AGAIN_SECONDS = 0.05
 
 
 class Pending:
@@ -17,7 +19,7 @@ class Pending:
 
 
 def install() -> None:
-    """From now on SIGINT and SIGTERM raise `Interrupted` in the main thread."""
+    """From now on SIGINT and SIGTERM raise `Interrupted` in the main thread, though not within an import."""
     for number in SIGNALS:
         signal.signal(number, _raise)
 
@@ -44,7 +46,21 @@ def deferred() -> Iterator[Pending]:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
+    if _within_an_import(frame):
+        # NumPy and PyTorch swallow what is raised while they are imported, or stay behind half imported. Sent again, so
+        # that whoever handles signals by then has it.
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+        return
     # A second signal while the first is being handled would only hurry nothing.
     for one in SIGNALS:
         signal.signal(one, signal.SIG_IGN)
     raise Interrupted(number)
+
+
+def _within_an_import(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from isoflop.cli.main import _run, _told
 from isoflop.errors import WorkError
 from isoflop.pipeline.verification import push_releases
 from tests.cli.conftest import FAMILY, Isoflop
@@ -58,8 +59,28 @@ def runs(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs" / "tiny"
 
 
+@pytest.fixture
+def here(
+    tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Isoflop:
+    """The same program in this process, which has imported already what a new one takes seconds to."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_folder))
+
+    def call(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        line = ""
+        try:
+            code = _run(arguments)
+        except (Exception, SystemExit) as error:
+            code, line = _told(error)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, said.out, said.err + line)
+
+    return call
+
+
 def test_a_release_goes_to_the_hub_whole_and_comes_back_good(
-    isoflop: Isoflop, runs: Path, hub: Hub, variables: dict[str, str], tmp_path: Path
+    isoflop: Isoflop, here: Isoflop, runs: Path, hub: Hub, variables: dict[str, str], tmp_path: Path
 ) -> None:
     dry = isoflop("release", "runs/tiny", "--push", "me", "--dry-run", **variables)
     assert dry.returncode == 0, dry.stderr
@@ -85,7 +106,7 @@ def test_a_release_goes_to_the_hub_whole_and_comes_back_good(
     for name, content in hub.files["me/tiny-b", "main"].items():
         (tmp_path / "fetched" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "fetched" / name).write_bytes(content)
-    assert isoflop("verify", "fetched").returncode == 0
+    assert here("verify", "fetched").returncode == 0
 
     sent = sum(request.startswith("PUT") for request in hub.requests)
     assert isoflop("release", "runs/tiny", "--push", "me", **variables).returncode == 0
@@ -116,39 +137,39 @@ def test_what_the_hub_does_not_take_is_told_in_a_line(
         push_releases("me", [runs / "release" / "a", runs / "release" / "b"], None, False, dry_run=True)  # type: ignore[arg-type]
 
 
-def test_verify_trains_the_smallest_anew_to_the_same_bits(isoflop: Isoflop, runs: Path, tmp_path: Path) -> None:
-    assert isoflop("release", "runs/tiny").returncode == 0
+def test_verify_trains_the_smallest_anew_to_the_same_bits(here: Isoflop, runs: Path, tmp_path: Path) -> None:
+    assert here("release", "runs/tiny").returncode == 0
     # As somebody else has it: the folders alone, and the corpus under another name.
     shutil.move(runs / "release", tmp_path / "fetched")
     shutil.move(tmp_path / "corpus.jsonl", tmp_path / "text.jsonl")
 
-    asked = isoflop("verify", "fetched", "--retrain")
+    asked = here("verify", "fetched", "--retrain")
     assert (asked.returncode, "corpus.jsonl: the corpus is not here; give it with --data PATH" in asked.stderr) == (
         2,
         True,
     )
-    done = isoflop("verify", "fetched", "--retrain", "--data", "text.jsonl", "--json")
+    done = here("verify", "fetched", "--retrain", "--data", "text.jsonl", "--json")
     assert done.returncode == 0, done.stderr
     retrained = json.loads(done.stdout)["retrained"]
     assert (retrained["model"], retrained["same"]) == ("a", True)
 
     texts = [f"Item {i} cubed is {i**3}; what comes after it is not far. " * 9 for i in range(300)]
     (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    other = isoflop("verify", "fetched", "--retrain", "--data", "text.jsonl")
+    other = here("verify", "fetched", "--retrain", "--data", "text.jsonl")
     assert (other.returncode, "another corpus than the model was trained on" in other.stderr) == (2, True)
 
 
-def test_verify_tells_what_is_not_as_it_was_released(isoflop: Isoflop, runs: Path) -> None:
-    assert isoflop("release", "runs/tiny").returncode == 0
+def test_verify_tells_what_is_not_as_it_was_released(here: Isoflop, runs: Path) -> None:
+    assert here("release", "runs/tiny").returncode == 0
     weights = runs / "release" / "a" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
 
-    done = isoflop("verify", "runs/tiny")
+    done = here("verify", "runs/tiny")
 
     assert done.returncode == 1
     assert "a/model.safetensors" not in done.stdout
     assert "model.safetensors: its SHA-256 is not that of the manifest" in done.stdout
-    assert isoflop("verify", "nowhere").returncode == 2
-    assert isoflop("verify", "runs").returncode == 2
+    assert here("verify", "nowhere").returncode == 2
+    assert here("verify", "runs").returncode == 2

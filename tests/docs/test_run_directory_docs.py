@@ -55,7 +55,7 @@ def test_metrics_are_those_of_a_step_that_the_contract_names() -> None:
     found = keys_under("models/&lt;name&gt;/metrics.jsonl")
 
     steps = ["step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "wait_seconds"]
-    assert found == [*steps, "joules", "time", "link_bytes"]
+    assert found == [*steps, "joules", "time", "link_bytes", "crc"]
     assert {*steps, "time", "link_bytes"} <= {field.name for field in fields(Step)}
 
 

@@ -68,6 +68,7 @@ def weights(place: Path, runs: str) -> dict[str, str]:
     return {path.parent.name: json.loads(path.read_text())["weights_sha256"] for path in results}
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.slow  # two starts of two launchers and their workers, and the same family once more without Slurm
 def test_a_family_on_two_nodes_is_preempted_and_ends_with_the_right_weights(place: Path, slurm: Any) -> None:
     shown = train(place, "tiny.toml", "runs", "--dry-run")
@@ -80,11 +81,11 @@ def test_a_family_on_two_nodes_is_preempted_and_ends_with_the_right_weights(plac
     assert f"job {job} was submitted before" in train(place, "tiny.toml", "runs").stdout
 
     metrics = place / "runs" / "tiny" / "models" / "w16" / "metrics.jsonl"
-    slurm.wait(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 20, "steps of w16")
+    slurm.wait(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 20, "steps of w16", 200)
     urgent = slurm.ask("sbatch", "--parsable", "--partition=urgent", "--output=/dev/null", "--wrap=sleep 1")
-    slurm.wait(lambda: slurm.state(urgent) == "COMPLETED", "the urgent job")
+    slurm.wait(lambda: slurm.state(urgent) == "COMPLETED", "the urgent job", 200)
     assert not (place / "runs" / "tiny" / "models" / "w16" / "result.json").exists()
-    slurm.wait(lambda: slurm.state(job) == "COMPLETED", "the family", 120)
+    slurm.wait(lambda: slurm.state(job) == "COMPLETED", "the family", 200)
 
     said = (place / "runs" / "tiny" / "logs" / f"job-{job}.txt").read_text()
     assert "preempted: job" in said
@@ -101,7 +102,7 @@ def test_a_family_on_two_nodes_is_preempted_and_ends_with_the_right_weights(plac
 def test_bad_input_ends_the_job_at_once_with_its_message(place: Path, slurm: Any) -> None:
     (place / "tiny.toml").write_text((FAMILY + CLUSTER).replace("corpus.jsonl", "nowhere.jsonl"))
     job = json.loads(train(place, "tiny.toml", "runs", "--json").stdout)["job"]
-    slurm.wait(lambda: slurm.state(job) == "FAILED", "the job's end")
+    slurm.wait(lambda: slurm.state(job) == "FAILED", "the job's end", 200)
     said = (place / "runs" / "tiny" / "logs" / f"job-{job}.txt").read_text()
     assert "nowhere.jsonl" in said
     assert "ended with exit code 2" in said

@@ -1,12 +1,13 @@
 """A family beside published ones: the same units, the same counting, compute for a loss, and openness."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from isoflop.errors import InputError
-from isoflop.pipeline.comparison import Comparison, compare_run
+from isoflop.pipeline.comparison import Comparison, compare_run, keep_comparison
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.result import write_result
 from isoflop.pipeline.task_scores import Figure, TaskScore, add_task_scores
@@ -84,8 +85,21 @@ def test_ours_are_counted_as_the_paper_counts_and_kept_in_a_file(trained: RunFol
     assert [model.bits_per_byte for model in ours] == [result_of(one).bits_per_byte for one in plan.models]
     assert json.loads(trained.comparison.read_text()) == json.loads(json.dumps(comparison.to_json()))
     first = comparison.openness[0]
-    assert (first["family"], first["ours"], first["data"], first["compute_optimal"]) == ("tiny", True, "open", "no")
+    assert (first["family"], first["ours"], first["data"], first["compute_optimal"]) == ("tiny", True, "unknown", "no")
     assert first["tokens_per_parameter_low"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_run_keeps_a_comparison_until_a_result_is_newer(trained: RunFolder) -> None:
+    keep_comparison(trained)
+    first = json.loads(trained.comparison.read_text())
+    trained.comparison.write_text("{}")
+    keep_comparison(trained)
+    assert trained.comparison.read_text() == "{}"
+
+    later = trained.comparison.stat().st_mtime_ns + 10**9
+    os.utime(next(trained.path.glob("models/*/result.json")), ns=(later, later))
+    keep_comparison(trained)
+    assert json.loads(trained.comparison.read_text()) == first
 
 
 def test_losses_on_another_text_are_not_compared(trained: RunFolder) -> None:

@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from isoflop.errors import WorkError
-from isoflop.pipeline import RunFolder
+from isoflop.durable import write_sealed
+from isoflop.errors import InputError, WorkError
+from isoflop.law import Law
+from isoflop.pipeline import RunFolder, law_of
 from isoflop.pipeline.forecast import Forecast, foretell, read_forecast
 from isoflop.pipeline.result import read_result, write_result
 from isoflop.pipeline.verdict import judge
 from isoflop.recipe import Plan
+from isoflop.report.run import read_run
 
 
 def _change_a_rung(plan: Plan, folder: RunFolder) -> None:
@@ -120,3 +123,27 @@ def test_the_verdict_says_where_the_measured_loss_lies(
     (verdict,) = judge(plan, folder)
     assert (verdict.inside_80, verdict.inside_95) == (inside_80, inside_95)
     assert verdict.error == pytest.approx(measured / forecast.loss - 1)
+
+
+@pytest.mark.usefixtures("train_ladder")
+def test_a_lost_result_makes_no_other_law_in_silence(plan: Plan, folder: RunFolder) -> None:
+    law, _ = law_of(folder.path)
+    folder.result("w12").unlink()
+    with pytest.raises(InputError, match=r"w12/result.json: gone, and law.json was fitted to it; run isoflop train"):
+        law_of(folder.path)
+    folder.law.unlink()
+    assert len(law_of(folder.path)[0].points) == len(law.points) - 1
+
+
+@pytest.mark.usefixtures("train_ladder")
+def test_a_law_of_an_older_version_is_fitted_again(plan: Plan, folder: RunFolder) -> None:
+    law, _ = law_of(folder.path)
+    document = {key: value for key, value in law.to_json().items() if key not in ("format", "objective")}
+    with pytest.raises(InputError, match="of format 1, this version reads 2; isoflop law fits it again"):
+        Law.from_json(document)
+    write_sealed(folder.law, document)
+    assert (
+        "law.json is not shown: it is of format 1, this version reads 2; isoflop law fits it again."
+        in read_run(folder.path).gaps
+    )
+    assert law_of(folder.path)[0].to_json() == law.to_json()

@@ -13,7 +13,8 @@ import zstandard
 import isoflop.train.loop as loop
 from isoflop.config import load_family
 from isoflop.data import ReadAhead
-from isoflop.errors import InputError
+from isoflop.durable import SealedLines
+from isoflop.errors import InputError, WorkError
 from isoflop.pipeline import RunFolder
 from isoflop.pipeline.data import prepare_data
 from isoflop.pipeline.member import train_member
@@ -149,3 +150,6 @@ def test_too_few_finished_runs_are_told(folder: RunFolder) -> None:
         watch_run(folder.path)
     with pytest.raises(InputError, match="--model big: no such model"):
         watch_run(folder.path, "big")
+    log.write_bytes(SealedLines(log).seal({"step": 1, "tokens": 256, "loss": 5.5}).replace(b"5.5", b"5.4"))
+    with pytest.raises(WorkError, match=r"w32/metrics.jsonl: line 1 changed since it was written"):
+        watch_run(folder.path)

@@ -7,6 +7,7 @@ import pytest
 
 from isoflop.errors import InputError
 from isoflop.published import (
+    Openness,
     gpt2_tokens_per_byte,
     published_law,
     published_models,
@@ -66,6 +67,13 @@ def test_openness_has_sources_and_agrees_with_the_models() -> None:
         if model.params and model.tokens and row.tokens_per_parameter_low and row.tokens_per_parameter_high:
             ratio = model.tokens / model.params
             assert row.tokens_per_parameter_low * 0.97 <= ratio <= row.tokens_per_parameter_high * 1.03
+
+
+def test_what_no_source_tells_of_a_family_is_empty_in_the_table_and_said() -> None:
+    row = published_openness()[0].model_dump() | {"data": "", "compute_optimal": "", "tokens_per_parameter_low": ""}
+    read = Openness.model_validate(row)
+
+    assert (read.data, read.compute_optimal, read.tokens_per_parameter_low) == ("unknown", "unknown", None)
 
 
 def added(folder: Path, *lines: str) -> Path:

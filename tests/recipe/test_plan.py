@@ -1,5 +1,6 @@
 """The plan of a family: what DESIGN's contract names, one rule of growth, and refusals in one line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,26 @@ def test_data_shorter_than_the_context_is_refused_and_epochs_are_told(tmp_path: 
     with pytest.raises(InputError, match=r"context_length = 2,048 is longer than the held-out data"):
         check_against_data(made, 10**6, 2048)
     assert "2.2 epochs" in check_against_data(made, 10**9, 10**6)[0]
+
+
+def test_more_systems_share_the_time_and_cost_what_one_does(tmp_path: Path) -> None:
+    cost = "[cost]\nwatts_per_system = 60\nprice_per_system_hour = 0.5\n"
+    nodes = '[cluster]\nkind = "slurm"\nsystems_per_node = 2\n'
+    gpu = replace(MACHINE, device="cuda")
+
+    def planned(systems: int, more: str = "", machine: Machine = MACHINE) -> Plan:
+        path = tmp_path / "family.toml"
+        path.write_text(f"systems = {systems}\n{HEAD}[sizes]\ntarget_params = [60_000_000]\n{cost}{more}")
+        return plan_family(load_family(path), machine)
+
+    one, on_one_gpu = planned(1).totals(), planned(1, machine=gpu).totals()
+    assert one["price"] == pytest.approx(one["seconds"] / 3600 * 0.5)
+    assert one["joules"] == pytest.approx(one["seconds"] * 60)
+    for systems, more, machine, alone, machines in (
+        (4, "", MACHINE, one, 1),  # they share its cores
+        (4, nodes, MACHINE, one, 2),
+        (4, "", gpu, on_one_gpu, 4),
+    ):
+        totals = planned(systems, more, machine).totals()
+        assert totals["seconds"] == pytest.approx(alone["seconds"] / machines)
+        assert (totals["price"], totals["joules"]) == (alone["price"], alone["joules"])

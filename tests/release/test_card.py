@@ -77,7 +77,8 @@ def test_the_card_stays_the_card_whatever_the_texts_say(card: Card, text: str) -
 @example("a\x85b\u2028c\ud800\U0010ffff\ufffe---", 1e-05, 0)
 @example('"\\/\t: - {}[],&*#?|<>=!%@`', 1e22, -1)
 def test_any_value_survives_the_front_matter(text: str, number: float, integer: int) -> None:
-    values = {"text": text, "list": [text, number], "map": {text: integer, "none": None}, "flag": True}
+    key = text[:64]  # YAML reads keys of up to 1,024 written characters
+    values = {"text": text, "list": [text, number], "map": {key: integer, "none": None}, "flag": True}
     finite = abs(number) < float("inf")
 
     written = front_matter(values)
@@ -114,10 +115,25 @@ def test_the_card_owns_up_to_a_loss_outside_the_interval(card: Card) -> None:
 
 
 def test_the_card_of_a_ladder_model_foretells_nothing(card: Card) -> None:
-    body = render(replace(card, foretold=None))
+    plan = replace(card.plan, held_out=False)
+    body = render(replace(card, foretold=None, plan=plan, documents={"law.json": "{}"}))
 
     assert "Foretold" not in body
     assert "one of the points that the family's law is fitted to" in body
+    assert "No law was fitted to the family" in render(replace(card, foretold=None, plan=plan))
+
+
+def test_the_card_of_a_held_out_model_that_was_not_foretold_claims_no_part_in_the_law(card: Card) -> None:
+    plan = replace(card.plan, held_out=True)
+    body = render(replace(card, foretold=None, plan=plan, documents={"law.json": "{}"}))
+
+    assert "one of the points" not in body
+    assert "fitted without this model, and its loss was not foretold" in body
+
+
+def test_the_hub_is_told_the_data_sets_that_the_family_file_names(card: Card) -> None:
+    assert "datasets" not in front_matter_of(render(card))
+    assert front_matter_of(render(replace(card, datasets=("EleutherAI/pile",))))["datasets"] == ["EleutherAI/pile"]
 
 
 def test_unknown_energy_is_called_unknown(card: Card) -> None:

@@ -1,8 +1,8 @@
 """Seeded damage to whatever a family leaves on disk, and what the program makes of it.
 
 `python -m tests.reliability.corruptions FOLDER FIRST COUNT` does COUNT damages from number FIRST on and prints what was
-wrong with the answers: nothing, if each was the undamaged run's own numbers or one line that names the file.
-Metrics carry no hash of their own: for them only the line is asked for, and weights that stay as they are.
+wrong with the answers: nothing, if each was the undamaged run's own numbers or one line that names the file. Losses of
+steps may be missing where that is told; none may be another.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.plan import stored_plan
 from isoflop.pipeline.result import read_results
 from isoflop.recipe import ModelPlan
+from isoflop.report.metrics import read_metrics
 from isoflop.train import Step
 from tests.pipeline.conftest import Heard, _write_family
 from tests.streaming.runs import DISK, RESIDENT, prepare_data, run, stop_at
@@ -39,6 +40,7 @@ class Place:
     folder: Path
     use: Callable[[Path], tuple[list[str], Any]]
     wanted: Any
+    losses: dict[str, float]
 
 
 class CrashError(Exception):
@@ -57,7 +59,8 @@ def prepare(folder: Path) -> list[Place]:
     """Runs to damage: one with two checkpoints, one with a store, prepared data, a finished family."""
     (folder / "corpus").mkdir(parents=True)
     data = prepare_data(folder / "corpus")
-    wanted = weights_sha256(run(data, folder / "whole", RESIDENT).weights)
+    wanted = weights_sha256(run(data, folder / "whole" / "run", RESIDENT).weights)
+    losses = losses_in(folder / "whole")
     places = []
     for name, plan, ends in (
         ("checkpoints", RESIDENT, (stop_at(4), stop_at(9))),
@@ -68,14 +71,14 @@ def prepare(folder: Path) -> list[Place]:
         for end in ends:
             with contextlib.suppress(Interrupted, CrashError):
                 run(begun / "data", begun / "run", plan, end)
-        places.append(Place(name, begun, _goes_on(plan), wanted))
+        places.append(Place(name, begun, _goes_on(plan), wanted, losses))
     finished = folder / "finished"
     finished.mkdir()
     _write_family(finished)
     command = [sys.executable, "-m", "isoflop", "run", "tiny.toml"]
     subprocess.run(command, cwd=finished, check=True, capture_output=True)
     (finished / "corpus.jsonl").unlink()
-    places.append(Place("finished", finished, _shown, _shown(finished)[1]))
+    places.append(Place("finished", finished, _shown, _shown(finished)[1], losses_in(finished)))
     return places
 
 
@@ -104,8 +107,22 @@ def _shown(place: Path) -> tuple[list[str], Any]:
     numbers = [results, law.to_json(), [test.to_json() for test in tests], releases]
     return [
         heard.notes,
-        *(line for line in page.splitlines() if "no result yet" in line or "damaged (" in line),
+        *(
+            line
+            for line in page.splitlines()
+            if any(word in line for word in ("no result yet", "damaged (", " lacks "))
+        ),
     ], numbers
+
+
+def losses_in(folder: Path) -> dict[str, float]:
+    """By folder and tokens, the loss of each step that a reader of the logs sees."""
+    losses = {}
+    for path in sorted(folder.rglob("metrics.jsonl")):
+        metrics = read_metrics(path)
+        for tokens, loss in zip(metrics.tokens, metrics.loss, strict=True) if metrics else ():
+            losses[f"{path.parent.name} {tokens:.0f}"] = float(loss)
+    return losses
 
 
 def damage(folder: Path, seed: int) -> tuple[Path, str, Path | None]:
@@ -148,10 +165,15 @@ def wrong(place: Place, scratch: Path, seed: int) -> str | None:
         return None if known and "\n" not in line else f"{what}: not named: {line}"
     except Exception as error:
         return f"{what}: {type(error).__name__}: {error}"
-    if "metrics.jsonl" in (path.name, other.name if other else ""):
-        return None
+    losses = losses_in(scratch)
+    if not losses.items() <= place.losses.items():
+        return f"{what}: other losses of steps, told: {told}"
+    if losses != place.losses and not any("metrics.jsonl" in line for line in told):
+        return f"{what}: losses of steps are missing and nothing told: {told}"
     if (kind, path.name) == ("delete", "result.json") and any(path.parent.name in line for line in told):
         return None  # as if it had not been trained yet, and so told
+    if (kind, path.name) == ("delete", "forecast.json") and any("will tell no forecast" in line for line in told):
+        return None
     return None if found == place.wanted else f"{what}: other numbers, told: {told}"
 
 

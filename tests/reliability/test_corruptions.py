@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.corruptions import Place, prepare, wrong
+from tests.reliability.corruptions import Place, losses_in, prepare, wrong
 
 DAMAGES = 24
 
@@ -26,7 +26,11 @@ def test_the_check_sees_wrong_numbers_and_tracebacks(places: list[Place], tmp_pa
     def breaks(folder: Path) -> tuple[list[str], str]:
         raise ZeroDivisionError
 
-    other = Place("other", places[0].folder, lambda folder: ([], "other weights"), places[0].wanted)
+    folder, wanted = places[0].folder, places[0].wanted
+    losses = losses_in(folder)
+    other = Place("other", folder, lambda folder: ([], "other weights"), wanted, losses)
     assert "other numbers" in str(wrong(other, tmp_path / "scratch", 3))
-    broken = Place("broken", places[0].folder, breaks, None)
+    step = Place("step", folder, lambda folder: ([], wanted), wanted, dict.fromkeys(losses, 1.0))
+    assert "other losses of steps" in str(wrong(step, tmp_path / "scratch", 3))
+    broken = Place("broken", folder, breaks, None, losses)
     assert "ZeroDivisionError" in str(wrong(broken, tmp_path / "scratch", 3))

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isoflop.durable import SealedLines
 from isoflop.report.metrics import COLUMNS, MetricsLog, read_metrics, smoothed, thinned
+from isoflop.report.run import read_run
 
 
 def write_log(path: Path, *lines: str) -> Path:
@@ -91,6 +93,25 @@ def test_a_growing_log_reads_as_it_would_at_once_wherever_it_was_cut(tmp_path: P
         assert seen is not None
         for name in COLUMNS:
             np.testing.assert_array_equal(getattr(seen, name), getattr(at_once, name))
+
+
+def test_a_changed_digit_is_told_and_its_line_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "models" / "w8" / "metrics.jsonl"
+    path.parent.mkdir(parents=True)
+    seals = SealedLines(path)
+    lines = [seals.seal({"step": t, "tokens": t, "loss": 5 / t}) for t in range(1, 9)]
+    (path.parent / "result.json").write_text('{"name": "w8", "steps": 9}')
+    path.write_bytes(b"".join(lines))
+    (told,) = [gap for gap in read_run(tmp_path).gaps if "metrics" in gap]
+    assert told == "models/w8/metrics.jsonl has 8 of 9 steps; its curve lacks the others."
+    path.write_bytes(b"".join(lines).replace(b'"loss": 2.5', b'"loss": 3.5'))
+    run = read_run(tmp_path)
+    (told,) = [gap for gap in run.gaps if "metrics" in gap]
+    assert told == (
+        "models/w8/metrics.jsonl is damaged (line 2 changed since it was written); those lines are left out."
+    )
+    assert run.models[0].metrics is not None
+    assert run.models[0].metrics.tokens.tolist() == [1, 3, 4, 5, 6, 7, 8]
 
 
 def test_a_log_that_was_begun_again_is_read_again(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_flipped_bit_is_refused_with_the_file_named(data: Path, tmp_path: Path
         run(data, tmp_path, DISK)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut off", "gone", "journal"])
+@pytest.mark.parametrize("damage", ["flipped", "cut off", "gone", "journal", "another layer's", "a checkpoint's"])
 def test_with_an_earlier_checkpoint_a_damaged_store_is_set_aside(
     data: Path, tmp_path: Path, damage: str, wanted: tuple[str, list[float]]
 ) -> None:
@@ -88,6 +88,11 @@ def test_with_an_earlier_checkpoint_a_damaged_store_is_set_aside(
         os.truncate(path, path.stat().st_size - 1)
     elif damage == "gone":
         path.unlink()
+    elif damage == "a checkpoint's":
+        path.write_bytes((tmp_path / "checkpoints" / "gen-00000002" / "embedding.0.safetensors").read_bytes())
+    elif damage == "another layer's":
+        (path,) = (tmp_path / "store").glob("layer-1.0.step-*")
+        path.write_bytes(path.with_name(path.name.replace("layer-1", "layer-0")).read_bytes())
     else:
         flip(path, 50)
     events: list[str] = []
@@ -106,21 +111,41 @@ def test_an_update_that_came_to_some_layers_only_is_made_whole(
             raise CrashError
         commit(store, shard, step)
 
-    for flipped in (False, True):
+    for gradient in ("", "flipped", "another layer's"):
         monkeypatch.setattr(DiskStore, "commit", failing)
-        folder = tmp_path / str(flipped)
+        folder = tmp_path / f"of {gradient}"
         with pytest.raises(CrashError):
             run(data, folder, DISK)
         monkeypatch.undo()
         steps = {path.name.split(".")[0]: path.name[-20:-12] for path in (folder / "store").glob("*.step-*")}
         assert (steps["layer-0"], steps["layer-1"]) == ("00000005", "00000004")
-        if flipped:
-            flip(folder / "store" / "layer-1.0.sums", 4096 + 7)
+        if gradient:
+            sums = folder / "store" / "layer-1.0.sums"
+            if gradient == "flipped":
+                flip(sums, 4096 + 7)
+            else:
+                sums.write_bytes((folder / "store" / "layer-0.0.sums").read_bytes())
             with pytest.raises(WorkError, match=r"layer-1\.0\.sums: damaged .*no checkpoint"):
                 run(data, folder, DISK)
         else:
             assert weights_sha256(run(data, folder, RESIDENT).weights) == wanted[0]
             assert losses(folder) == wanted[1]
+
+
+def test_a_resident_runs_file_is_no_state_of_a_store(
+    data: Path, tmp_path: Path, wanted: tuple[str, list[float]]
+) -> None:
+    with pytest.raises(Interrupted):
+        run(data, tmp_path, RESIDENT, stop_at(2))
+    begun = tmp_path / "checkpoints" / "gen-00000002" / "layer-1.0.safetensors"
+    unsealed = begun.read_bytes()
+    with pytest.raises(CrashError):
+        run(data, tmp_path, DISK, crash_at(5))
+    (path,) = (tmp_path / "store").glob("layer-1.0.step-*")
+    path.write_bytes(unsealed)
+    events: list[str] = []
+    assert weights_sha256(run(data, tmp_path, DISK, on_event=events.append).weights) == wanted[0]
+    assert any(f"{path}: damaged" in event for event in events)
 
 
 def test_a_store_of_another_model_is_refused(data: Path, tmp_path: Path) -> None:

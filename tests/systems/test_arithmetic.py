@@ -31,3 +31,11 @@ def test_arithmetic_that_differs_is_refused_or_noted(key: str) -> None:
     assert fault is None
     assert len(notes) == 1
     assert _verdict([own, own], ["torch"], arithmetic_of(None), True, Path("runs")) == (None, [])
+
+
+@pytest.mark.parametrize("key", ["isoflop", "torch", "the family file", "a C compiler"])
+def test_systems_that_are_not_alike_say_what_differs(key: str) -> None:
+    own = {key: "one", "sees": "True", "host": "a", "processor": "p"}
+    for reproducible in (True, False):
+        fault, _ = _verdict([own, {**own, "host": "b", key: "another"}], [key], [], reproducible, Path("runs"))
+        assert fault == f"systems 0 (a) and 1 (b) differ: {key} is one and another; make them alike"

@@ -107,6 +107,11 @@ def test_a_port_that_listens_and_never_answers_is_given_up_in_time() -> None:
         assert time.monotonic() - began < 3
 
 
+def test_a_port_that_is_taken_is_told_at_once(store: TCPStore) -> None:
+    with pytest.raises(InputError, match=f"port {store.port} is taken on this machine; set MASTER_PORT to a free one"):
+        Address(0, 2, "localhost", store.port).connect(hosting=True)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -127,5 +132,6 @@ def test_variables_that_cannot_be_are_told_in_a_line(name: str, said: str) -> No
 
 @pytest.mark.parametrize("name", VARIABLES)
 def test_variables_that_are_missing_are_named(name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} is not set"):
+    said = "isoflop train --systems N or torchrun starts workers" if name == "RANK" else ""
+    with pytest.raises(InputError, match=f"{name} is not set.*{said}"):
         Address.of({key: value for key, value in VARIABLES.items() if key != name})

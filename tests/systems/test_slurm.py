@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from isoflop.systems.slurm import Job, script, state_of, submit
 # A worker as the launcher starts them: counts to WORK, and keeps the count when it is told to stop.
 WORKER = """
 import os, pathlib, signal, sys, time
+from isoflop.outcome import die_with
 
+die_with(int(os.environ["ISOFLOP_LAUNCHER"]))
 folder, work = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 rank = os.environ["RANK"]
 kept = folder / f"count-{rank}"
@@ -36,6 +39,17 @@ print(f"worker {rank} kept {count}", flush=True)
 sys.exit(143 if told else 0)
 """
 
+# Does what PyTorch's launcher does of it: starts a node's worker, passes SIGTERM on, and ends when it has ended. It is
+# up at once; PyTorch is not imported twice for each start of a job.
+LAUNCHER = """#!/bin/bash
+until [[ "$1" == */worker.py ]]; do shift; done
+RANK=$SLURM_NODEID WORLD_SIZE=2 {python} "$@" &
+worker=$!
+trap 'kill $worker' TERM
+wait $worker
+[ $? -le 128 ] || wait $worker
+"""
+
 
 @pytest.fixture
 def job(tmp_path: Path, slurm: Any) -> Job:
@@ -45,6 +59,15 @@ def job(tmp_path: Path, slurm: Any) -> Job:
     (folder / "worker.py").write_text(WORKER)
     worker = (str(folder / "worker.py"), str(folder), "20")
     return Job("isoflop-test", 2, 1, worker, sys.executable, folder / "logs", partition="all", time_limit="10:00")
+
+
+@pytest.fixture
+def quick(job: Job) -> Job:
+    """The same with a launcher that is up at once."""
+    launcher = job.logs.parent / "launcher"
+    launcher.write_text(LAUNCHER.format(python=sys.executable))
+    launcher.chmod(0o755)
+    return replace(job, python=str(launcher))
 
 
 def start(job: Job, slurm: Any) -> tuple[str, Path]:
@@ -78,9 +101,8 @@ def test_a_job_whose_time_is_nearly_over_saves_goes_back_and_ends_its_work(job: 
     assert own.index("the time limit is near: job") < own.index("exit code 0")
 
 
-@pytest.mark.slow  # two launchers import PyTorch
-def test_a_cancelled_job_saves_and_does_not_come_back(job: Job, slurm: Any) -> None:
-    number, folder = start(job, slurm)
+def test_a_cancelled_job_saves_and_does_not_come_back(quick: Job, slurm: Any) -> None:
+    number, folder = start(quick, slurm)
     slurm.ask("scancel", number)
     slurm.wait(lambda: not slurm.ask("squeue", "-h"), "an empty queue")
     assert slurm.state(number) == "CANCELLED"
@@ -88,9 +110,10 @@ def test_a_cancelled_job_saves_and_does_not_come_back(job: Job, slurm: Any) -> N
     assert "goes back" not in (folder / "logs" / f"job-{number}.txt").read_text()
 
 
-@pytest.mark.slow  # two starts of two launchers, each of which imports PyTorch
-def test_a_launcher_that_is_killed_takes_the_job_back_to_the_queue_once_something_is_kept(job: Job, slurm: Any) -> None:
-    number, folder = start(job, slurm)
+def test_a_launcher_that_is_killed_takes_the_job_back_to_the_queue_once_something_is_kept(
+    quick: Job, slurm: Any
+) -> None:
+    number, folder = start(quick, slurm)
     latest = folder / "models" / "w" / "checkpoints" / "LATEST"
     latest.parent.mkdir(parents=True)
     latest.write_text("1")
@@ -99,9 +122,8 @@ def test_a_launcher_that_is_killed_takes_the_job_back_to_the_queue_once_somethin
     assert "a launcher is lost" in (folder / "logs" / f"job-{number}.txt").read_text()
 
 
-@pytest.mark.slow  # two launchers import PyTorch
-def test_a_job_that_keeps_nothing_new_does_not_come_back_for_ever(job: Job, slurm: Any) -> None:
-    number, folder = start(job, slurm)
+def test_a_job_that_keeps_nothing_new_does_not_come_back_for_ever(quick: Job, slurm: Any) -> None:
+    number, folder = start(quick, slurm)
     (folder / "models").touch()  # the other worker, which Slurm tells to end, can keep nothing
     kill_a_launcher(folder)
     slurm.wait(lambda: slurm.state(number) == "FAILED", "the job's end", 40)

@@ -11,6 +11,7 @@ import pytest
 
 from isoflop.config import BpeTokenizer, DataSource
 from isoflop.data import prepare
+from isoflop.durable import SealedLines
 from isoflop.errors import InputError, Interrupted, WorkError
 from isoflop.model import Lanes, load_kernels, weights_sha256
 from isoflop.recipe import BatchStage, ModelPlan, Shape, steps_of
@@ -78,18 +79,19 @@ def run(
     on_step: Callable[[Step], None] = lambda step: None,
     plan: ModelPlan = PLAN,
     lanes: Lanes = ONE_LANE,
+    on_event: Callable[[str], None] = lambda text: None,
 ) -> Trained:
     return train(
         plan,
         data,
         folder,
         lanes=lanes,
-        system_share=1.0,
+        whole_systems=1.0,
         peak_flops_per_second=1e12,
         checkpoint_seconds=0.02,
         read_joules=lambda: None,
         on_step=on_step,
-        on_event=lambda text: None,
+        on_event=on_event,
     )
 
 
@@ -163,6 +165,20 @@ def test_lines_ahead_of_the_checkpoint_and_torn_ones_are_dropped(data: Path, tmp
     run(data, tmp_path)
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, STEPS + 1))
+
+
+def test_a_changed_digit_of_a_line_is_told_and_the_line_left_out(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(data, tmp_path, stop_at(5))
+    metrics = tmp_path / "metrics.jsonl"
+    content = metrics.read_bytes()
+    metrics.write_bytes(content.replace(b'"step": 3, ', b'"step": 8, ', 1))
+    events: list[str] = []
+    run(data, tmp_path, on_event=events.append)
+    assert events == [f"{metrics}: of 1 steps the lines are gone or have changed, line 3 on; the curves lack them"]
+    assert SealedLines(metrics).intact(metrics.read_bytes()) == metrics.read_bytes()
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == [step for step in range(1, STEPS + 1) if step != 3]
 
 
 def test_the_loss_does_not_depend_on_how_a_step_is_cut(data: Path, tmp_path: Path) -> None:

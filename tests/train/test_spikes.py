@@ -70,7 +70,7 @@ def run(
             data,
             folder,
             lanes=lanes,
-            system_share=1.0,
+            whole_systems=1.0,
             peak_flops_per_second=1e12,
             checkpoint_seconds=0.02,
             read_joules=lambda: None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isoflop.cli import law_commands
+from isoflop.cli import law_commands, studio_commands
 from isoflop.cli.groups import InOrder, WithDefault
 from isoflop.cli.streams import print_json
 from isoflop.errors import FamilyError, InputError
@@ -513,6 +513,9 @@ def run(
         print(f"done in {numbers.duration(seconds)}")
 
     _print(json, lambda: {**outcome.to_json(), "wall_seconds": seconds}, show)
+
+
+app.add_typer(studio_commands.studio, name="studio")
 
 
 @contextmanager

@@ -78,8 +78,8 @@ def print_memory(plan: "Plan") -> None:
             for model in sizes
         ],
     )
-    print("memory of a system at its fullest, resident and streamed; then where streamed weights live")
-    print("and what a step moves between there and the device")
+    print("memory of a system at its fullest, resident and streamed; then where streamed")
+    print("weights live, and what a step moves between there and the device")
 
 
 def print_settings(plan: "Plan") -> None:

@@ -15,6 +15,7 @@ TimeLimit = Annotated[str, Field(pattern=r"^(\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(
 Word = Annotated[str, Field(pattern=r"^\S+$")]
 SbatchOption = Annotated[str, Field(pattern=r"^--[a-z][^\n\r]*$")]
 Suffix = Annotated[str, Field(pattern=r"^\.[A-Za-z0-9._+-]{1,20}$")]
+HubName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")]
 
 
 # Parts of an address that let whoever reads it in: they would end up in run directories and logs.
@@ -62,6 +63,10 @@ class DataSource(Table):
         description="a file or folder, relative to this file, or an fsspec address (s3://...)"
     )
     licence: str = Field("not stated", description="licence of the texts, copied into manifest and model cards")
+    openness: Literal["open", "partly", "closed", "unknown"] = Field(
+        "unknown", description="what anyone may have of the texts, for the table of openness"
+    )
+    datasets: list[HubName] = Field([], description="sets on the Hugging Face hub that the texts are from, for cards")
     text_key: str = Field("text", description="the field of a jsonl object or parquet column that holds the text")
     text_suffixes: list[Suffix] = Field([".txt"], description="files so named are one document each, as they are")
     tokenizer: Tokenizer

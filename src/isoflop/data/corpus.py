@@ -296,3 +296,16 @@ def lone_surrogate(text: str) -> str | None:
         code = ord(text[error.start])
         return f"half a character (\\u{code:04x}, a lone surrogate) at character {error.start + 1}"
     return None
+
+
+def is_megatron(files: Sequence[CorpusFile]) -> bool:
+    """Whether the corpus is pre-tokenised.
+
+    Raises:
+        InputError: it is in part.
+    """
+    tokenised = [file.name.lower().endswith((".bin", ".idx")) for file in files]
+    if any(tokenised) and not all(tokenised):
+        text = files[tokenised.index(False)]
+        raise InputError(f"{text.address}: lies among .bin and .idx files; keep text and tokens in folders apart")
+    return any(tokenised)

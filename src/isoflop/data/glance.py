@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isoflop.config import DataSource
-from isoflop.data.corpus import CorpusFile
+from isoflop.data.corpus import CorpusFile, is_megatron
 from isoflop.data.documents import no_text, parse
-from isoflop.data.megatron import is_megatron, refuse_text_settings
 from isoflop.data.readers import records
 from isoflop.data.records import Fault, FaultLimit, Position, Record
-from isoflop.data.refusals import refuse_one_side
+from isoflop.data.refusals import refuse_one_side, refuse_text_settings
 from isoflop.data.split import is_held_out
 from isoflop.data.task_texts import task_files
-from isoflop.data.tokenizer import make_tokenizer
 
 _DOCUMENTS = 1000
 _BYTES = 2**24
@@ -28,6 +26,8 @@ def glance(data: DataSource, files: Sequence[CorpusFile], to_train: bool) -> Non
             more than `data` allows, or it has no text, or no document on one side of the split.
     """
     if data.tokenizer.kind == "file":
+        from isoflop.data.tokenizer import make_tokenizer
+
         make_tokenizer(data.tokenizer, ())
     if data.decontaminate is not None:
         task_files(data.decontaminate)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from isoflop.config import DataSource
 from isoflop.errors import WorkError
 
 FORMAT_VERSION: Literal[2] = 2
@@ -182,3 +183,14 @@ def load_manifest(folder: Path) -> Manifest:
     except (ValueError, AttributeError, RecursionError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "not JSON"
         raise WorkError(f"{path}: damaged ({reason}); delete {folder} and prepare the data again") from None
+
+
+def can_do_without(data: DataSource, folder: Path) -> bool:
+    """Whether the corpus is not here and need not be: `folder` has the tokens made of it, which travel without it.
+
+    Raises:
+        WorkError: the manifest of `folder` cannot be used.
+    """
+    if not isinstance(data.source, Path) or data.source.exists() or not manifest_path(folder).exists():
+        return False
+    return not any(shard.is_in_corpus for shard in load_manifest(folder).splits.train.shards)

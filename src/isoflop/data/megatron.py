@@ -27,10 +27,11 @@ from isoflop.data.chunks import write_list
 from isoflop.data.corpus import CorpusFile, reading
 from isoflop.data.manifest import SOURCE_LINK, SPLITS, Counts, DType, Shard, Split, SplitName
 from isoflop.data.readers import folder_of
+from isoflop.data.refusals import refuse_text_settings
 from isoflop.data.shards import summed
 from isoflop.data.tokenizer import token_bytes
 from isoflop.durable import cannot_write, part_of
-from isoflop.errors import FamilyError, InputError
+from isoflop.errors import InputError
 
 # Tokens that are hashed and checked together: 128 MiB as uint16.
 _SHARD_TOKENS = 2**26
@@ -50,19 +51,6 @@ class Indexed:
     files: dict[int, CorpusFile]
     dtype: DType
     documents: npt.NDArray[np.int64]
-
-
-def is_megatron(files: Sequence[CorpusFile]) -> bool:
-    """Whether the corpus is pre-tokenised.
-
-    Raises:
-        InputError: it is in part.
-    """
-    tokenised = [file.name.lower().endswith((".bin", ".idx")) for file in files]
-    if any(tokenised) and not all(tokenised):
-        text = files[tokenised.index(False)]
-        raise InputError(f"{text.address}: lies among .bin and .idx files; keep text and tokens in folders apart")
-    return any(tokenised)
 
 
 def read_indices(data: DataSource, files: Sequence[CorpusFile]) -> list[Indexed]:
@@ -169,24 +157,6 @@ class _Piece:
     first_token: int
     documents: npt.NDArray[np.int64]
     goes_on: bool
-
-
-def refuse_text_settings(data: DataSource) -> None:
-    """Refuses what only text allows.
-
-    Raises:
-        FamilyError: the family file asks for such a thing.
-    """
-    if data.tokenizer.kind == "bpe":
-        raise FamilyError("data.tokenizer.kind = 'bpe': the data are tokens already; use 'gpt2', or 'file' with theirs")
-    for key, is_asked in {
-        "duplicates": data.duplicates != "keep",
-        "decontaminate": data.decontaminate is not None,
-        "mixture": bool(data.mixture),
-        "shuffle_documents": data.shuffle_documents,
-    }.items():
-        if is_asked:
-            raise FamilyError(f"data.{key}: the data are tokens already and are read as they lie; remove it")
 
 
 def _bins(files: Sequence[CorpusFile]) -> dict[str, dict[int, CorpusFile]]:

@@ -8,12 +8,13 @@ from tokenizers import Tokenizer
 
 from isoflop.config import DataSource
 from isoflop.data.chunks import CHUNK_BYTES, portions, put_in_place, read_portion
+from isoflop.data.corpus import is_megatron
 from isoflop.data.croissant import write_croissant
 from isoflop.data.description import described, splits_of
 from isoflop.data.documents import no_text
 from isoflop.data.look import Corpus, look, remembered
-from isoflop.data.manifest import SPLITS, TOKENIZER_FILE, Manifest, Splits, load_manifest, manifest_path
-from isoflop.data.megatron import is_megatron, link_source, read_indices, split_tokens
+from isoflop.data.manifest import SPLITS, TOKENIZER_FILE, Manifest, Splits, can_do_without, load_manifest, manifest_path
+from isoflop.data.megatron import link_source, read_indices, split_tokens
 from isoflop.data.refusals import refuse_differences, refuse_too_few
 from isoflop.data.shards import check_sizes, summed
 from isoflop.data.tokenisation import PARTS, Progress, dtype_for, fault_limit, tokenise, tokenizer_of
@@ -149,17 +150,6 @@ def _what_is_there(
     shutil.rmtree(folder / PARTS, ignore_errors=True)  # what a kill right after the manifest left
     progress(f"data: {manifest.splits.train.tokens:,} tokens to train on are ready")
     return manifest
-
-
-def can_do_without(data: DataSource, folder: Path) -> bool:
-    """Whether the corpus is not here and need not be: `folder` has the tokens made of it, which travel without it.
-
-    Raises:
-        WorkError: the manifest of `folder` cannot be used.
-    """
-    if not isinstance(data.source, Path) or data.source.exists() or not manifest_path(folder).exists():
-        return False
-    return not any(shard.is_in_corpus for shard in load_manifest(folder).splits.train.shards)
 
 
 def _sweep(folder: Path) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from isoflop.config import DataSource
 from isoflop.data.manifest import Counts, Manifest, Preparation, SourceFile
-from isoflop.data.tokenizer import make_tokenizer, tokenizer_sha256
 from isoflop.errors import FamilyError, InputError
 
 
@@ -32,11 +31,11 @@ def refuse_differences(
     differences = [
         f"{key} was {before!r} and is {after!r}" for key, (before, after) in pairs.items() if before != after
     ]
-    if (
-        data.tokenizer.kind == "file"
-        and tokenizer_sha256(make_tokenizer(data.tokenizer, ())) != manifest.tokenizer.sha256
-    ):
-        differences.append(f"{data.tokenizer.path} is another tokenizer")
+    if data.tokenizer.kind == "file":
+        from isoflop.data.tokenizer import make_tokenizer, tokenizer_sha256
+
+        if tokenizer_sha256(make_tokenizer(data.tokenizer, ())) != manifest.tokenizer.sha256:
+            differences.append(f"{data.tokenizer.path} is another tokenizer")
     if manifest.notice != notice:
         differences.append("the text of NOTICE has changed")
     differences += _changed_files(manifest.sources, sources)
@@ -92,3 +91,21 @@ def refuse_too_few(data: DataSource, train: Counts, held_out: Counts) -> None:
                 f"data.context_length = {data.context_length}: longer than the {side} data of {data.source}, "
                 f"{split.tokens} tokens; use {max(8, split.tokens - 1)} or less, or give more text"
             )
+
+
+def refuse_text_settings(data: DataSource) -> None:
+    """Refuses what only text allows.
+
+    Raises:
+        FamilyError: the family file asks for such a thing.
+    """
+    if data.tokenizer.kind == "bpe":
+        raise FamilyError("data.tokenizer.kind = 'bpe': the data are tokens already; use 'gpt2', or 'file' with theirs")
+    for key, is_asked in {
+        "duplicates": data.duplicates != "keep",
+        "decontaminate": data.decontaminate is not None,
+        "mixture": bool(data.mixture),
+        "shuffle_documents": data.shuffle_documents,
+    }.items():
+        if is_asked:
+            raise FamilyError(f"data.{key}: the data are tokens already and are read as they lie; remove it")

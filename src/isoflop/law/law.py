@@ -21,6 +21,9 @@ from isoflop.law.runs import Runs, collinear, runs_of, sizes_of
 # Sizes beyond a form's parameters: with fewer, the parameters and their spread are guesswork.
 SPARE_SIZES = 3
 
+# Of law.json; what was written before it was said counts as 1.
+FORMAT = 2
+
 
 # What a fit minimises: Huber's loss of the log residual at the delta of Hoffmann et al., or its absolute value.
 OBJECTIVES = {"huber": HUBER_DELTA, "lad": LEAST_ABSOLUTE}
@@ -181,6 +184,7 @@ class Law:
         ]
         kept = {"stretch": self.forecast.stretch, "ratios": self.forecast.ratios, "members": members}
         return {
+            "format": FORMAT,
             **self.summary(),
             "ceiling": self.ceiling,
             "points": [asdict(point) for point in self.points],
@@ -192,9 +196,12 @@ class Law:
         """The law that `to_json` wrote.
 
         Raises:
-            InputError: the document is not such a law.
+            InputError: the document is not such a law, or another version's.
         """
         try:
+            written = document.get("format", 1)
+            if written != FORMAT:
+                raise InputError(f"of format {written!r}, this version reads {FORMAT}; isoflop law fits it again")
             kept = document["forecast"]
             ratios = kept["ratios"]
             points = tuple(Point(**point) for point in document["points"])
@@ -213,7 +220,7 @@ class Law:
                 ceiling=document["ceiling"],
                 objective=document["objective"],
             )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
             raise InputError(f"not a law that isoflop wrote ({error!r}); fit it again with isoflop law") from None
 
 

@@ -93,6 +93,16 @@ class Watch:
             n, kind, steps[which], float(deviation[which]), float(limit[which]), standing.loss, standing.expected
         )
 
+    def follow(self, progress: Array, loss: Array, step_tokens: Array) -> None:
+        """Further steps at once, none of them judged: for `standing` alone."""
+        self._course.append(progress, loss, step_tokens)
+
+    def band(self, progress: Array) -> tuple[Array, Array, Array]:
+        """At shares of the run: the least loss of a healthy run, the expected, and the largest, in nats/token."""
+        mean, spread = self._expected.at("mean", progress), self._expected.at("spread", progress)
+        reach = self._limits.level * spread
+        return np.exp(mean - reach), np.exp(mean), np.exp(mean + reach)
+
     def standing(self) -> Standing:
         """Where it stands after the last step seen, of which there must be one."""
         n, expected = np.array([self._course.steps]), self._expected

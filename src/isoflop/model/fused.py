@@ -186,10 +186,11 @@ class FusedGPT(Passes):
         nats, dx, vectors = torch.empty(n), torch.zeros(n, d), torch.zeros(2 * d)
         d_norm = torch.empty_like(norm)
         V = self.shape.vocab_size
-        rows = chunk_rows(V)
+        rows = min(n, chunk_rows(V))
+        memory = torch.empty(rows, V, dtype=self.dtype)  # the largest there is: never two of it
         for first in range(0, n, rows):
             part = slice(first, min(n, first + rows))
-            logits = norm[part] @ head.t()
+            logits = torch.mm(norm[part], head.t(), out=memory[: part.stop - part.start])
             wanted = int(gradients is not None)
             scale = self._output_multiplier
             self._k.cross_entropy(self._half, len(logits), V, scale, logits, targets[part], wanted, nats[part])

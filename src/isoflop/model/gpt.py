@@ -4,7 +4,7 @@ Letters: B sequences of T tokens, width d, H heads. The residual stream is fp32;
 precision on weights cast from the fp32 master, as autocast would.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +44,11 @@ class GPT(Passes):
         self._output_multiplier = parametrisation.output_multiplier
         self._attention_scale = parametrisation.attention_scale(shape)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._block: Callable[..., Tensor] = layer
+
+    def compile(self) -> None:
+        """From now on one compiled block computes all layers: what it is told of them are tensors of one size."""
+        self._block = torch.compile(layer, dynamic=False)
 
     def image(self, weights: Weights) -> Weights:
         """As `Passes` says: the weights themselves, which layers cast as they go."""
@@ -74,7 +79,7 @@ class GPT(Passes):
         # Not detach(): what is written elsewhere in the buffer that the tensors are views of is none of autograd's.
         leaves = [leaf.data.requires_grad_() for leaf in leaves]
         inner = leaves[0].view(B, -1, self.shape.d_model)
-        out = layer(inner, leaves[1:], self.shape.n_heads, self._attention_scale, self.dtype).flatten(0, 1)
+        out = self._block(inner, leaves[1:], self.shape.n_heads, self._attention_scale, self.dtype).flatten(0, 1)
         return out.detach(), Graph(leaves, out)
 
     def kept_bytes(self, B: int, T: int) -> int:

@@ -128,6 +128,18 @@ def compare_run(
     return comparison
 
 
+def keep_comparison(folder: RunFolder) -> None:
+    """Writes compare.json if there is none; one that is older than a result or score is made anew.
+
+    Raises:
+        WorkError: the data of the run are damaged or compare.json cannot be written.
+    """
+    shown = [path for name in ("result.json", "tasks.json") for path in folder.path.glob(f"models/*/{name}")]
+    newest = max((path.stat().st_mtime_ns for path in shown), default=0)
+    if not folder.comparison.exists() or folder.comparison.stat().st_mtime_ns < newest:
+        compare_run(folder.path)
+
+
 def _compared(model: PublishedModel, ours: bool, law_text: str) -> Compared:
     loss = model.nats_per_gpt2_token
     comparable = loss is not None and model.text == law_text

@@ -72,7 +72,7 @@ def check_corpus(data: DataSource, folder: RunFolder, to_train: bool = True) -> 
     """
     from isoflop.data.corpus import corpus_files
     from isoflop.data.glance import glance
-    from isoflop.data.prepare import can_do_without
+    from isoflop.data.manifest import can_do_without
 
     if can_do_without(data, folder.data):
         return

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,20 +91,18 @@ def ladder_law(plan: "Plan", folder: RunFolder, objective: str = "huber") -> "La
     with the objective that forecasts are made by).
 
     Raises:
-        InputError: the results are too few.
+        InputError: the results are too few, or one is gone that law.json was fitted to.
     """
     from isoflop.data import frequency_loss
     from isoflop.law import Law, fit_law
 
     points = points_of(ladder_results(plan, folder))
-    try:
-        document = refuse_broken_seal(json.loads(folder.law.read_bytes()))
-        if document["objective"] == objective and document["points"] == json.loads(
-            to_json([asdict(point) for point in points])
-        ):
+    document = _law_document(folder)
+    fitted = document.get("points")
+    _refuse_gone(fitted, points, plan, folder)
+    if document.get("objective") == objective and fitted == json.loads(to_json([asdict(point) for point in points])):
+        with suppress(InputError):  # another version's is fitted anew
             return Law.from_json(document)
-    except (OSError, ValueError, KeyError, TypeError, InputError, RecursionError):
-        pass
     if not points:
         raise InputError(
             f"{folder.path}: no model of the ladder is trained yet; run isoflop train with the family file"
@@ -117,6 +116,27 @@ def ladder_law(plan: "Plan", folder: RunFolder, objective: str = "huber") -> "La
     if objective == "huber":
         write_sealed(folder.law, law.to_json())
     return law
+
+
+def _law_document(folder: RunFolder) -> dict[str, Any]:
+    """What law.json holds; nothing if it is not there, or damaged: it is fitted anew then."""
+    try:
+        document = refuse_broken_seal(json.loads(folder.law.read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _refuse_gone(fitted: Any, points: Sequence["Point"], plan: "Plan", folder: RunFolder) -> None:
+    """A result that was lost must not make another law in silence."""
+    there = {point.run for point in points}
+    was = {point.get("run") for point in fitted if isinstance(point, dict)} if isinstance(fitted, list) else set()
+    for model in plan.ladder:
+        if model.name in was - there:
+            raise InputError(
+                f"{folder.result(model.name)}: gone, and law.json was fitted to it; run isoflop train with the family "
+                "file, whose checkpoint gives it back, or delete law.json for a law without it"
+            )
 
 
 def ladder_results(plan: "Plan", folder: RunFolder) -> list[Result]:

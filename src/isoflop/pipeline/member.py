@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from isoflop.config import Family
+from isoflop.durable import SealedLines
 from isoflop.errors import WorkError
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.listener import TrainingListener
@@ -88,7 +89,7 @@ def train_part(
         lanes=lanes,
         systems=systems or ALONE,
         device=device,
-        system_share=share,
+        whole_systems=machines * share,
         peak_flops_per_second=machines * share * plan.machine.matrix_flops_per_second(model.precision),
         checkpoint_seconds=family.checkpoint_seconds,
         read_joules=lambda: meter.read(perf_counter() - began).joules,
@@ -138,7 +139,6 @@ def _result(
     from isoflop.model import weights_sha256
 
     per_hour = family.cost.price_per_system_hour
-    system_seconds = plan.systems * trained.system_seconds
     return Result(
         name=model.name,
         size=model.size,
@@ -156,7 +156,7 @@ def _result(
         seconds=trained.seconds,
         joules=trained.joules,
         joules_origin=joules_origin,
-        price=None if per_hour is None else per_hour * system_seconds / 3600,
+        price=None if per_hour is None else per_hour * trained.system_seconds / 3600,
         weights_sha256=weights_sha256(trained.weights),
         systems=plan.systems,
         threads=trained.threads,
@@ -165,7 +165,7 @@ def _result(
         isoflop=version("isoflop"),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         fingerprint=fingerprint_of(model, data),
-        system_seconds=system_seconds,
+        system_seconds=trained.system_seconds,
         mfu=_mfu(folder.model(model.name) / "metrics.jsonl"),
     )
 
@@ -174,7 +174,7 @@ def _mfu(metrics: Path) -> float | None:
     """The median over all logged steps: the first after a start are slow."""
     shares = []
     try:
-        for line in metrics.read_text(encoding="utf-8").splitlines():
+        for line in SealedLines(metrics).intact(metrics.read_bytes()).splitlines():
             share = json.loads(line).get("mfu")
             if isinstance(share, int | float):
                 shares.append(float(share))

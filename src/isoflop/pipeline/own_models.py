@@ -7,7 +7,6 @@ from isoflop.pipeline.result import read_result
 from isoflop.pipeline.task_scores import read_task_scores
 from isoflop.published import Openness, PublishedModel, published_tasks
 
-NOT_STATED = "not stated"  # the default of `data.licence`
 # Tokens a parameter that count as compute-optimal: twice either way of the 20 of Hoffmann et al. 2022.
 OPTIMAL_LOW, OPTIMAL_HIGH = 10.0, 40.0
 
@@ -46,15 +45,13 @@ def own_models(folder: RunFolder, text: str | None = None) -> list[PublishedMode
 
 
 def own_openness(folder: RunFolder) -> Openness:
-    """The family's row: code and recipe are in every release; of its data, what the family file says."""
+    """The family's row: code, recipe and weights are in every release; of its data, what the family file says."""
     family, plan = stored_plan(folder)
     ratios = [model.tokens / model.shape.params for model in plan.models]
     optimal = all(OPTIMAL_LOW <= ratio <= OPTIMAL_HIGH for ratio in ratios)
-    licence = family.data.licence
-    stated = licence != NOT_STATED
     return Openness(
         family=family.name,
-        data="open" if stated else "closed",
+        data=family.data.openness,
         code="open",
         weights="open",
         recipe="open",
@@ -62,8 +59,8 @@ def own_openness(folder: RunFolder) -> Openness:
         tokens_per_parameter_low=min(ratios),
         tokens_per_parameter_high=max(ratios),
         compute_optimal="yes" if optimal else "no",
-        note=f"data: {licence}" if stated else "the family file states no licence of its data",
-        source="plan.json, data/manifest.json",
+        note=f"licence of the data: {family.data.licence}",
+        source="family.json, plan.json, what isoflop release writes",
     )
 
 

@@ -55,6 +55,8 @@ def release_models(family: Family, plan: "Plan", folder: RunFolder, listener: Li
         target = folder.release(model.name)
         card = _card(family, model, load_manifest(folder.data), result, forecast, folder, documents)
         if not released(target, card):
+            if model.held_out and forecast is None:
+                listener.note(f"{folder.forecast}: not there; the card of {model.name} will tell no forecast")
             listener.note(f"{model.name}: writing {target}")
             _release(folder, model, card, listener)
         releases.append(target)
@@ -131,6 +133,7 @@ def _card(
         scores=_scores(folder, model, result),
         checkpoints=tuple(SavedStep(step, model.tokens_until(step)) for step in there),
         documents=documents,
+        datasets=tuple(family.data.datasets),
     )
 
 

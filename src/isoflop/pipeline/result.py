@@ -32,7 +32,7 @@ class Domain:
 class Result:
     """One trained model. Losses are of the held-out text, `tokens` and `flops` of the training.
 
-    `system_seconds` are those of all systems together, a second on half of a system's cores as half; `mfu` is the
+    `system_seconds` are those of whole GPUs or machines, a second on half of a machine's cores as half; `mfu` is the
     median over steps of the share of the machine's measured matrix rate. `joules` and `price` are None where nothing is
     known of them. `threads`, `processor` and `torch` are those of the training: bits depend on them, not on `systems`.
     `fingerprint` holds the settings that decide the weights, and the hash of the data.

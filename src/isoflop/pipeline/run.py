@@ -1,4 +1,4 @@
-"""All of it in order: plan, data, ladder, forecast, held-out model, report, releases."""
+"""All of it in order: plan, data, ladder, forecast, held-out model, comparison, report, releases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoflop.config import Family
+from isoflop.pipeline.comparison import keep_comparison
 from isoflop.pipeline.data import check_corpus
 from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.forecast import Forecast, read_forecast
@@ -69,6 +70,7 @@ def run_family(
         verdicts = judge(plan, folder)
         for verdict in verdicts:
             listener.judged(verdict)
+        keep_comparison(folder)
         page = report_run(folder.path)
         releases = release_models(family, plan, folder, listener)
     return Outcome(plan, tuple(results), read_forecast(folder), tuple(verdicts), page, tuple(releases))

@@ -14,6 +14,7 @@ from isoflop.pipeline.folder import RunFolder
 from isoflop.pipeline.listener import Listener
 from isoflop.pipeline.lock import missing_folders, remove_empty
 from isoflop.pipeline.member import finish_member, train_part
+from isoflop.pipeline.orders import EndOrder, TrainOrder, read, written
 from isoflop.pipeline.plan import make_plan
 from isoflop.pipeline.result import Result, read_results
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from isoflop.recipe import ModelPlan, Plan
     from isoflop.systems.distributed import Group
 
-# What a leader tells its followers beside a model to train.
-_END = "end"
 SYSTEMS_A_CORE, SYSTEM_BYTES = 16, 256 * 2**20
 
 
@@ -95,7 +94,7 @@ class Leader:
         from isoflop.model import Lanes
 
         listener.starts(model)
-        self._group.tell((plan, model))
+        self._group.tell(written(TrainOrder("train", plan, model.name)))
         share, machines = _share(self._group, self._lanes, plan), _machines(self._group, plan)
         with kept_to(self._share):
             trained, origin = train_part(
@@ -190,26 +189,21 @@ def _lead(
         train_family(family, folder, listener, only, leader)
     except LostError:
         raise
-    except (InputError, WorkError, Interrupted) as error:
-        with contextlib.suppress(LostError):
-            group.tell(error)
-        raise
     except BaseException as error:
         with contextlib.suppress(LostError):
-            group.tell(WorkError(f"system 0 failed: {type(error).__name__}: {error}"))
+            group.tell(written(EndOrder.of(error)))
         raise
-    group.tell(_END)
+    group.tell(written(EndOrder("end")))
 
 
 def _follow(family: Family, folder: RunFolder, group: "Group", lanes: "Lanes") -> None:
-    while (order := group.hear()) != _END:
-        if isinstance(order, BaseException):
-            raise order
-        plan, model = order
+    while isinstance(order := read(group.hear()), TrainOrder):
+        plan, model = order.plan, order.model_plan
         share, machines = _share(group, lanes, plan), _machines(group, plan)
         train_part(
             family, plan, model, folder, _Silent(), lanes, share, group, group.local_rank, group.local_size, machines
         )
+    order.obey()
 
 
 def _share(group: "Group", lanes: "Lanes", plan: "Plan") -> float:

@@ -212,7 +212,7 @@ def _loss(
                 folder.data,
                 trial_folder,
                 lanes=lanes,
-                system_share=1.0,
+                whole_systems=1.0,
                 peak_flops_per_second=machine.matrix_flops_per_second(model.precision),
                 checkpoint_seconds=family.checkpoint_seconds,
                 read_joules=lambda: None,

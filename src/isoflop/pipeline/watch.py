@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoflop.durable import write_json
-from isoflop.errors import InputError
+from isoflop.errors import InputError, WorkError
 from isoflop.pipeline.folder import RunFolder, find_run
 from isoflop.pipeline.listener import TrainingListener
 from isoflop.pipeline.plan import stored_plan
@@ -53,6 +53,7 @@ def watch_run(path: Path, only: str | None = None) -> list[Watched]:
 
     Raises:
         InputError: no such run or model, nothing trains there, or too few runs are finished to expect anything.
+        WorkError: a model's log is damaged.
     """
     folder = find_run(path)
     _, plan = stored_plan(folder)
@@ -212,10 +213,18 @@ def _record(folder: RunFolder, model: "ModelPlan") -> "Record | None":
 
 
 def _steps_of(folder: RunFolder, model: "ModelPlan") -> list[tuple[float, float, float]] | None:
-    """Tokens, loss and rate of each step logged so far"""
-    from isoflop.report.metrics import read_metrics
+    """Tokens, loss and rate of each step logged so far
 
-    metrics = read_metrics(folder.model(model.name) / "metrics.jsonl")
+    Raises:
+        WorkError: lines of the log have changed since they were written.
+    """
+    from isoflop.report.metrics import MetricsLog
+
+    path = folder.model(model.name) / "metrics.jsonl"
+    log = MetricsLog(path)
+    metrics = log.read()
+    if log.damage:
+        raise WorkError(f"{path}: {log.damage}; bring it back from a copy, or name another model with --model")
     if metrics is None or not (metrics.loss > 0).all():
         return None
     return list(zip(metrics.tokens.tolist(), metrics.loss.tolist(), metrics.lr.tolist(), strict=True))

@@ -8,12 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from isoflop.errors import WorkError
 
-Degree = Literal["open", "partly", "closed"]
+Degree = Literal["open", "partly", "closed", "unknown"]
 PARTS = ("data", "code", "weights", "recipe")
 
 
 class Openness(BaseModel):
-    """One family. `compute_optimal` says whether tokens were chosen for each size by a compute-optimal rule."""
+    """One family. `compute_optimal` says whether tokens were chosen for each size by a compute-optimal rule.
+
+    In the table an empty cell is what nobody has told: `unknown`, or None where a number stands.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,6 +31,11 @@ class Openness(BaseModel):
     compute_optimal: Literal["yes", "no", "unknown"]
     note: str
     source: str = Field(min_length=1)
+
+    @field_validator(*PARTS, "compute_optimal", mode="before")
+    @classmethod
+    def _nobody_told(cls, value: object) -> object:
+        return "unknown" if value == "" else value
 
     @field_validator("tokens_per_parameter_low", "tokens_per_parameter_high", mode="before")
     @classmethod

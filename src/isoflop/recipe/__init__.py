@@ -3,7 +3,7 @@
 from isoflop.recipe.flops import Flops, training_flops
 from isoflop.recipe.machine import Machine
 from isoflop.recipe.parametrisation import STANDARD, Parametrisation
-from isoflop.recipe.plan import ModelPlan, Plan, check_against_data, plan_family
+from isoflop.recipe.plan import ModelPlan, Plan, check_against_data, machines_of, plan_family
 from isoflop.recipe.schedule import BatchStage, learning_rate, steps_of
 from isoflop.recipe.shape import Shape
 
@@ -18,6 +18,7 @@ __all__ = [
     "Shape",
     "check_against_data",
     "learning_rate",
+    "machines_of",
     "plan_family",
     "steps_of",
     "training_flops",

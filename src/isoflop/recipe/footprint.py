@@ -17,10 +17,13 @@ from isoflop.recipe.streaming import WIDE, Cut
 PROGRAM_BYTES = 345_000_000
 # A GPU's context and the workspace of its matrix products.
 CONTEXT_BYTES = 700_000_000
-# Where freed buffers are kept, holes between them are so many times what lanes use at once.
-HOLES = 2.5
+# Where freed buffers are kept, holes between them are so many times what lanes use at once; in narrow streamed models,
+# which give their logits back, fewer.
+HOLES, STREAMED_HOLES = 2.5, 1.5
 # State passes through memory in windows of this many elements, in the hands of so many threads.
 WINDOW, CLERKS, CARRIERS = 2**19, 3, 4
+# Beside a GPU; and how many pieces' images and sums of gradients it holds.
+DEVICE_CLERKS, IMAGES, SUMS = 12, 3, 2
 # Rows of the head whose logits exist at once, and of the vocabulary whose gradient does.
 HEAD_TOKENS, HEAD_ROWS = 512, 4096
 QUERIES = 128
@@ -65,33 +68,72 @@ def streamed_footprint(
     systems: int,
     device: str,
 ) -> Footprint:
-    """A streamed run's, of one of `systems`. On a GPU layers keep their inputs on it."""
+    """A streamed run's, of one of `systems`."""
     image, sums, d = _image_bytes(precision), _sums_bytes(reproducible), shape.d_model
-    buffers = image_elements(shape) * image + sums_elements(shape) * sums
-    vectors = 4 * (13 * d * shape.n_layers + 2 * d)
+    # The residual stream and the positions that it begins with.
     stream = 4 * d * (cut.most * cut.sequences * shape.context_length + shape.context_length)
     working = lanes * lane_bytes(shape, precision, cut.sequences, device)
-    kept, all_kept = kept_bytes(shape, precision, cut, device), shape.n_layers * cut.most
-    held = buffers + vectors + stream + working
-    if cut.recompute or device == "cuda":
-        # What a layer would have kept is made again.
-        held += lanes * kept_bytes(shape, precision, Cut(cut.sequences, 1, 1), "cpu")
     # Weights and moments, their gradient, the image, and sums where they wait for those of the next group.
     parameter = 12 + 4 + image + (sums if cut.groups > 1 else 0)
     store_bytes = parameter * shape.params // systems
-    # `update` has weights, moments, gradient, image and sums of a window in its hands, `look_up` its weights.
-    windows = WINDOW * (CLERKS * (16 + image + 2 * sums) + CARRIERS * 4)
     on_disk = store_bytes + (0 if cut.groups > 1 else sums * _wide(shape) // systems)
-    link = link_bytes(shape, precision, reproducible, cut, kept if (store, device) == ("disk", "cpu") else 0)
+    checkpoints = _checkpoint_bytes(shape) // systems
     if device == "cuda":
-        in_host = PROGRAM_BYTES + stream + (store_bytes if store == "host" else windows)
-        on_disk = on_disk if store == "disk" else _checkpoint_bytes(shape) // systems
-        return Footprint(CONTEXT_BYTES + held + kept * all_kept, in_host, on_disk, link // systems)
-    held += PROGRAM_BYTES + (0 if d >= WIDE else round(HOLES * working))
+        # What a layer would have kept is made again, of one microbatch.
+        again = kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
+        held = CONTEXT_BYTES + device_buffers_bytes(shape, precision, reproducible, cut) + working + again
+        in_host = PROGRAM_BYTES + stream + _window_bytes(DEVICE_CLERKS, image, sums)
+        link = device_link_bytes(shape, precision, reproducible, cut)
+        if store == "host":
+            return Footprint(held, in_host + store_bytes, checkpoints, link)
+        return Footprint(held, in_host + widest(shape) * image, on_disk, link)
+    buffers = image_elements(shape) * image + sums_elements(shape) * sums
+    vectors = 4 * (13 * d * shape.n_layers + 2 * d)
+    kept, all_kept = kept_bytes(shape, precision, cut), shape.n_layers * cut.most
+    held = PROGRAM_BYTES + buffers + vectors + stream + working + round(_holes(d) * working)
+    if cut.recompute:
+        held += lanes * kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
+    link = link_bytes(shape, precision, reproducible, cut, kept if store == "disk" else 0)
     if store == "host":
-        checkpoints = _checkpoint_bytes(shape) // systems
         return Footprint(held + kept * all_kept, store_bytes, checkpoints, link // systems)
-    return Footprint(held + windows + kept * (lanes + 1), 0, on_disk + kept * all_kept, link // systems)
+    held += _window_bytes(CLERKS, image, sums) + kept * (lanes + 1)
+    return Footprint(held, 0, on_disk + kept * all_kept, link // systems)
+
+
+def device_buffers_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut) -> int:
+    """What a GPU holds from step to step: pieces in their slots, the residual stream, and every layer's input."""
+    image, sums, d = _image_bytes(precision), _sums_bytes(reproducible), shape.d_model
+    tokens = cut.most * cut.sequences * shape.context_length
+    slots = IMAGES * (widest(shape) * image + 13 * d * 4) + (SUMS * widest(shape) + 2 * d) * sums
+    return slots + 4 * d * (tokens + shape.context_length) + shape.n_layers * tokens * d * image
+
+
+def device_link_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut) -> int:
+    """What the largest step of a system moves between host and GPU, in both directions.
+
+    Each group: images for both passes (the last layer's is still there) with their vectors, the positions, and all sums
+    once. Each token: the stream at the bottom, and the gradient by it.
+    """
+    image, sums, d = _image_bytes(precision), _sums_bytes(reproducible), shape.d_model
+    passes = 2 * shape.n_layers - 1
+    come = image * (_wide(shape) + passes * 12 * d**2) + 4 * (13 * d * passes + 2 * d) + 4 * shape.context_length * d
+    tokens = cut.microbatches * cut.sequences * shape.context_length
+    return cut.groups * (come + sums * shape.params) + 2 * 4 * d * tokens
+
+
+def widest(shape: Shape) -> int:
+    """Elements of the largest piece."""
+    return max(_wide(shape), _layer(shape))
+
+
+def _window_bytes(clerks: int, image: int, sums: int) -> int:
+    """`update` has weights, moments, gradient, image and sums of a window in its hands, `look_up` its weights."""
+    return WINDOW * (clerks * (16 + image + 2 * sums) + CARRIERS * 4)
+
+
+def _holes(width: int) -> float:
+    """Of a streamed model: holes between the buffers of lanes, in parts of what they use at once."""
+    return 0.0 if width >= WIDE else STREAMED_HOLES
 
 
 def image_elements(shape: Shape) -> int:
@@ -104,15 +146,15 @@ def sums_elements(shape: Shape) -> int:
     return max(_wide(shape), 2 * _layer(shape)) + 2 * shape.d_model
 
 
-def kept_bytes(shape: Shape, precision: str, cut: Cut, device: str) -> int:
-    """What a layer keeps of a microbatch for its backward pass.
+def kept_bytes(shape: Shape, precision: str, cut: Cut) -> int:
+    """What a layer keeps of a microbatch for its backward pass, on a CPU.
 
     The fp32 stream twice, q, k, v, the attention's output, the feed-forward's inside before GELU, and the softmax in
     blocks of `QUERIES` queries up to their diagonal; or its fp32 input alone.
     """
     item, T = _image_bytes(precision), shape.context_length
     tokens = cut.sequences * T
-    if cut.recompute or device == "cuda":
+    if cut.recompute:
         return 4 * tokens * shape.d_model
     shares = sum((min(T, first + QUERIES) - first) * min(T, first + QUERIES) for first in range(0, T, QUERIES))
     return tokens * shape.d_model * (2 * 4 + 8 * item) + cut.sequences * shape.n_heads * shares * item

@@ -242,7 +242,8 @@ def _plan_model(
     at_once = min(machine.lanes, schedule[0].sequences // microbatch)
     memory = training_memory(shape, microbatch, at_once, family.precision)
     flops = training_flops(shape, tokens)
-    seconds = flops.model / (expected_share(shape) * machine.matrix_flops_per_second(family.precision))
+    # Of all systems together, a second on half of a machine's cores as half: what one takes, shared out among them.
+    system_seconds = flops.model / (expected_share(shape) * machine.matrix_flops_per_second(family.precision))
     watts, hourly = family.cost.watts_per_system, family.cost.price_per_system_hour
     found = ModelPlan(
         name=size.name if number == 0 else f"{size.name}-s{number}",
@@ -270,9 +271,9 @@ def _plan_model(
         weights_bytes=memory.weights_bytes,
         optimizer_bytes=memory.optimizer_bytes,
         activation_bytes=memory.activation_bytes,
-        seconds=seconds,
-        joules=watts * family.systems * seconds if watts is not None else None,
-        price=hourly * family.systems * seconds / 3600 if hourly is not None else None,
+        seconds=system_seconds / machines_of(family, machine),
+        joules=watts * system_seconds if watts is not None else None,
+        price=hourly * system_seconds / 3600 if hourly is not None else None,
         parametrisation=parametrisation_of(family.parametrisation, recipe, shape),
         reproducible=family.reproducible,
         keep_checkpoints=family.keep_checkpoints,
@@ -297,6 +298,13 @@ def _plan_model(
             machine.device,
         ),
     )
+
+
+def machines_of(family: Family, machine: Machine) -> float:
+    """How many of the measured machine the systems are: GPUs, or nodes, whose cores their systems share."""
+    if machine.device == "cuda":
+        return family.systems
+    return 1 if family.cluster is None else max(1, family.systems / family.cluster.systems_per_node)
 
 
 def expected_share(shape: Shape) -> float:

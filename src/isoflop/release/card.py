@@ -79,7 +79,7 @@ class Card:
     """Everything a released folder says beside its tensors. The texts may hold anything: they are rendered inert.
 
     `data` is the manifest of the tokens it was trained on; `foretold` is None for a model of the ladder. `documents`
-    are further files by name: `family.json` and `law.json` of its run.
+    are further files by name: `family.json` and `law.json` of its run. `datasets` are names on the hub.
     """
 
     family: str
@@ -92,6 +92,7 @@ class Card:
     scores: tuple[Scored, ...] = ()
     checkpoints: tuple[SavedStep, ...] = ()
     documents: Mapping[str, str] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ()
 
 
 def render(card: Card) -> str:
@@ -115,6 +116,7 @@ def _metadata(card: Card) -> dict[str, Any]:
     dataset = {"type": "text", "name": f"{first} and {len(others)} more" if others else first, "split": "held_out"}
     return {
         "license": "apache-2.0",
+        **({"datasets": card.datasets} if card.datasets else {}),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["isoflop", "gpt2", "scaling-law"],

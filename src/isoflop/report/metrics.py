@@ -2,12 +2,15 @@
 
 import json
 import os
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from isoflop.durable import SealedLines
 
 Array = NDArray[np.float64]
 COLUMNS = ("tokens", "loss", "tokens_per_second", "mfu", "lr")
@@ -27,8 +30,8 @@ class Metrics:
 def read_metrics(path: Path) -> Metrics | None:
     """The steps logged in a metrics.jsonl; None where there are none.
 
-    Lines that are no JSON object are skipped: a kill tears the last one. Steps logged again after a resume replace
-    those of before.
+    Lines that are no JSON object are skipped: a kill tears the last one; so are lines whose seal does not hold. Steps
+    logged again after a resume replace those of before.
     """
     return MetricsLog(path).read()
 
@@ -40,6 +43,7 @@ class MetricsLog:
         self._path = path
         self._rows = np.empty((0, len(COLUMNS)))
         self._file, self._read_bytes = 0, 0
+        self._seals = SealedLines(path)
 
     def read(self) -> Metrics | None:
         """As `read_metrics`."""
@@ -48,16 +52,28 @@ class MetricsLog:
                 status = os.fstat(file.fileno())
                 if status.st_ino != self._file or status.st_size < self._read_bytes:
                     self._rows, self._file, self._read_bytes = self._rows[:0], status.st_ino, 0
+                    self._seals = SealedLines(self._path)
                 file.seek(self._read_bytes)
                 added = file.read()
         except OSError:
             return None
         # The last line may be half written; it is read when it has its end, and now if it is whole without one.
         whole = added.rfind(b"\n") + 1
-        self._rows = _last_logged(np.concatenate([self._rows, _rows(added[:whole])]))
-        self._read_bytes += whole
-        rows = _last_logged(np.concatenate([self._rows, _rows(added[whole:])]))
+        if whole:
+            self._rows = _last_logged(np.concatenate([self._rows, _rows(self._seals.intact(added[:whole]))]))
+            self._read_bytes += whole
+        rest = copy(self._seals).intact(added[whole:] + b"\n") if added[whole:] else b""
+        rows = _last_logged(np.concatenate([self._rows, _rows(rest)]))
         return Metrics(*rows.T) if len(rows) else None
+
+    @property
+    def damage(self) -> str | None:
+        """What is wrong with the lines read so far, in words; they are left out."""
+        seals = self._seals
+        if not seals.damaged:
+            return None
+        more = f" and {seals.damaged - 1} more" if seals.damaged > 1 else ""
+        return f"line {seals.first_damaged}{more} changed since it was written"
 
 
 def _last_logged(rows: Array) -> Array:

@@ -100,12 +100,12 @@ def render(run: Run, time: datetime, *, live: bool = False) -> str:
 
 def figures_of(run: Run, verdict: Verdict | None, beside: Comparison) -> dict[str, Figure]:
     """The figures that have something to show, by the name of their drawing."""
-    colours = {model.name: _colour(model, share) for model, share in zip(run.models, _shares(run.models), strict=True)}
+    colours = {model.name: colour(model, share) for model, share in zip(run.models, shares(run.models), strict=True)}
     curve = law_curve(run.law, run.models, run.forecast) if run.law else None
     drawn = [
         draw_verdict(verdict) if verdict else None,
         draw_loss_against_compute(run.models, colours, curve, run.forecast),
-        draw_loss_curves(run.models, colours, _size_keys(run.models, colours)),
+        draw_loss_curves(run.models, colours, size_keys(run.models, colours)),
         draw_memory(run.scalings[-1]) if run.scalings else None,
         draw_published(beside),
         *(
@@ -153,11 +153,11 @@ def _script(names: tuple[str, ...]) -> str:
     return "\n(() => {\n" + "\n".join(texts) + "})();\n"
 
 
-def _colour(model: Model, share: float) -> str:
+def colour(model: Model, share: float) -> str:
     return "held" if model.held_out else shade(share)
 
 
-def _shares(models: tuple[Model, ...]) -> list[float]:
+def shares(models: tuple[Model, ...]) -> list[float]:
     """From 0 for the smallest size to 1 for the largest of the ladder."""
     sizes = _sizes_by_params(models)
     return [sizes.index(model.size) / max(len(sizes) - 1, 1) if model.size in sizes else 1.0 for model in models]
@@ -173,7 +173,7 @@ def _sizes_by_params(models: tuple[Model, ...]) -> list[str]:
     return sorted(params, key=lambda size: params[size])
 
 
-def _size_keys(models: tuple[Model, ...], colours: dict[str, str]) -> list[Key]:
+def size_keys(models: tuple[Model, ...], colours: dict[str, str]) -> list[Key]:
     """The legend of sizes, with how many seeds each was trained with."""
     runs: dict[str, list[Model]] = {}
     for model in models:

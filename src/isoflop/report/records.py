@@ -75,6 +75,7 @@ class Result(Record):
     params: Number = None
     params_non_embedding: Number = None
     tokens: Number = None
+    steps: Number = None
     flops: Number = None
     nats_per_token: Number = None
     bits_per_byte: Number = None

@@ -152,8 +152,10 @@ def _read_models(
         metrics, result, scores = None, None, None
         if name in found:
             path = folder / name / "metrics.jsonl"
-            metrics = logs.setdefault(path, MetricsLog(path)).read()
+            log = logs.setdefault(path, MetricsLog(path))
+            metrics = log.read()
             result = _read(directory, f"models/{name}/result.json", Result, gaps, "")
+            gaps += _gap_of_log(f"models/{name}/metrics.jsonl", log, metrics, result)
             scores = _read(directory, f"models/{name}/tasks.json", Scores, gaps, "")
         intended = planned.get(name)
         size = (intended.size if intended else None) or (result.size if result else None) or name
@@ -176,6 +178,15 @@ def _read_models(
     return tuple(models)
 
 
+def _gap_of_log(name: str, log: MetricsLog, metrics: Metrics | None, result: Result | None) -> list[str]:
+    steps = 0 if metrics is None else len(metrics.tokens)
+    if log.damage:
+        return [f"{name} is damaged ({log.damage}); those lines are left out."]
+    if result is not None and result.steps is not None and steps < result.steps:
+        return [f"{name} has {steps:,} of {result.steps:,.0f} steps; its curve lacks the others."]
+    return []
+
+
 def _read_law(directory: Path, gaps: list[str]) -> Law | None:
     document = _read_json(directory, "law.json", gaps, "run isoflop law once three sizes are trained")
     if document is None:
@@ -183,5 +194,5 @@ def _read_law(directory: Path, gaps: list[str]) -> Law | None:
     try:
         return Law.from_json(document)
     except InputError as error:
-        gaps.append(f"law.json is damaged: {error}.")
+        gaps.append(f"law.json is not shown: it is {error}.")
         return None

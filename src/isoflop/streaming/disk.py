@@ -106,9 +106,21 @@ class DiskStore(Store):
         self.make_image(shard)
 
     def adopt(self, shard: Shard, path: Path, step: int) -> None:
-        """Takes over the state file at `path` as that after `step`; it stays where it is as well."""
-        os.link(path, self._state_path(shard, step))
+        """Takes over the state file at `path` as that after `step`; it stays where it is as well.
+
+        Raises:
+            DamagedError: it is another one.
+        """
         self._steps[shard.index] = step
+        with DirectFile(path, "read") as file:
+            layout = self._layout_of(shard, file)
+            if layout.checksums is None:  # a file that a resident run wrote: what is here must show its damage itself
+                rewriting = _Rewriting(self._state_path(shard, step), shard)
+                for window in self._windows[shard.index]:
+                    rewriting.write(window, self._read(file, layout, shard, window, TENSORS))
+                rewriting.commit(step)
+            else:
+                os.link(path, self._state_path(shard, step))
         self.make_image(shard)
 
     def find(self, shard: Shard, step: int) -> None:
@@ -185,7 +197,7 @@ class DiskStore(Store):
         checksums = [self._gradient_checksums[shard.index, window.start] for window in self._windows[shard.index]]
         self._sealed[shard.index] = checksums
         with DirectFile(self._path(shard, "sums"), "scratch") as file:
-            file.write(0, _block(json.dumps({"step": step, "crc32": checksums}).encode()))
+            file.write(0, _block(json.dumps({"shard": shard.name, "step": step, "crc32": checksums}).encode()))
             file.finish()
 
     def update(self, shard: Shard, window: Window, step: int, work: Work) -> None:
@@ -221,45 +233,53 @@ class DiskStore(Store):
 
     def _state(self, shard: Shard, window: Window, names: Sequence[str]) -> list[Tensor]:
         """The named tensors of the newest state, each at a block's beginning."""
+        with DirectFile(self.state_path(shard), "read") as file:
+            if shard.index not in self._layouts:
+                self._layouts[shard.index] = self._layout_of(shard, file)
+            layout = self._layouts[shard.index]
+            if layout.checksums is None:
+                raise DamagedError(file.path, "its header is not one of a store")
+            return self._read(file, layout, shard, window, names)
+
+    def _read(
+        self, file: DirectFile, layout: Layout, shard: Shard, window: Window, names: Sequence[str]
+    ) -> list[Tensor]:
         part, number = window.of(shard), self._windows[shard.index].index(window)
         n_bytes = 4 * (part.stop - part.start)
         found = []
-        with DirectFile(self.state_path(shard), "read") as file:
-            layout = self._layout(shard, file)
-            for name in names:
-                tensor = self._buffer(name, window, torch.float32)
-                got = file.read(layout.starts[name] + 4 * part.start, n_bytes, _room(tensor))
-                if got.data_ptr() != tensor.data_ptr():  # a file that a resident run wrote
-                    tensor.copy_(got.clone().view(torch.float32))
-                if layout.checksums is not None and checksum(tensor) != layout.checksums[name][number]:
-                    raise DamagedError(file.path, f"the checksum of {name} does not hold")
-                found.append(tensor)
+        for name in names:
+            tensor = self._buffer(name, window, torch.float32)
+            got = file.read(layout.starts[name] + 4 * part.start, n_bytes, _room(tensor))
+            if got.data_ptr() != tensor.data_ptr():  # a file that a resident run wrote
+                tensor.copy_(got.clone().view(torch.float32))
+            if layout.checksums is not None and checksum(tensor) != layout.checksums[name][number]:
+                raise DamagedError(file.path, f"the checksum of {name} does not hold")
+            found.append(tensor)
         return found
 
-    def _layout(self, shard: Shard, file: DirectFile) -> Layout:
-        if shard.index not in self._layouts:
-            elements, windows = shard.stop - shard.start, len(self._windows[shard.index])
-            self._layouts[shard.index] = read_layout(file, elements, windows, pages(_HEADER_BYTES))
-        return self._layouts[shard.index]
+    def _layout_of(self, shard: Shard, file: DirectFile) -> Layout:
+        elements, windows = shard.stop - shard.start, len(self._windows[shard.index])
+        step = self._steps[shard.index]
+        return read_layout(file, shard.name, step, elements, windows, pages(_HEADER_BYTES))
 
     def _gradient(self, shard: Shard, window: Window, step: int) -> Tensor:
         gradient = self._buffer("gradient", window, torch.float32)
         with DirectFile(self._path(shard, "sums"), "read") as file:
             if shard.index not in self._sealed:
-                self._sealed[shard.index] = self._read_seal(file, step)
+                self._sealed[shard.index] = self._read_seal(file, shard, step)
             file.read(BLOCK + 4 * window.of(shard).start, 4 * gradient.numel(), _room(gradient))
             if checksum(gradient) != self._sealed[shard.index][self._windows[shard.index].index(window)]:
                 raise DamagedError(file.path, "the gradient's checksum does not hold")
         return gradient
 
-    def _read_seal(self, file: DirectFile, step: int) -> list[int]:
+    def _read_seal(self, file: DirectFile, shard: Shard, step: int) -> list[int]:
         try:
             said = json.loads(bytes(as_bytes(file.read(0, BLOCK, pages(BLOCK)))))
-            if said["step"] == step:
+            if (said["shard"], said["step"]) == (shard.name, step):
                 return [int(one) for one in said["crc32"]]
         except (ValueError, KeyError, TypeError):
             pass
-        raise DamagedError(file.path, f"it holds no gradient of step {step}")
+        raise DamagedError(file.path, f"it holds no gradient of {shard.name} at step {step}")
 
     def _put_image(self, shard: Shard, window: Window, image: Tensor) -> None:
         """Writes what the window's `image` has of matrices."""
@@ -307,7 +327,9 @@ class _Rewriting:
     def commit(self, step: int) -> None:
         """The file is whole: puts it in its place."""
         each = zip(*(self._checksums[start] for start in sorted(self._checksums)), strict=True)
-        self._file.write(0, _block(header(self._elements, step, dict(zip(TENSORS, each, strict=True)))))
+        self._file.write(
+            0, _block(header(self._shard.name, self._elements, step, dict(zip(TENSORS, each, strict=True))))
+        )
         self._file.finish(file_bytes(self._elements))
         self._file.close()
         os.replace(part_of(self._path), self._path)

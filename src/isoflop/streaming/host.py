@@ -12,16 +12,21 @@ from isoflop.streaming.store import Counter, State, Store, Vectors, Window, Work
 
 
 class HostStore(Store):
-    """Shards in memory of exactly their size."""
+    """Shards in memory of exactly their size; images are locked where a GPU as `device` takes them from there."""
 
     def __init__(
-        self, pieces: Sequence[Piece], shards: Sequence[Shard], image_dtype: torch.dtype, sums_dtype: torch.dtype
+        self,
+        pieces: Sequence[Piece],
+        shards: Sequence[Shard],
+        image_dtype: torch.dtype,
+        sums_dtype: torch.dtype,
+        device: torch.device | None = None,
     ) -> None:
         self.vectors = Vectors(pieces)
         self._counter = Counter()
         self._sums_dtype = sums_dtype
         self._state = {shard.index: [_new(shard, torch.float32) for _ in range(4)] for shard in shards}
-        self._images = {shard.index: _new(shard, image_dtype) for shard in shards}
+        self._images = {shard.index: _new(shard, image_dtype, device) for shard in shards}
         self._sums: dict[int, Tensor] = {}
         self._lock = threading.Lock()
 
@@ -49,7 +54,7 @@ class HostStore(Store):
 
     def image(self, shard: Shard, into: Tensor) -> None:
         """As `Store` says."""
-        into.copy_(self._images[shard.index][: matrix_part(shard)])
+        into.copy_(self._images[shard.index][: matrix_part(shard)], non_blocking=True)
         self._counter.add(into)
 
     def weights(self, shard: Shard, window: Window) -> Tensor:
@@ -92,6 +97,6 @@ class HostStore(Store):
         """As `Store` says."""
 
 
-def _new(shard: Shard, dtype: torch.dtype) -> Tensor:
+def _new(shard: Shard, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
     elements = shard.stop - shard.start
-    return pages(elements * dtype.itemsize).view(dtype)[:elements]
+    return pages(elements * dtype.itemsize, device).view(dtype)[:elements]

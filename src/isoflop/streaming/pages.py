@@ -29,12 +29,38 @@ def blocks(n_bytes: int) -> int:
     return -(-n_bytes // BLOCK) * BLOCK
 
 
-def pages(n_bytes: int) -> Tensor:
-    """Zeros, uint8 (blocks(n_bytes),), at a page's beginning; given back to the system with the last view of it."""
-    memory = mmap.mmap(-1, max(BLOCK, blocks(n_bytes)), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+def pages(n_bytes: int, device: torch.device | None = None) -> Tensor:
+    """Zeros, uint8 (blocks(n_bytes),), at a page's beginning; given back to the system with the last view of it.
+
+    Where `device` is a GPU it reads and writes them by itself: locked in memory at exactly this size, where PyTorch's
+    own pinned memory takes the next power of two.
+
+    Raises:
+        WorkError: the system lets no more memory be locked.
+    """
+    memory = _Locked(-1, max(BLOCK, blocks(n_bytes)), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8)
+    found = torch.frombuffer(memory, dtype=torch.uint8)
+    if device is not None and device.type == "cuda":
+        memory.lock(found.data_ptr())
+    return found
+
+
+class _Locked(mmap.mmap):
+    """Pages that may be locked for a GPU, and are unlocked before they are given back."""
+
+    _address = 0
+
+    def lock(self, address: int) -> None:
+        # An error number; 0 is none.
+        if int(torch.cuda.cudart().cudaHostRegister(address, len(self), 0)):  # type: ignore[no-untyped-call]
+            raise WorkError(f"cannot lock {len(self):,} bytes of memory for the GPU; raise `ulimit -l`")
+        self._address = address
+
+    def __del__(self) -> None:
+        if self._address:
+            torch.cuda.cudart().cudaHostUnregister(self._address)  # type: ignore[no-untyped-call]
 
 
 class DirectFile:

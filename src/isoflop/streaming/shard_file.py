@@ -1,8 +1,9 @@
 """The file of a shard's state: safetensors, as a checkpoint holds it, laid out for direct I/O.
 
 A header of one block, then weights and both moments, each from a block's beginning on (what fills up the block before
-is a tensor too: the format knows no gaps). The header's metadata hold the step after which the state was such, and of
-each tensor the CRC-32 of every window. Files that a resident run wrote are read as well: they have neither.
+is a tensor too: the format knows no gaps). The header's metadata hold the shard's name, the step after which the state
+was such, and of each tensor the CRC-32 of every window. Files that a resident run wrote are read as well: they have
+none of these.
 """
 
 import json
@@ -45,42 +46,42 @@ def checksum(content: Tensor) -> int:
     return zlib.crc32(as_bytes(content))
 
 
-def header(elements: int, step: int, checksums: Checksums) -> bytes:
-    """The header block."""
-    metadata = {f"{name}.crc32": " ".join(map(str, checksums[name])) for name in TENSORS}
-    document: dict[str, Any] = {"__metadata__": {"step": str(step), **metadata}}
+def header(name: str, elements: int, step: int, checksums: Checksums) -> bytes:
+    """The header block of the shard of that name."""
+    metadata = {f"{tensor}.crc32": " ".join(map(str, checksums[tensor])) for tensor in TENSORS}
+    document: dict[str, Any] = {"__metadata__": {"shard": name, "step": str(step), **metadata}}
     fill = blocks(4 * elements) - 4 * elements
-    for name, start in new_layout(elements).starts.items():
+    for tensor, start in new_layout(elements).starts.items():
         first = start - BLOCK
-        document[name] = _entry("F32", elements, first, 4 * elements)
-        if fill and name != TENSORS[-1]:
-            document[f"{name}.fill"] = _entry("U8", fill, first + 4 * elements, fill)
+        document[tensor] = _entry("F32", elements, first, 4 * elements)
+        if fill and tensor != TENSORS[-1]:
+            document[f"{tensor}.fill"] = _entry("U8", fill, first + 4 * elements, fill)
     text = json.dumps(document, separators=(",", ":")).encode()
     return struct.pack("<Q", BLOCK - 8) + text.ljust(BLOCK - 8)
 
 
-def read_layout(file: DirectFile, elements: int, windows: int, memory: Tensor) -> Layout:
+def read_layout(file: DirectFile, name: str, step: int, elements: int, windows: int, memory: Tensor) -> Layout:
     """The layout of a file that is there.
 
     Raises:
-        DamagedError: it is not the whole file of a shard of so many elements and windows.
+        DamagedError: it is not the whole file of that shard after that step, of so many elements and windows.
     """
     try:
         (length,) = struct.unpack("<Q", as_bytes(file.read(0, 8, memory)))
         text = bytes(as_bytes(file.read(8, min(length, 15 * BLOCK), memory)))
         document = json.loads(text)
-        starts = {name: 8 + length + document[name]["data_offsets"][0] for name in TENSORS}
-        shapes = {(document[name]["dtype"], *document[name]["shape"]) for name in TENSORS}
+        starts = {tensor: 8 + length + document[tensor]["data_offsets"][0] for tensor in TENSORS}
+        shapes = {(document[tensor]["dtype"], *document[tensor]["shape"]) for tensor in TENSORS}
         checksums = None
         if length == BLOCK - 8:
             metadata = document["__metadata__"]
-            checksums = {name: [int(one) for one in metadata[f"{name}.crc32"].split()] for name in TENSORS}
-            if text != header(elements, int(metadata["step"]), checksums)[8:]:
+            checksums = {tensor: [int(one) for one in metadata[f"{tensor}.crc32"].split()] for tensor in TENSORS}
+            if text != header(name, elements, step, checksums)[8:]:
                 raise ValueError
             if any(len(each) != windows for each in checksums.values()):
                 raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(file.path, "its header is not what was written") from error
+        raise DamagedError(file.path, f"its header is not that of {name} after step {step}") from error
     if shapes != {("F32", elements)}:
         raise DamagedError(file.path, f"it does not hold {elements:,} elements of fp32")
     if file.size() < max(starts.values()) + 4 * elements:

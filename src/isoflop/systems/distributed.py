@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pickle
 import signal
 import socket
 import sys
@@ -12,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from isoflop.errors import InputError, LostError
 from isoflop.systems.group import Systems
 from isoflop.systems.joining import Address, Meeting, meet, within
 from isoflop.systems.machine import processor_name
+from isoflop.systems.processes import is_system
 
 # A system that has not been heard of for this long is given up: its processes are started again from the checkpoint.
 SILENCE_SECONDS = 15.0
@@ -64,11 +64,11 @@ class Group(Systems):
                 f"{address.join_seconds:.0f} s: {self._meeting.waits_for}"
             )
 
+        self.place, self._doing = "", "starting"
         try:
             within(address.join_seconds, self._join, late)
         except (RuntimeError, ValueError) as error:
             raise LostError(f"{late()} ({str(error).splitlines()[0]})") from error
-        self.place, self._doing = "", "starting"
         self._orders = 0
         self._ending = threading.Event()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
@@ -87,6 +87,8 @@ class Group(Systems):
         # A connection of its own for the thread that watches.
         self._common_watched = self._address.connect()
         self._watched = PrefixStore(self._meeting.token, self._common_watched)
+        # Before the first exchange: who met has a beat, and is missed when it does not beat again.
+        self._say_beat(0)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=PrefixStore("group", self._store),
@@ -121,12 +123,12 @@ class Group(Systems):
         """As `Systems` says."""
         self._doing = f"{self.place}, {what}" if self.place else what
 
-    def tell(self, order: Any) -> None:
+    def tell(self, order: str) -> None:
         """Says something to all others, who `hear` it in turn; the leader's alone."""
         self._orders += 1
-        self._together(lambda: self._store.set(self._order(), pickle.dumps(order).hex()))
+        self._together(lambda: self._store.set(self._order(), order))
 
-    def hear(self) -> Any:
+    def hear(self) -> str:
         """What the leader told next, however long it takes."""
         self._orders += 1
         self.place = ""
@@ -134,7 +136,7 @@ class Group(Systems):
         key = self._order()
         while not self._together(lambda: self._store.check([key])):
             time.sleep(0.05)
-        return pickle.loads(bytes.fromhex(self._together(lambda: self._store.get(key)).decode()))
+        return self._together(lambda: self._store.get(key)).decode()
 
     def agree(self, about: dict[str, str], arithmetic: dict[str, str], reproducible: bool, folder: Path) -> list[str]:
         """Checks that all systems are alike and see one run directory; what the user should know of them, a line each.
@@ -156,13 +158,14 @@ class Group(Systems):
                 break
             time.sleep(0.1)
         own = {**about, **arithmetic, "sees": str(seen), "host": socket.gethostname(), "processor": processor_name()}
-        self._store.set(f"about/{self.rank}", json.dumps(own))
+        self._together(lambda: self._store.set(f"about/{self.rank}", json.dumps(own)))
         self.gather(np.zeros(0))
         if self.rank == 0:
             token.unlink(missing_ok=True)
-            everyone = [self._about(rank) for rank in range(self.size)]
-            self._store.set("verdict", json.dumps(_verdict(everyone, about, arithmetic, reproducible, folder)))
-        verdict: tuple[str | None, list[str]] = json.loads(self._store.get("verdict"))
+            everyone = self._together(lambda: [self._about(rank) for rank in range(self.size)])
+            said = json.dumps(_verdict(everyone, about, arithmetic, reproducible, folder))
+            self._together(lambda: self._store.set("verdict", said))
+        verdict: tuple[str | None, list[str]] = json.loads(self._together(lambda: self._store.get("verdict")))
         fault, notes = verdict
         if fault:
             raise InputError(fault)
@@ -226,28 +229,30 @@ class Group(Systems):
         heard, since, count = "", time.monotonic(), 0
         while not self._ending.wait(BEAT_SECONDS):
             count += 1
-            own = {"doing": self._doing, "host": socket.gethostname(), "process": os.getpid(), "beat": count}
             try:
-                store.set(f"beat/{self.rank}", json.dumps(own))
-                key = f"beat/{following}"
-                said = store.get(key).decode() if store.check([key]) else ""
+                self._say_beat(count)
+                said = store.get(f"beat/{following}").decode()
             except RuntimeError:
                 # Whoever started this system is gone.
                 if not self._ending.is_set():
                     os._exit(ENDED_BY_WATCH)
                 return
             now = time.monotonic()
-            if said != heard or not said:
+            if said != heard:
                 heard, since = said, now
             elif now - since >= SILENCE_SECONDS:
                 self._give_up(following, said)
+
+    def _say_beat(self, count: int) -> None:
+        own = {"doing": self._doing, "host": socket.gethostname(), "process": os.getpid(), "beat": count}
+        self._watched.set(f"beat/{self.rank}", json.dumps(own))
 
     def _give_up(self, silent: int, beat: str) -> NoReturn:
         line = f"{self._named(silent, beat)} has not been heard of for {SILENCE_SECONDS:.0f} s"
         self._common_watched.set("fault", line)
         print(f"isoflop: {line}", file=sys.stderr, flush=True)
         said = json.loads(beat)
-        if said["host"] == socket.gethostname():
+        if said["host"] == socket.gethostname() and is_system(said["process"], silent):
             with contextlib.suppress(OSError):
                 os.kill(said["process"], signal.SIGKILL)
         os._exit(ENDED_BY_WATCH)

@@ -11,8 +11,9 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -20,7 +21,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from isoflop.errors import Interrupted, WorkError
+from isoflop.interrupts import SIGNALS
 from isoflop.outcome import LAUNCHER, OUTCOME
+from isoflop.systems import loopback
+from isoflop.systems.processes import is_system
 
 RESTARTS = 3
 # How long workers have for saving when they are told to end: a step of a large model may take many minutes. One that
@@ -46,42 +50,44 @@ def launch(arguments: Sequence[str], systems: int, logs: Path) -> tuple[int, str
     logs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         outcome = Path(folder) / "outcome.json"
-        os.environ |= {OUTCOME: str(outcome), LAUNCHER: str(os.getpid())}
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=systems,
             run_id=uuid.uuid4().hex[:8],
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
+            rdzv_backend=loopback.BACKEND,
+            local_addr=loopback.ADDRESS,
             max_restarts=RESTARTS,
             shutdown_timeout=SAVE_SECONDS,
-            # This process may be stopped and go on again.
-            rdzv_configs={"keep_alive_max_attempt": 1_000_000},
+            signals_to_handle="SIGHUP,SIGQUIT",  # the others are handled by _Signals
             logs_specs=DefaultLogsSpecs(str(logs), redirects=dict.fromkeys(range(1, systems), Std.ALL)),
         )
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         ended = threading.Event()
         threading.Thread(target=_end_the_rest, args=(outcome, ended), name="rest", daemon=True).start()
         stopped: int | None = None
-        try:
-            elastic_launch(config, entrypoint=sys.executable)("-m", "isoflop", *arguments)
-        except SignalException as signalled:
-            stopped = int(signalled.sigval)
-        except ChildFailedError as failed:
-            rank, failure = failed.get_first_failure()
-            how = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-            if not outcome.exists():
-                raise WorkError(
-                    f"system {rank} was lost {RESTARTS + 1} times, at last by {how} (memory that ran out does that); "
-                    f"its messages are under {logs}; everything up to the last checkpoint is kept"
-                ) from None
-        finally:
-            ended.set()
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            del os.environ[OUTCOME], os.environ[LAUNCHER]
+        # Gloo would listen on whatever this machine's name leads to.
+        variables = {OUTCOME: str(outcome), LAUNCHER: str(os.getpid()), "GLOO_SOCKET_IFNAME": "lo"}
+        with _Signals() as signals, _in_environment(variables):
+            try:
+                try:
+                    elastic_launch(config, entrypoint=sys.executable)("-m", "isoflop", *arguments)
+                finally:
+                    signals.raising = False
+                    ended.set()
+            except SignalException as signalled:
+                stopped = int(signalled.sigval)
+            except ChildFailedError as failed:
+                rank, failure = failed.get_first_failure()
+                how = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+                if not outcome.exists() and signals.first is None:
+                    raise WorkError(
+                        f"system {rank} was lost {RESTARTS + 1} times, at last by {how} (memory that ran out does "
+                        f"that); its messages are under {logs}; everything up to the last checkpoint is kept"
+                    ) from None
+            except Exception:
+                if signals.first is None:  # what a signal in the midst of something has broken does not matter
+                    raise
+            stopped = stopped or signals.first
         if not outcome.exists():
             if stopped is not None:
                 raise Interrupted(stopped, saved=False)
@@ -91,6 +97,45 @@ def launch(arguments: Sequence[str], systems: int, logs: Path) -> tuple[int, str
             for made in logs.glob(f"{config.run_id}_*"):
                 shutil.rmtree(made, ignore_errors=True)
         return said["code"], said["line"]
+
+
+class _Signals:
+    """Inside the block the first SIGINT or SIGTERM ends PyTorch's agent, which passes it on and waits for the systems.
+
+    Further ones would only end that wait. PyTorch's own handler raises at each, wherever the process is.
+    """
+
+    first: int | None = None
+    raising = True
+
+    def __enter__(self) -> "_Signals":
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.first is None:
+            self.first = number
+            if self.raising:
+                raise SignalException(f"signal {number}", signal.Signals(number))
+
+
+@contextlib.contextmanager
+def _in_environment(variables: dict[str, str]) -> Iterator[None]:
+    """Inside the block these are in the environment."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _end_the_rest(outcome: Path, ended: threading.Event) -> None:
@@ -111,7 +156,5 @@ def _workers() -> list[int]:
     found = []
     for path in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            for child in path.read_text().split():
-                if b"\0RANK=" in b"\0" + Path(f"/proc/{child}/environ").read_bytes():
-                    found.append(int(child))
+            found += [int(child) for child in path.read_text().split() if is_system(int(child))]
     return found

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ from isoflop.errors import WorkError
 from isoflop.recipe import Machine
 
 if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
     from torch import Tensor, dtype
 
 # The largest is large enough for the full rate. A processor that emulates bf16 takes a minute for it: there the smaller
@@ -27,7 +29,8 @@ SECONDS_PER_PRECISION = 0.4
 
 
 def measure_machine() -> Machine:
-    """This machine, with the best rate of a matrix product over 0.4 s in each precision.
+    """This machine, with the best rate of a matrix product over 0.4 s in each precision; where PyTorch is not
+    installed, NumPy's in fp32 stands for both.
 
     The product is 2,048-sided, or the largest of `SIDES` that fits that time.
 
@@ -50,25 +53,34 @@ def available_cores() -> int:
 
 
 def _measure() -> Machine:
-    import torch
+    try:
+        import torch
+    except ImportError:
+        import numpy as np
 
+        rate = _matrix_rate(np.random.default_rng(0).standard_normal((SIDES[-1], SIDES[-1]), np.float32))
+        return _processor("none", rate, rate)
     if torch.cuda.is_available():
         return _measure_gpu()
-    cores = available_cores()
     before = torch.get_num_threads()
-    torch.set_num_threads(cores)
+    torch.set_num_threads(available_cores())
     square = torch.randn(SIDES[-1], SIDES[-1])
-    rates = {dtype: _matrix_rate(square.to(dtype)) for dtype in (torch.bfloat16, torch.float32)}
+    bf16, fp32 = (_matrix_rate(square.to(dtype)) for dtype in (torch.bfloat16, torch.float32))
     torch.set_num_threads(before)
+    return _processor(torch.__version__, bf16, fp32)
+
+
+def _processor(torch_version: str, bf16_flops_per_second: float, fp32_flops_per_second: float) -> Machine:
+    cores = available_cores()
     return Machine(
         processor=processor_name(),
         cores=cores,
         threads=cores,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        torch=torch.__version__,
+        torch=torch_version,
         device="cpu",
-        bf16_flops_per_second=rates[torch.bfloat16],
-        fp32_flops_per_second=rates[torch.float32],
+        bf16_flops_per_second=bf16_flops_per_second,
+        fp32_flops_per_second=fp32_flops_per_second,
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -110,11 +122,11 @@ def _gpu_rate(dtype: "dtype") -> float:
     return 2 * side**3 / best
 
 
-def _matrix_rate(square: "Tensor") -> float:
+def _matrix_rate(square: "Tensor | NDArray[float32]") -> float:
     """FLOP/s of the largest product that fits the time, the best of several: other programs only ever slow one down."""
     end = perf_counter() + SECONDS_PER_PRECISION
     for side in SIDES:
-        a = square[:side, :side].contiguous()
+        a = square[:side, :side] * 1  # a copy that lies as a matrix of its own
         a @ a
         best = _seconds(a)
         # The next side takes eight times as long, and has to be warmed up as well.
@@ -125,7 +137,7 @@ def _matrix_rate(square: "Tensor") -> float:
     return float(2 * side**3 / best)
 
 
-def _seconds(a: "Tensor") -> float:
+def _seconds(a: "Tensor | NDArray[float32]") -> float:
     start = perf_counter()
     a @ a
     return perf_counter() - start
@@ -133,7 +145,11 @@ def _seconds(a: "Tensor") -> float:
 
 def _key() -> str:
     gpus = ",".join(sorted(path.name for path in Path("/proc/driver/nvidia/gpus").glob("*")))
-    text = f"{processor_name()}|{available_cores()}|{version('torch')}|{gpus}"
+    try:
+        torch_version = version("torch")
+    except PackageNotFoundError:
+        torch_version = "none"
+    text = f"{processor_name()}|{available_cores()}|{torch_version}|{gpus}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

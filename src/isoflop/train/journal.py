@@ -11,7 +11,7 @@ from isoflop.durable import write_text
 from isoflop.errors import InputError
 from isoflop.streaming.pages import DamagedError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from isoflop.errors import InputError
 from isoflop.model import Kernels, Lanes
 from isoflop.recipe import ModelPlan
 from isoflop.systems.group import Systems
@@ -31,16 +30,13 @@ def make_learner(
 ) -> Learns:
     """Resident or streamed, from `source` on where there is one. A store on disk is made anew in the folder `store`."""
     if plan.execution == "streamed":
-        if device.type != "cpu":
-            raise InputError(
-                f"{plan.name}: streamed training runs on processors only as yet; use execution = 'resident'"
-            )
         if plan.store == "disk":
             if systems.rank == 0:
                 shutil.rmtree(store, ignore_errors=True)
                 store.mkdir(parents=True)
             systems.gather(np.zeros(0))
-        streamed = open_store(plan, data_sha256, store, lanes=lanes, kernels=kernels, systems=systems)
+        on_device = None if device.type == "cpu" else device
+        streamed = open_store(plan, data_sha256, store, lanes=lanes, kernels=kernels, systems=systems, device=on_device)
         if source is None:
             streamed.create(plan.seed)
         else:
@@ -51,7 +47,7 @@ def make_learner(
         seed=plan.seed,
         precision=plan.precision,
         lanes=lanes,
-        kernels=kernels,
+        kernels=kernels if device.type == "cpu" else None,
         optimizer=_optimizer(plan),
         parametrisation=plan.parametrisation,
         systems=systems,
@@ -64,9 +60,16 @@ def make_learner(
 
 
 def open_store(
-    plan: ModelPlan, data_sha256: str, store: Path, *, lanes: Lanes, kernels: Kernels | None, systems: Systems
+    plan: ModelPlan,
+    data_sha256: str,
+    store: Path,
+    *,
+    lanes: Lanes,
+    kernels: Kernels | None,
+    systems: Systems,
+    device: torch.device | None = None,
 ) -> StreamedLearner:
-    """A streamed learner, still without its state."""
+    """A streamed learner, still without its state; it computes on `lanes`, or on `device` where one is given."""
     on_disk = plan.store == "disk"
     return StreamedLearner(
         plan.shape,
@@ -80,6 +83,7 @@ def open_store(
         cut=plan.cut(systems.size),
         folder=store if on_disk else None,
         journal=Journal(store / JOURNAL, fingerprint_of(plan, data_sha256)) if on_disk else None,
+        device=device,
     )
 
 

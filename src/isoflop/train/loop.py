@@ -58,8 +58,8 @@ class Step:
 class Trained:
     """A finished run. `weights` are a standard GPT-2's.
 
-    `seconds`, `system_seconds` and `joules` add up over all its sessions; `system_seconds` counts a second on half of a
-    system's cores as half.
+    `seconds`, `system_seconds` and `joules` add up over all its sessions; `system_seconds` are those
+    of whole GPUs or machines: a second on half of a machine's cores counts as half.
     """
 
     weights: Weights
@@ -77,7 +77,7 @@ def train(
     folder: Path,
     *,
     lanes: Lanes,
-    system_share: float,
+    whole_systems: float,
     peak_flops_per_second: float,
     checkpoint_seconds: float,
     read_joules: Callable[[], float | None],
@@ -90,9 +90,9 @@ def train(
 
     Weights are a function of plan and data, on machines that compute alike; the numbers of lanes and of systems do not
     change them. All `systems` call this alike; the leader writes and speaks, each system writes its shards of a
-    checkpoint. `system_share` is the share of the machine that the lanes of all systems on it are. `read_joules` counts
-    up from any start, or says None; it is asked every few seconds. `on_event` hears what a user should
-    know, a line each.
+    checkpoint. `whole_systems` is how many GPUs, or machines with all their cores, the lanes of all systems are.
+    `read_joules` counts up from any start, or says None; it is asked every few seconds. `on_event` hears what a user
+    should know, a line each.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the last finished step is saved.
@@ -104,7 +104,8 @@ def train(
     data_sha256 = _manifest_sha256(data)
     recover(store, checkpoints, plan, data_sha256, lanes, systems, on_event)
     generation = load_together(checkpoints, plan, data_sha256, on_event, systems)
-    kernels = load_kernels() if device.type == "cpu" else None
+    # A GPU computes without them; the optimizer of streamed weights is the processor's in any case.
+    kernels = load_kernels() if device.type == "cpu" or plan.execution == "streamed" else None
     unbegun = Position(0, 0, 0.0, 0.0, 0.0, THREADS, kernels is not None, device.type)
     position = unbegun if generation is None else generation.position
     if position.fused and kernels is None and device.type == "cpu" and position.steps < plan.steps:
@@ -156,7 +157,7 @@ def train(
         kept_steps = rewind_base(plan, now.steps)
         save_generation(checkpoints, plan, data_sha256, now, session.learner, systems, kept_steps)
 
-    metrics = Metrics(folder / "metrics.jsonl", position.steps) if leads else None
+    metrics = Metrics(folder / "metrics.jsonl", position.steps, on_event) if leads else None
     kept = set(plan.kept_steps)
     started = saved = counted = perf_counter()
     joules_before = read_joules()
@@ -173,7 +174,7 @@ def train(
             steps=step.step,
             tokens=step.tokens,
             seconds=position.seconds + perf_counter() - started,
-            system_seconds=position.system_seconds + (perf_counter() - started) * system_share,
+            system_seconds=position.system_seconds + (perf_counter() - started) * whole_systems,
             joules=position.joules + of_all if known else None,  # type: ignore[operator]
             threads=position.threads,
             fused=position.fused,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from isoflop.durable import sha256_of_file
 from isoflop.model import (
+    GPT,
     Kernels,
     Lanes,
     Shard,
@@ -28,8 +29,10 @@ from isoflop.model import (
     shards_of,
 )
 from isoflop.recipe import Parametrisation, Shape
-from isoflop.recipe.streaming import WIDE, Cut
+from isoflop.recipe.streaming import Cut
+from isoflop.streaming.device import DeviceExecutor
 from isoflop.streaming.disk import DiskStore
+from isoflop.streaming.exchange import Exchange, Surroundings
 from isoflop.streaming.executor import Executor
 from isoflop.streaming.host import HostStore
 from isoflop.streaming.kept import Kept, KeptInMemory, KeptOnDisk
@@ -46,6 +49,8 @@ from isoflop.train.optimizer import AdamW, Chunk, Update, chunks_of
 CARRIERS = 4
 # Threads that finish gradients and update weights; each has buffers of a few windows.
 CLERKS = 3
+# Beside a GPU the processor's cores have nothing else to do.
+DEVICE_CLERKS = 12
 # Memories for what a layer keeps: one for each lane, and so many on their way.
 ON_THEIR_WAY = 1
 
@@ -53,7 +58,8 @@ ON_THEIR_WAY = 1
 class StreamedLearner(Learns):
     """One model whose state is in `store`. Call `create`, `restore` or `recover` first.
 
-    `journal` is where a store on disk keeps what it must know of the step it is at.
+    `journal` is where a store on disk keeps what it must know of the step it is at. It computes on `lanes`, or on
+    `device` where one is given; the optimizer's work is the host's in either case, by `kernels`.
     """
 
     def __init__(
@@ -70,12 +76,13 @@ class StreamedLearner(Learns):
         cut: Cut,
         folder: Path | None,
         journal: Journal | None,
+        device: torch.device | None = None,
     ) -> None:
-        if shape.d_model >= WIDE:
-            map_large_buffers()
+        map_large_buffers(shape.d_model)
+        self._device = device
         self._shape, self._cut, self._folder, self._journal = shape, cut, folder, journal
         self._lanes, self._kernels, self._systems, self._optimizer = lanes, kernels, systems, optimizer
-        self.model = make_model(shape, precision, kernels, parametrisation, cut.recompute)
+        self.model = make_model(shape, precision, kernels if device is None else None, parametrisation, cut.recompute)
         self._parametrisation = parametrisation
         self._sums_dtype = torch.int64 if reproducible else torch.float32
         self._adder = Adder(self._sums_dtype, kernels)
@@ -85,24 +92,23 @@ class StreamedLearner(Learns):
         self.lasting, self.generations = folder is not None, 2 if folder is None else 1
         self.link_bytes = 0
         self._carriers = ThreadPoolExecutor(CARRIERS, "carrier", torch.set_num_threads, (1,))
-        self._clerks = ThreadPoolExecutor(CLERKS, "clerk", torch.set_num_threads, (1,))
-        self._executor: Executor | None = None
+        clerks = CLERKS if device is None else DEVICE_CLERKS
+        self._clerks = ThreadPoolExecutor(clerks, "clerk", torch.set_num_threads, (1,))
+        self._executor: Exchange | None = None
         self._updates: dict[int, Future[None]] = {}
         self._pending: tuple[float, float, int] | None = None
         kinds = (self.model.dtype, self._sums_dtype)
         self._store: HostStore | DiskStore
         if folder is None:
-            self._store = HostStore(pieces_of(shape), self._own, *kinds)
+            self._store = HostStore(pieces_of(shape), self._own, *kinds, device)
         else:
             self._store = DiskStore(folder, pieces_of(shape), self._own, *kinds, several_groups=cut.groups > 1)
 
-    def _begin(self) -> Executor:
+    def _begin(self) -> Exchange:
         """The executor; its memory is taken when the first step begins."""
-        self._executor = self._executor or Executor(
-            self.model,
-            self._store,
-            self._kept(),
-            lanes=self._lanes,
+        if self._executor is not None:
+            return self._executor
+        given = Surroundings(
             kernels=self._kernels,
             systems=self._systems,
             sums_dtype=self._sums_dtype,
@@ -113,6 +119,13 @@ class StreamedLearner(Learns):
             clerks=self._clerks,
             updated=self._updated,
         )
+        if self._device is None:
+            self._executor = Executor(self.model, self._store, self._kept(), self._lanes, given)
+            return self._executor
+        assert isinstance(self.model, GPT)
+        if self._device.type == "cuda":
+            self.model.compile()
+        self._executor = DeviceExecutor(self.model, self._store, self._device, given)
         return self._executor
 
     def _kept(self) -> Kept:
@@ -135,7 +148,7 @@ class StreamedLearner(Learns):
         give_back_freed_memory()
 
     def restore(self, source: Source) -> None:
-        """As `Learns` says. On disk the files are taken as they are, by a second name."""
+        """As `Learns` says. On disk the files of a streamed run are taken as they are, by a second name."""
         for shard in self._own:
             if isinstance(self._store, DiskStore):
                 self._store.adopt(shard, source.path(shard), source.updates)

@@ -22,7 +22,7 @@ function addTools(plot, pointing) {
   for (const axis of ["x", "y"]) {
     const canBeLog = plot.panels.some(panel => panel.home[axis === "x" ? 0 : 1].low > 0);
     if (!canBeLog) continue;
-    button(`log ${axis}`, `Logarithmic ${axis} axis`, made => {
+    button(`log ${axis}`, `log ${axis}: logarithmic ${axis} axis`, made => {
       const log = made.getAttribute("aria-pressed") !== "true";
       made.setAttribute("aria-pressed", log);
       pointing.changed(() => plot.setLog(axis, log));

@@ -1,0 +1,196 @@
+"""How quick is the studio, and what do a hundred watchers cost a training?
+
+    uv run python benchmarks/studio.py [--runs 500] [--watchers 100] [--phase-seconds 30] [--phases 8] [--write]
+
+Starts `isoflop studio` as people do, over a folder of so many finished runs, and times: from the command to its
+address, the listing of all runs, and quotes of every kind, the first time and then. Then it launches two models of the
+pocket family and, by turns of so many seconds, lets watchers follow them and go away: tokens a second in metrics.jsonl
+with them over without. Takes some six minutes on two cores that do nothing else. With --write,
+benchmarks/results/studio.json.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results" / "studio.json"
+QUOTES: dict[str, dict[str, str]] = {
+    "file": {},
+    "flops": {"by": "flops", "amount": "1e15"},
+    "hours": {"by": "hours", "amount": "2"},
+    "kWh": {"by": "kwh", "amount": "0.05"},
+    "money": {"by": "money", "amount": "5", "price": "2"},
+    "loss": {"by": "loss", "amount": "4.2"},
+    "sizes": {"by": "params", "sizes": "100k,200k,400k,800k"},
+}
+TIMES = 15
+
+
+class Studio:
+    """A server as people start it, and a session in it."""
+
+    def __init__(self, runs: Path) -> None:
+        command = [sys.executable, "-m", "isoflop", "studio", "--runs", str(runs), "--port", "0"]
+        begin = time.perf_counter()
+        self.process = subprocess.Popen(
+            [*command, "--families", str(ROOT / "families")], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        link = urlsplit(self.process.stdout.readline().strip())
+        self.start_seconds = time.perf_counter() - begin
+        self.where, self.cookie, self.token = link.netloc, "", ""
+        answer = self._ask("GET", f"{link.path}?{link.query}")
+        self.cookie = (answer.getheader("set-cookie") or "").partition(";")[0]
+
+    def get(self, path: str) -> str:
+        """A page."""
+        answer = self._ask("GET", path)
+        text = answer.read().decode()
+        if answer.status != 200:
+            raise SystemExit(f"{path}: {answer.status} {text[:200]}")
+        return text
+
+    def send(self, path: str, **fields: str) -> None:
+        """A form."""
+        token = self.get("/account").partition('data-token="')[2].partition('"')[0]
+        answer = self._ask("POST", path, urlencode({"token": token, **fields}))
+        if answer.status != 303:
+            raise SystemExit(f"{path}: {answer.status} {answer.read()[:200]!r}")
+
+    def watch(self, path: str, until: threading.Event) -> None:
+        """Follows a run until the event is set."""
+        connection = http.client.HTTPConnection(self.where, timeout=30)
+        connection.request("GET", path, headers={"Cookie": self.cookie})
+        answer = connection.getresponse()
+        while not until.is_set():
+            if not answer.fp or not answer.readline():
+                return
+        connection.close()
+
+    def _ask(self, method: str, path: str, body: str | None = None) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection(self.where, timeout=120)
+        headers = {"Cookie": self.cookie, "Content-Type": "application/x-www-form-urlencoded"}
+        connection.request(method, path, body, headers)
+        return connection.getresponse()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--watchers", type=int, default=100)
+    parser.add_argument("--phase-seconds", type=float, default=30.0)
+    parser.add_argument("--phases", type=int, default=8)
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="isoflop-studio-") as place:
+        runs = Path(place) / "runs"
+        make_runs(runs, given.runs)
+        studio = Studio(runs)
+        try:
+            found: dict[str, Any] = {"start_seconds": studio.start_seconds, "runs": given.runs, **speeds(studio)}
+            if given.phases:
+                found["watchers"] = watchers_cost(studio, runs, given.watchers, given.phase_seconds, given.phases)
+        finally:
+            studio.process.terminate()
+            studio.process.wait()
+    about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "cores": os.cpu_count(), "processor": platform.processor()}
+    text = json.dumps({**about, "load_average": os.getloadavg()[0], **found}, indent=1)
+    print(text)
+    if given.write:
+        RESULTS.write_text(text + "\n")
+
+
+def speeds(studio: Studio) -> dict[str, Any]:
+    """Seconds of pages: the first time, then the median of `TIMES`."""
+
+    def timed(path: str) -> dict[str, float]:
+        seconds = []
+        for _ in range(TIMES + 1):
+            begin = time.perf_counter()
+            studio.get(path)
+            seconds.append(time.perf_counter() - begin)
+        return {"first": seconds[0], "median": statistics.median(seconds[1:]), "worst": max(seconds[1:])}
+
+    listing = timed("/")
+    asked = {name: timed("/quote.json?" + urlencode({"family": "pocket", **fields})) for name, fields in QUOTES.items()}
+    drawn = timed("/quote?" + urlencode({"family": "pocket", **QUOTES["hours"], "part": "answer"}))
+    return {"listing_seconds": listing, "quote_seconds": asked, "drawn_quote_seconds": drawn}
+
+
+def watchers_cost(studio: Studio, runs: Path, watchers: int, seconds: float, phases: int) -> dict[str, Any]:
+    """Tokens a second of a training with watchers over without, by turns."""
+    studio.send("/launch", family="pocket", name="watched", by="params", sizes="300k,600k", ratio="200")
+    logs = runs / "watched" / "models"
+    wait(lambda: any(logs.glob("*/metrics.jsonl")))
+    time.sleep(10)
+    turns: list[tuple[bool, float, float]] = []
+    for phase in range(phases):
+        watched, until = phase % 2 == 1, threading.Event()
+        if watched:
+            for _ in range(watchers):
+                threading.Thread(target=studio.watch, args=("/runs/watched/events", until), daemon=True).start()
+        time.sleep(2)
+        begin = time.time()
+        time.sleep(seconds)
+        turns.append((watched, begin, time.time()))
+        until.set()
+        time.sleep(3)
+    studio.send("/runs/watched/tell/cancel")
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    for watched, begin, end in turns:
+        rate = sum(tokens_read(log, begin, end) for log in logs.glob("*/metrics.jsonl")) / (end - begin)
+        rates[watched].append(rate)
+    ratio = statistics.mean(rates[True]) / statistics.mean(rates[False])
+    return {"number": watchers, "tokens_per_second": {"with": rates[True], "without": rates[False]}, "ratio": ratio}
+
+
+def tokens_read(log: Path, begin: float, end: float) -> float:
+    """Tokens of the steps that ended in the time."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+    inside = [line["tokens"] for line in lines if begin <= line["time"] <= end]
+    return float(inside[-1] - inside[0]) if len(inside) > 1 else 0.0
+
+
+def make_runs(runs: Path, count: int) -> None:
+    """Finished runs of the pocket family's plan, each with its results."""
+    if not count:
+        return
+    runs.mkdir(parents=True)
+    first = runs / "run-0"
+    plan = [sys.executable, "-m", "isoflop", "plan", str(ROOT / "families" / "pocket.toml"), "--json"]
+    made = subprocess.run([*plan, "--runs", str(runs / "none")], capture_output=True, text=True, check=True, cwd=ROOT)
+    shutil.move(runs / "none" / "pocket", first)
+    for model in json.loads(made.stdout)["models"]:
+        folder = first / "models" / model["name"]
+        folder.mkdir(parents=True)
+        result = {"name": model["name"], "nats_per_token": 4.0, "seconds": 10.0, "params": model["params"]}
+        (folder / "result.json").write_text(json.dumps(result))
+    for number in range(1, count):
+        shutil.copytree(first, runs / f"run-{number}")
+
+
+def wait(what: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 300
+    while not what():
+        if time.monotonic() > ends:
+            raise SystemExit("waited five minutes for the training to begin")
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""A run as it stands: what its files say, read again only where they changed, and the same for all who watch it."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isoflop.errors import InputError, WorkError
+from isoflop.pipeline.folder import RunFolder
+from isoflop.report.metrics import MetricsLog
+from isoflop.report.records import Forecast, Plan, Result
+from isoflop.report.run import Model
+from isoflop.studio.places import Places
+from isoflop.studio.process import look
+
+if TYPE_CHECKING:
+    from isoflop.law.track import Track
+    from isoflop.law.watch import Standing
+
+# Between two looks at the files, and between two drawings: a drawing takes some hundredths of a second of one core,
+# however many watch.
+LOOK_SECONDS, DRAW_SECONDS = 1.0, 5.0
+# A proxy ends a connection that says nothing; after so long a watcher comes again, and is asked again who it is.
+QUIET_SECONDS, STREAM_SECONDS = 15.0, 900.0
+MOST_EVENTS = 14
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is shown of a run. `standing` by model: where it stands beside what finished ones lead to expect."""
+
+    name: str
+    plan: Plan | None
+    models: tuple[Model, ...]
+    forecast: Forecast | None
+    events: tuple[tuple[float, str, str], ...]
+    standing: "dict[str, Standing]"
+    joules: float | None
+    joules_origin: str
+    seconds: float
+    price: float | None
+    currency: str
+
+
+@dataclass
+class Live:
+    """One run's files, and the part of a page that shows them."""
+
+    folder: RunFolder
+    _documents: dict[Path, tuple[int, Any]] = field(default_factory=dict)
+    _logs: dict[Path, MetricsLog] = field(default_factory=dict)
+    _track: "tuple[int, Track | None]" = (-1, None)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def version(self) -> str:
+        """Another text whenever something that is shown is another."""
+        ordered = self.folder.path / "studio"
+        # Not by the time of a file: a process leaves its exit code a moment before it is gone.
+        seen = [str(look(ordered / "process"))]
+        for path in (
+            ordered / "order.json",
+            self.folder.plan,
+            self.folder.forecast,
+            self.folder.report,
+            *self._model_files(),
+        ):
+            try:
+                status = path.stat()
+                seen.append(f"{path.name} {status.st_mtime_ns} {status.st_size}")
+            except OSError:
+                continue
+        return str(hash(tuple(seen)))
+
+    def read(self) -> Snapshot:
+        """The run as it is now; what cannot be read is left out."""
+        with self._lock:
+            return self._read()
+
+    def _read(self) -> Snapshot:
+        plan = self._record(self.folder.plan, Plan)
+        models = tuple(self._model(planned) for planned in (plan.models if plan else ()))
+        results = [model.result for model in models if model.result]
+        joules = [result.joules for result in results]
+        running = [model for model in models if model.metrics is not None and model.result is None]
+        joules += [self._last(model.name).get("joules") for model in running]
+        known = [one for one in joules if one is not None]
+        seconds = sum(result.seconds or 0.0 for result in results)
+        seconds += sum(map(_trained_seconds, running))
+        return Snapshot(
+            name=self.folder.path.name,
+            plan=plan,
+            models=models,
+            forecast=self._record(self.folder.forecast, Forecast),
+            events=tuple(self._events(models)),
+            standing=self._standing(models),
+            joules=sum(known) if known and len(known) == len(joules) else None,
+            joules_origin=next((result.joules_origin for result in results if result.joules_origin), "") or "",
+            seconds=seconds,
+            price=_price(plan, seconds),
+            currency=(plan.currency if plan else None) or "",
+        )
+
+    def _model(self, planned: Any) -> Model:
+        path = self.folder.model(planned.name) / "metrics.jsonl"
+        metrics = self._logs.setdefault(path, MetricsLog(path)).read()
+        result = self._record(self.folder.result(planned.name), Result)
+        return Model(planned.name, planned.size or planned.name, planned.held_out, planned, metrics, result)
+
+    def _last(self, name: str) -> dict[str, Any]:
+        """The last whole line of a log."""
+        path = self.folder.model(name) / "metrics.jsonl"
+        try:
+            with open(path, "rb") as file:
+                file.seek(max(0, file.seek(0, 2) - 4096))
+                last = [line for line in file.read().split(b"\n")[:-1] if line.startswith(b"{")]
+            found: dict[str, Any] = json.loads(last[-1])
+            return found
+        except (OSError, ValueError, IndexError):
+            return {}
+
+    def _events(self, models: tuple[Model, ...]) -> list[tuple[float, str, str]]:
+        """When, of which kind, in words; newest first."""
+        found: list[tuple[float, str, str]] = []
+        for model in models:
+            folder = self.folder.model(model.name)
+            for alarm in self._document(folder / "alarms.json") or []:
+                found.append((float(alarm.get("time", 0)), "alarm", f"{model.name}: {alarm.get('message', '')}"))
+            for spike in self._document(folder / "spikes.json") or []:
+                told = f"{model.name}: step {spike.get('step')}, {spike.get('kind')} spike; {spike.get('answer')}"
+                found.append((_mtime(folder / "spikes.json"), "alarm", told))
+            for one in (folder / "checkpoints").glob("gen-*[0-9]"):
+                found.append((_mtime(one), "checkpoint", f"{model.name}: saved after step {int(one.name[4:]):,}"))
+            if model.result:
+                told = f"{model.name}: held-out loss {model.result.nats_per_token or 0:.3f} nats/token"
+                found.append((_mtime(self.folder.result(model.name)), "done", told))
+        if self.folder.forecast.is_file():
+            found.append((_mtime(self.folder.forecast), "forecast", "the held-out model's loss is foretold"))
+        return sorted(found, reverse=True)[:MOST_EVENTS]
+
+    def _standing(self, models: tuple[Model, ...]) -> "dict[str, Standing]":
+        """Of the models that train now."""
+        training = [model for model in models if model.result is None and model.metrics is not None]
+        if not training:
+            return {}
+        found = {}
+        for model in training:
+            watched = self.watch(model)
+            if watched is not None:
+                found[model.name] = watched.standing()
+        return found
+
+    def watch(self, model: Model) -> Any:
+        """A `law.watch.Watch` that has seen the model's steps; None where too few runs are finished."""
+        from isoflop.law.watch import Watch
+        from isoflop.pipeline.plan import stored_plan
+        from isoflop.pipeline.watch import planned_rate, track_of
+
+        metrics = model.metrics
+        if metrics is None or not (metrics.loss > 0).all():
+            return None
+        try:
+            _, plan = stored_plan(self.folder)
+            planned = next(one for one in plan.models if one.name == model.name)
+            done = sum(self.folder.result(one.name).exists() for one in plan.models)
+            if self._track[0] != done:
+                self._track = (done, None)
+                self._track = (done, track_of(self.folder, plan, planned))
+            if self._track[1] is None:
+                return None
+            watch = Watch(self._track[1], model.name, float(planned.shape.params), planned_rate(planned))
+        except (InputError, WorkError, StopIteration):
+            return None
+        watch.follow(metrics.tokens / planned.tokens, metrics.loss, np.diff(metrics.tokens, prepend=0.0))
+        return watch
+
+    def _model_files(self) -> list[Path]:
+        names = ("metrics.jsonl", "result.json", "alarms.json", "spikes.json")
+        return [path for name in names for path in sorted(self.folder.path.glob(f"models/*/{name}"))]
+
+    def _record(self, path: Path, kind: Any) -> Any:
+        document = self._document(path)
+        try:
+            return None if document is None else kind.model_validate(document)
+        except ValueError:
+            return None
+
+    def _document(self, path: Path) -> Any:
+        """The JSON in a file, parsed once for each time that it is written."""
+        try:
+            stamp = path.stat().st_mtime_ns
+            kept = self._documents.get(path)
+            if kept is None or kept[0] != stamp:
+                kept = self._documents[path] = (stamp, json.loads(path.read_bytes()))
+            return kept[1]
+        except (OSError, ValueError, RecursionError):
+            return None
+
+
+class Lives:
+    """The runs that are looked at, and those who watch them: each is looked at once a second, for all together."""
+
+    def __init__(self, places: Places, draw: Callable[[Live], str]) -> None:
+        self._places, self._draw = places, draw
+        self._lives: dict[str, Live] = {}
+        self._pumps: dict[str, _Pump] = {}
+
+    def of(self, name: str) -> Live:
+        """The run's files."""
+        if name not in self._lives:
+            self._lives[name] = Live(self._places.run(name))
+        return self._lives[name]
+
+    async def events(self, name: str) -> AsyncIterator[bytes]:
+        """Server-sent events: the live part of the run's page, whenever it has changed."""
+        pump = self._pumps.setdefault(name, _Pump(self.of(name), self._draw))
+        pump.watchers += 1
+        if pump.task is None or pump.task.done():
+            pump.task = asyncio.create_task(pump.run())
+        seen, ends = -1, time.monotonic() + STREAM_SECONDS
+        try:
+            yield b"retry: 2000\n\n"
+            while time.monotonic() < ends:
+                news = await pump.after(seen)
+                if news is None:
+                    yield b": nothing new\n\n"
+                else:
+                    seen, text = news
+                    yield text
+        finally:
+            pump.watchers -= 1
+
+
+class _Pump:
+    """Draws the live part of a page while someone watches."""
+
+    def __init__(self, live: Live, draw: Callable[[Live], str]) -> None:
+        self._live, self._draw = live, draw
+        self.watchers = 0
+        self.task: asyncio.Task[None] | None = None
+        self._number, self._text = 0, b""
+        self._news = asyncio.Condition()
+
+    async def run(self) -> None:
+        version, drawn = "", 0.0
+        while self.watchers:
+            now = await asyncio.to_thread(self._live.version)
+            if now != version and time.monotonic() - drawn >= DRAW_SECONDS:
+                version, drawn = now, time.monotonic()
+                html = await asyncio.to_thread(self._draw, self._live)
+                text = "event: live\n" + "".join(f"data: {line}\n" for line in html.splitlines()) + "\n"
+                async with self._news:
+                    self._number, self._text = self._number + 1, text.encode()
+                    self._news.notify_all()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def after(self, seen: int) -> tuple[int, bytes] | None:
+        """The newest text and its number, once there is another than `seen`; None after a while without."""
+        async with self._news:
+            try:
+                await asyncio.wait_for(
+                    self._news.wait_for(lambda: self._number > 0 and self._number != seen), QUIET_SECONDS
+                )
+            except TimeoutError:
+                return None
+            return self._number, self._text
+
+
+def _trained_seconds(model: Model) -> float:
+    """Time in steps: pauses are none of it."""
+    metrics = model.metrics
+    assert metrics is not None
+    return float(np.nansum(np.diff(metrics.tokens, prepend=0.0) / metrics.tokens_per_second))
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _price(plan: Plan | None, seconds: float) -> float | None:
+    """Of so many seconds, at what the plan pays for its own; None without a price."""
+    priced = [
+        (one.price, one.seconds) for one in (plan.models if plan else ()) if one.price is not None and one.seconds
+    ]
+    if not priced:
+        return None
+    return seconds * sum(float(price) for price, _ in priced) / sum(float(time) for _, time in priced)

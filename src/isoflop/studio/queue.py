@@ -1,0 +1,187 @@
+"""The queue: starts what is to be trained, in the order of priority and as far as the limits allow."""
+
+import contextlib
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from isoflop.errors import InputError, WorkError
+from isoflop.studio.catalogue import Catalogue, Listed
+from isoflop.studio.order import Order, change_order, place_order
+from isoflop.studio.places import Places
+from isoflop.studio.process import look, start, stop
+from isoflop.studio.quote import Quote
+
+LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the studio may use: runs at once, their systems together, and money in all as it was quoted."""
+
+    at_once: int = 1
+    systems: int | None = None
+    price: float | None = None
+
+
+class Queue:
+    """One of them looks after a folder of run directories; the runs go on without it."""
+
+    def __init__(self, places: Places, catalogue: Catalogue, limits: Limits) -> None:
+        self._places, self._catalogue, self.limits = places, catalogue, limits
+        self._lock = threading.Lock()
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._ended = threading.Event()
+        self._nudged = threading.Event()
+        self._told: dict[str, str] = {}
+
+    def run(self) -> None:
+        """A thread's life."""
+        while not self._ended.is_set():
+            with contextlib.suppress(WorkError, OSError):
+                self.look()
+            self._nudged.wait(LOOK_SECONDS)
+            self._nudged.clear()
+
+    def end(self) -> None:
+        """Ends the thread, and no run."""
+        self._ended.set()
+        self._nudged.set()
+
+    def nudge(self) -> None:
+        """Looks at once."""
+        self._nudged.set()
+
+    def look(self) -> None:
+        """Starts what may start now."""
+        with self._lock:
+            self._children = [child for child in self._children if child.poll() is None]
+            runs = self._catalogue.runs()
+            self._remind(runs)
+            for run in self.waiting(runs):
+                active = [one for one in runs if one.state in ("running", "stopping") and one.order]
+                if self.why_not(run, active) is None:
+                    try:
+                        self._start(run)
+                        self._told.pop(run.name, None)
+                    except WorkError as error:  # a full disk: said on the page, and tried again
+                        self._told[run.name] = str(error)
+                    runs = self._catalogue.runs()
+
+    def waiting(self, runs: Sequence[Listed]) -> list[Listed]:
+        """Those in the queue, next first."""
+        queued = [run for run in runs if run.order and run.state == "queued"]
+        return sorted(queued, key=lambda run: (-run.order.priority, run.order.ordered) if run.order else (0, ""))
+
+    def waits(self, run: Listed, runs: Sequence[Listed]) -> str:
+        """In words why a run is still in the queue; empty where it is not."""
+        if run.state != "queued" or run.order is None:
+            return ""
+        active = [one for one in runs if one.state in ("running", "stopping") and one.order]
+        return self._told.get(run.name) or self.why_not(run, active) or "next"
+
+    def why_not(self, run: Listed, active: Sequence[Listed]) -> str | None:
+        """Why a run has to wait; None where it may start."""
+        assert run.order is not None
+        if len(active) >= self.limits.at_once:
+            return f"{len(active)} of {self.limits.at_once} at work"
+        used = sum(one.order.systems for one in active if one.order)
+        if self.limits.systems is not None and used + run.order.systems > self.limits.systems:
+            return f"{used} of {self.limits.systems} systems taken"
+        return None
+
+    def place(self, quote: Quote, owner: str, most_price: float | None = None) -> Order:
+        """Puts a quoted family into the queue.
+
+        Raises:
+            InputError: limits forbid it, or `place_order` does.
+        """
+        systems = self.limits.systems
+        if systems is not None and quote.family.systems > systems:
+            raise InputError(f"systems = {quote.family.systems}: this studio has {systems}; ask for fewer")
+        with self._lock:
+            runs = self._catalogue.runs()
+            self._refuse_dear(quote, runs, self.limits.price, "this studio")
+            mine = [run for run in runs if run.owner == owner]
+            self._refuse_dear(quote, mine, most_price, owner)
+            order = place_order(self._places, quote, owner)
+        self.nudge()
+        return order
+
+    def pause(self, name: str) -> None:
+        """Saves, ends, and stays out of the queue."""
+        self._want(name, "pause")
+
+    def cancel(self, name: str) -> None:
+        """As `pause`; said to be for good. What was trained is kept."""
+        self._want(name, "cancel")
+
+    def resume(self, name: str) -> None:
+        """Back into the queue: it goes on from its last checkpoint."""
+        with self._lock:
+            ordered = self._places.ordered(name)
+            change_order(ordered, wanted="train")
+            if not look(ordered.process).alive:
+                ordered.process.unlink(missing_ok=True)
+        self.nudge()
+
+    def change(self, name: str, *, systems: int | None = None, priority: int | None = None) -> None:
+        """Other systems, for which a run at work stops at a checkpoint and goes on; or another place in the queue."""
+        if systems is not None and self.limits.systems is not None and systems > self.limits.systems:
+            raise InputError(f"systems = {systems}: this studio has {self.limits.systems}; ask for fewer")
+        said = {key: value for key, value in (("systems", systems), ("priority", priority)) if value is not None}
+        with self._lock:
+            ordered = self._places.ordered(name)
+            before = change_order(ordered)
+            change_order(ordered, **said)
+            if systems is not None and systems != before.systems:
+                stop(ordered.process)
+        self.nudge()
+
+    def share(self, name: str, shared: bool) -> None:
+        """Whether others see it."""
+        with self._lock:
+            change_order(self._places.ordered(name), shared=shared)
+
+    def _want(self, name: str, wanted: str) -> None:
+        with self._lock:
+            ordered = self._places.ordered(name)
+            change_order(ordered, wanted=wanted)
+            stop(ordered.process)
+        self.nudge()
+
+    def _remind(self, runs: Sequence[Listed]) -> None:
+        """Whoever was told to stop while it was too young to hear is told again."""
+        for run in runs:
+            if run.state == "stopping":
+                stop(self._places.ordered(run.name).process)
+
+    def _start(self, run: Listed) -> None:
+        assert run.order is not None
+        command = "train" if run.order.cluster and run.done < run.models else "run"
+        ordered = self._places.ordered(run.name)
+        options = ["--runs", str(self._places.runs), "--systems", str(run.order.systems)]
+        options += ["--execution", run.order.execution]
+        child = start(ordered, [command, str(ordered.family_file), *options])
+        self._children.append(child)
+
+    @staticmethod
+    def _refuse_dear(quote: Quote, runs: Sequence[Listed], most: float | None, whose: str) -> None:
+        if most is None:
+            return
+        spent = sum(_price(run) for run in runs if run.state != "cancelled")
+        if quote.price is None:
+            raise InputError(
+                f"price: {whose} may spend {most:g}, and this quote has no price; give one a system and hour"
+            )
+        if spent + quote.price > most:
+            currency = quote.plan.currency
+            raise InputError(
+                f"price: {whose} may spend {most:g} {currency}, {spent:.2f} are taken and this is {quote.price:.2f}"
+            )
+
+
+def _price(run: Listed) -> float:
+    price = run.order.quote.get("totals", {}).get("price") if run.order else None
+    return float(price) if isinstance(price, int | float) else 0.0

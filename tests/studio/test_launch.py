@@ -1,0 +1,216 @@
+"""A family launched, paused, resumed on other systems, watched, tried and fetched, the studio killed in between."""
+
+import asyncio
+import hashlib
+import io
+import json
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from isoflop.studio import server
+from isoflop.studio.app import make_app
+from isoflop.studio.context import Studio
+from isoflop.studio.live import Lives
+from isoflop.studio.places import Places
+from isoflop.studio.process import look, stop
+from isoflop.studio.queue import Limits
+from isoflop.studio.server import Opening, open_studio
+from tests.pipeline.conftest import MACHINE
+from tests.studio.conftest import NAME, send, token_of
+
+pytestmark = pytest.mark.slow  # a family is trained by processes of its own, which start twice
+
+
+def until(what: Callable[[], bool], seconds: float = 240) -> None:
+    ends = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory, families_of_module: Path) -> tuple[Places, list[str]]:
+    """The tiny family trained by a studio whose first server has gone on the way; and what was seen."""
+    places = Places(tmp_path_factory.mktemp("launched") / "runs", (families_of_module,))
+    seen: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "this_machine", lambda: MACHINE)
+        first = open_studio(places, Limits(), Opening())
+        with TestClient(make_app(first, [NAME]), base_url=f"http://{NAME}") as client:
+            client.get(f"/enter?token={first.sessions.new_link()}")
+            assert send(client, "/launch", family="tiny", ratio="2") == 303
+            assert send(client, "/launch", family="tiny", name="tiny", ratio="2") == 422  # nothing starts twice
+            first.queue.look()
+            process = places.ordered("tiny").process
+            until(lambda: look(process).alive)
+            first.queue.look()
+            until(lambda: any(places.run("tiny").path.glob("models/*/metrics.jsonl")))
+            assert send(client, "/runs/tiny/tell/pause") == 303
+            until(lambda: not look(process).alive)
+            seen += [first.catalogue.run("tiny").state, client.get("/runs/tiny").text]  # type: ignore[union-attr]
+            assert send(client, "/runs/tiny/tell/resume") == 303
+            first.queue.look()
+        del first  # the first server is gone: its run is not
+        second = open_studio(places, Limits(), Opening())
+        seen.append(second.catalogue.run("tiny").state)  # type: ignore[union-attr]
+        try:
+            until(lambda: not look(process).alive)
+        finally:
+            stop(process)
+        seen.append(second.catalogue.run("tiny").state)  # type: ignore[union-attr]
+    return places, seen
+
+
+@pytest.fixture(scope="module")
+def families_of_module(families: Path) -> Path:
+    return families
+
+
+@pytest.fixture
+def there(launched: tuple[Places, list[str]]) -> Iterator[TestClient]:
+    """A browser in a studio over the finished run."""
+    studio = open_studio(launched[0], Limits(), Opening())
+    with TestClient(make_app(studio, [NAME]), base_url=f"http://{NAME}") as client:
+        client.get(f"/enter?token={studio.sessions.new_link()}")
+        yield client
+
+
+def test_it_is_paused_resumed_and_outlives_the_server(launched: tuple[Places, list[str]]) -> None:
+    places, (paused, page, running, done) = launched
+    assert (paused, running, done) == ("paused", "running", "done")
+    assert "Resume" in page
+    assert places.run("tiny").report.is_file()
+    assert "everything is saved" in places.ordered("tiny").log.read_text()
+
+
+def test_the_pages_of_the_run_say_what_its_files_say(launched: tuple[Places, list[str]], there: TestClient) -> None:
+    folder = launched[0].run("tiny")
+    result = json.loads(folder.result("w32").read_text())
+    page = there.get("/runs/tiny").text
+    assert f"{result['nats_per_token']:.3f}" in page
+    assert "5 of 5 models" in page
+    assert "quoted" in page
+    assert "Training loss against tokens" in page
+    model = there.get("/runs/tiny/models/w32").text
+    assert result["weights_sha256"] in model
+    step = there.get("/runs/tiny/models/w32/steps/1").text
+    assert "corpus.jsonl" in step
+    assert there.get("/runs/tiny/models/w32/steps/0").status_code == 422
+    assert there.get("/runs/tiny/models/w32/steps/99999999").status_code == 422
+    assert there.get("/runs/tiny/models/none").status_code == 404
+    assert there.get("/runs/..%2f..%2fetc").status_code == 404
+    assert "isoflop" in there.get("/runs/tiny/log").text
+    assert "tiny" in there.get("/").text
+
+
+def test_the_next_quote_is_foretold_by_the_own_law(there: TestClient) -> None:
+    said = there.get("/quote.json?family=tiny").json()
+    assert said["law"] == {"name": "tiny", "of": "tiny's ladder", "same_data": True}
+    assert said["family"] == "tiny-2"
+    assert "another text" not in " ".join(said["beware"])
+
+
+def test_members_continue_a_prompt_alike_for_one_seed(there: TestClient) -> None:
+    def write(**fields: object) -> dict[str, str]:
+        asked = {"prompt": "Number 12 ", "tokens": 12, "seed": 3, "temperature": 1, **fields}
+        texts: dict[str, str] = {}
+        for line in there.get("/runs/tiny/try/stream", params=asked).text.splitlines():
+            if line.startswith("data: {") and "model" in line:
+                piece = json.loads(line[6:])
+                texts[piece["model"]] = texts.get(piece["model"], "") + piece["text"]
+        return texts
+
+    first = write()
+    assert set(first) == {"w8", "w12", "w16", "w24", "w32"}
+    small = {"model": "w8"}
+    assert write(**small) == {"w8": first["w8"]}
+    assert write(**small, seed=4) != {"w8": first["w8"]}
+    assert there.get("/runs/tiny/try/stream", params={"tokens": 0}).status_code == 422
+    assert "Number" in there.get("/runs/tiny/try", params={"prompt": "Number"}).text
+
+
+def test_kept_keys_and_values_write_what_reading_all_anew_writes(launched: tuple[Places, list[str]]) -> None:
+    import torch
+
+    from isoflop.data.tokenizer import load_tokenizer
+    from isoflop.studio.writing import Prompt, _reader, continuations, readable
+
+    folder = launched[0].run("tiny")
+    (step,) = [step for name, step, _ in readable(folder) if name == "w32"]
+    reader = _reader(str(folder.path), "w32", step)
+    tokenizer = load_tokenizer(folder.data / "tokenizer.json")
+    ids = tokenizer.encode("Number 7 squared").ids
+    for _ in range(10):
+        logits = reader.logits(reader.features(torch.tensor([ids]))[0, -1:])
+        ids.append(int(logits.argmax()))
+    pieces = continuations(folder, ["w32"], Prompt("Number 7 squared", 0, 10, 0.0))
+    assert "Number 7 squared" + "".join(piece["text"] for piece in pieces) == tokenizer.decode(ids)
+
+
+def test_what_is_fetched_is_checked_and_whole(launched: tuple[Places, list[str]], there: TestClient) -> None:
+    with tarfile.open(fileobj=io.BytesIO(there.get("/runs/tiny/release.tar").content)) as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    sums = dict(reversed(line.split("  ")) for line in files.pop("SHA256SUMS").decode().splitlines())  # type: ignore[misc]
+    assert sums == {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    assert "tiny/w32/model.safetensors" in files
+    with pytest.MonkeyPatch.context() as patch:  # tests/report draws them
+        patch.setattr("isoflop.pipeline.report.save_figures", lambda _, to: [_written(to / "compute.svg")])
+        names = zipfile.ZipFile(io.BytesIO(there.get("/runs/tiny/figures.zip").content)).namelist()
+    assert names == ["tiny-figures/compute.svg"]
+    assert "isoflop report" in there.get("/runs/tiny/report").text
+    token = token_of(there)
+    assert "every file is as it was released" in there.post("/runs/tiny/verify", data={"token": token}).text
+    card = launched[0].run("tiny").release("w8") / "README.md"
+    text = card.read_bytes()
+    try:
+        card.write_bytes(text + b" ")
+        assert "README.md" in there.post("/runs/tiny/verify", data={"token": token}).text
+        assert there.get("/runs/tiny/release.tar").status_code == 500
+    finally:
+        card.write_bytes(text)
+
+
+def _written(path: Path) -> Path:
+    path.write_text("<svg/>")
+    return path
+
+
+def test_watchers_share_one_look_and_hear_of_news(launched: tuple[Places, list[str]]) -> None:
+    looked: list[int] = []
+
+    async def watch() -> list[bytes]:
+        lives = Lives(launched[0], lambda live: looked.append(1) or f"<p>\n{live.folder.path.name}</p>")  # type: ignore[func-returns-value]
+
+        async def first() -> bytes:
+            async for text in lives.events("tiny"):
+                if text.startswith(b"event"):
+                    return text
+            raise AssertionError
+
+        return await asyncio.gather(*(first() for _ in range(100)))
+
+    assert set(asyncio.run(watch())) == {b"event: live\ndata: <p>\ndata: tiny</p>\n\n"}
+    assert len(looked) == 1
+
+
+def test_a_model_in_training_is_shown_beside_what_is_expected(
+    launched: tuple[Places, list[str]], studio: Studio
+) -> None:
+    from isoflop.studio.curves import draw_course
+    from isoflop.studio.live import _trained_seconds
+
+    live = studio.lives.of("tiny")
+    live.folder = launched[0].run("tiny")
+    model = live.read().models[-1]
+    assert live.watch(model) is None  # four others are too few
+    assert model.result is not None
+    assert 0 < _trained_seconds(model) < 1.1 * (model.result.seconds or 0)
+    figure = draw_course(model, None)
+    assert figure is not None
+    assert "w32" in figure.drawing.description
