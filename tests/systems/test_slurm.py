@@ -110,6 +110,13 @@ def test_a_cancelled_job_saves_and_does_not_come_back(quick: Job, slurm: Any) ->
     assert "goes back" not in (folder / "logs" / f"job-{number}.txt").read_text()
 
 
+def test_workers_that_somebody_told_to_end_go_back_to_the_queue(quick: Job, slurm: Any) -> None:
+    number, folder = start(quick, slurm)
+    slurm.ask("scancel", "--signal=TERM", f"{number}.0")
+    slurm.wait(lambda: slurm.state(number) == "PENDING", "the job to go back", 40)
+    assert "its workers were told to end: job" in (folder / "logs" / f"job-{number}.txt").read_text()
+
+
 def test_a_launcher_that_is_killed_takes_the_job_back_to_the_queue_once_something_is_kept(
     quick: Job, slurm: Any
 ) -> None:

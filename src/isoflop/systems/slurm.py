@@ -124,6 +124,9 @@ if [ $code -ne 0 ] && [ -n "$nearly_over" ]; then
     back_to_the_queue "the time limit is near"
 elif [ $code -ne 0 ] && scontrol show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; then
     back_to_the_queue "preempted"
+elif [ $code -eq 143 ] && scontrol show job "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING'; then
+    # Not by scancel. After a lost node, Slurm may repeat to this start what the one before was told.
+    back_to_the_queue "its workers were told to end"
 elif [ $code -ne 0 ] && [ -z "$outcome" ]; then
     back_to_the_queue "a launcher is lost, or its workers were again and again"
 fi
