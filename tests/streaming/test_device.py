@@ -56,15 +56,6 @@ def through_device(
     return learner
 
 
-@pytest.fixture(params=[False, True], ids=["whole", "cut"])
-def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in test_equality: pieces with several shards and windows."""
-    if request.param:
-        monkeypatch.setattr("isoflop.model.weights.SHARD", 8192)
-        monkeypatch.setattr("isoflop.streaming.store.WINDOW", 4096)
-        monkeypatch.setattr("isoflop.train.optimizer.CHUNK", 2048)
-
-
 @pytest.mark.usefixtures("cut")
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
 def test_any_store_and_any_groups_give_the_bits_of_resident_training(shape: Shape, tmp_path: Path) -> None:

@@ -95,15 +95,6 @@ def streamed(
     return learner
 
 
-@pytest.fixture(params=[False, True], ids=["whole", "cut"])
-def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is; or with shards and windows so small that pieces have several, which cut rows of the embeddings."""
-    if request.param:
-        monkeypatch.setattr("isoflop.model.weights.SHARD", 8192)
-        monkeypatch.setattr("isoflop.streaming.store.WINDOW", 4096)
-        monkeypatch.setattr("isoflop.train.optimizer.CHUNK", 2048)
-
-
 @pytest.mark.usefixtures("cut")
 @pytest.mark.parametrize("mup", [False, True], ids=["standard", "mup"])
 @pytest.mark.parametrize("fused", [True, False], ids=["kernels", "plain"])
