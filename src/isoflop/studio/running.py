@@ -1,5 +1,6 @@
 """The pages of a run: the family, each model, each step; and what may be done with it."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,16 +107,21 @@ def step_page(request: Request) -> Response:
 
 
 def log(request: Request) -> Response:
-    """The end of what the run has printed."""
+    """The end of what the run has printed, here and in the jobs of a cluster."""
     studio = studio_of(request)
     run = studio.run_of(request)
+    jobs = sorted(studio.places.run(run.name).logs.glob("job-*.txt"))
+    texts = [_end(studio.places.ordered(run.name).log), *(f"\n== {path.name}\n{_end(path)}" for path in jobs)]
+    return PlainTextResponse("".join(texts).strip("\n") + "\n" if any(texts) else "nothing was printed yet\n")
+
+
+def _end(path: Path) -> str:
     try:
-        with open(studio.places.ordered(run.name).log, "rb") as file:
+        with open(path, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - LOG_BYTES))
-            text = file.read().decode(errors="replace")
+            return file.read().decode(errors="replace")
     except OSError:
-        text = "nothing was printed yet\n"
-    return PlainTextResponse(text)
+        return ""
 
 
 async def tell(request: Request) -> Response:
