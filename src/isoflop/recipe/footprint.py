@@ -72,7 +72,9 @@ def streamed_footprint(
     image, sums, d = _image_bytes(precision), _sums_bytes(reproducible), shape.d_model
     # The residual stream and the positions that it begins with.
     stream = 4 * d * (cut.most * cut.sequences * shape.context_length + shape.context_length)
-    working = lanes * lane_bytes(shape, precision, cut.sequences, device)
+    # No more lanes are at work than a group has microbatches.
+    busy = min(lanes, cut.most)
+    working = busy * lane_bytes(shape, precision, cut.sequences, device)
     # Weights and moments, their gradient, the image, and sums where they wait for those of the next group.
     parameter = 12 + 4 + image + (sums if cut.groups > 1 else 0)
     store_bytes = parameter * shape.params // systems
@@ -92,11 +94,11 @@ def streamed_footprint(
     kept, all_kept = kept_bytes(shape, precision, cut), shape.n_layers * cut.most
     held = PROGRAM_BYTES + buffers + vectors + stream + working + round(_holes(d) * working)
     if cut.recompute:
-        held += lanes * kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
+        held += busy * kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
     link = link_bytes(shape, precision, reproducible, cut, kept if store == "disk" else 0)
     if store == "host":
         return Footprint(held + kept * all_kept, store_bytes, checkpoints, link // systems)
-    held += _window_bytes(CLERKS, image, sums) + kept * (lanes + 1)
+    held += _window_bytes(CLERKS, image, sums) + kept * (busy + 1)
     return Footprint(held, 0, on_disk + kept * all_kept, link // systems)
 
 
@@ -137,13 +139,16 @@ def _holes(width: int) -> float:
 
 
 def image_elements(shape: Shape) -> int:
-    """Of the buffer of images: layers alternate between two slots, of which one is the embeddings' as well."""
-    return max(_wide(shape), _layer(shape)) + _layer(shape)
+    """Of the buffer of images: layers alternate between two slots, of which one is the embeddings' as well.
+
+    A single layer needs its own alone.
+    """
+    return max(_wide(shape), _layer(shape) if shape.n_layers > 1 else 0) + _layer(shape)
 
 
 def sums_elements(shape: Shape) -> int:
     """Of the buffer of sums: the embeddings' are in both slots of layers."""
-    return max(_wide(shape), 2 * _layer(shape)) + 2 * shape.d_model
+    return max(_wide(shape), min(2, shape.n_layers) * _layer(shape)) + 2 * shape.d_model
 
 
 def kept_bytes(shape: Shape, precision: str, cut: Cut) -> int:
