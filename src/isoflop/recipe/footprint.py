@@ -22,8 +22,8 @@ CONTEXT_BYTES = 700_000_000
 HOLES, STREAMED_HOLES = 2.5, 1.5
 # State passes through memory in windows of this many elements, in the hands of so many threads.
 WINDOW, CLERKS, CARRIERS = 2**19, 3, 4
-# Beside a GPU; and how many pieces' images and sums of gradients it holds.
-DEVICE_CLERKS, IMAGES, SUMS = 12, 3, 2
+# Beside a GPU; and how many pieces' images and sums of gradients it holds, and inputs of layers where others are away.
+DEVICE_CLERKS, IMAGES, SUMS, INPUT_SLOTS = 12, 3, 2, 2
 # Rows of the head whose logits exist at once, and of the vocabulary whose gradient does.
 HEAD_TOKENS, HEAD_ROWS = 512, 4096
 QUERIES = 128
@@ -85,6 +85,7 @@ def streamed_footprint(
         again = kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
         held = CONTEXT_BYTES + device_buffers_bytes(shape, precision, reproducible, cut) + working + again
         in_host = PROGRAM_BYTES + stream + _window_bytes(DEVICE_CLERKS, image, sums)
+        in_host += _inputs_bytes(shape, precision, cut)[1]
         link = device_link_bytes(shape, precision, reproducible, cut)
         if store == "host":
             return Footprint(held, in_host + store_bytes, checkpoints, link)
@@ -103,24 +104,32 @@ def streamed_footprint(
 
 
 def device_buffers_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut) -> int:
-    """What a GPU holds from step to step: pieces in their slots, the residual stream, and every layer's input."""
+    """What a GPU holds from step to step: pieces in their slots, the residual stream, and inputs of layers."""
     image, sums, d = _image_bytes(precision), _sums_bytes(reproducible), shape.d_model
     tokens = cut.most * cut.sequences * shape.context_length
     slots = IMAGES * (widest(shape) * image + 13 * d * 4) + (SUMS * widest(shape) + 2 * d) * sums
-    return slots + 4 * d * (tokens + shape.context_length) + shape.n_layers * tokens * d * image
+    return slots + 4 * d * (tokens + shape.context_length) + _inputs_bytes(shape, precision, cut)[0]
+
+
+def _inputs_bytes(shape: Shape, precision: str, cut: Cut) -> tuple[int, int]:
+    """Of every layer's input for the tokens of a group: on a GPU, and away from it in host memory."""
+    away = max(0, shape.n_layers - INPUT_SLOTS) if cut.offload else 0
+    one = cut.most * cut.sequences * shape.context_length * shape.d_model * _image_bytes(precision)
+    return (shape.n_layers - away) * one, away * one
 
 
 def device_link_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut) -> int:
     """What the largest step of a system moves between host and GPU, in both directions.
 
     Each group: images for both passes (the last layer's is still there) with their vectors, the positions, and all sums
-    once. Each token: the stream at the bottom, and the gradient by it.
+    once. Each token: the stream at the bottom, the gradient by it, and inputs of layers that leave and come back.
     """
     image, sums, d = _image_bytes(precision), _sums_bytes(reproducible), shape.d_model
     passes = 2 * shape.n_layers - 1
     come = image * (_wide(shape) + passes * 12 * d**2) + 4 * (13 * d * passes + 2 * d) + 4 * shape.context_length * d
     tokens = cut.microbatches * cut.sequences * shape.context_length
-    return cut.groups * (come + sums * shape.params) + 2 * 4 * d * tokens
+    away = max(0, shape.n_layers - INPUT_SLOTS) if cut.offload else 0
+    return cut.groups * (come + sums * shape.params) + 2 * tokens * d * (4 + image * away)
 
 
 def widest(shape: Shape) -> int:

@@ -118,6 +118,7 @@ class StreamedLearner(Learns):
             carriers=self._carriers,
             clerks=self._clerks,
             updated=self._updated,
+            offload=self._cut.offload,
         )
         if self._device is None:
             self._executor = Executor(self.model, self._store, self._kept(), self._lanes, given)
