@@ -94,9 +94,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--watchers", type=int, default=100)
     parser.add_argument("--phase-seconds", type=float, default=30.0)
-    parser.add_argument("--phases", type=int, default=8)
+    parser.add_argument("--phases", type=int, default=8, help="even; 0: none")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
+    if given.phases % 2:
+        parser.error("--phases: give an even number, as half of them have watchers")
     with tempfile.TemporaryDirectory(prefix="isoflop-studio-") as place:
         runs = Path(place) / "runs"
         make_runs(runs, given.runs)
@@ -153,17 +155,27 @@ def watchers_cost(studio: Studio, runs: Path, watchers: int, seconds: float, pha
     studio.send("/runs/watched/tell/cancel")
     rates: dict[bool, list[float]] = {False: [], True: []}
     for watched, begin, end in turns:
-        rate = sum(tokens_read(log, begin, end) for log in logs.glob("*/metrics.jsonl")) / (end - begin)
+        rate = sum(tokens_per_second(log, begin, end) for log in logs.glob("*/metrics.jsonl"))
+        if not rate:
+            raise SystemExit(f"no three steps ended within {seconds:g} s; give a longer --phase-seconds")
         rates[watched].append(rate)
-    ratio = statistics.mean(rates[True]) / statistics.mean(rates[False])
-    return {"number": watchers, "tokens_per_second": {"with": rates[True], "without": rates[False]}, "ratio": ratio}
+    # Neighbours in time: what else the machine did falls on both.
+    ratios = [with_them / without for with_them, without in zip(rates[True], rates[False], strict=True)]
+    return {
+        "number": watchers,
+        "tokens_per_second": {"with": rates[True], "without": rates[False]},
+        "ratios": ratios,
+        "ratio": statistics.median(ratios),
+    }
 
 
-def tokens_read(log: Path, begin: float, end: float) -> float:
-    """Tokens of the steps that ended in the time."""
+def tokens_per_second(log: Path, begin: float, end: float) -> float:
+    """Between the first and the last step that ended in the time: a share of a step at its edges counts for nothing."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
-    inside = [line["tokens"] for line in lines if begin <= line["time"] <= end]
-    return float(inside[-1] - inside[0]) if len(inside) > 1 else 0.0
+    inside = [line for line in lines if begin <= line["time"] <= end]
+    if len(inside) < 3:
+        return 0.0
+    return float((inside[-1]["tokens"] - inside[0]["tokens"]) / (inside[-1]["time"] - inside[0]["time"]))
 
 
 def make_runs(runs: Path, count: int) -> None:

@@ -244,7 +244,7 @@ class _Pump:
         self.watchers = 0
         self.task: asyncio.Task[None] | None = None
         self._number, self._text = 0, b""
-        self._news = asyncio.Condition()
+        self._news = asyncio.Event()
 
     async def run(self) -> None:
         version, drawn = "", 0.0
@@ -252,23 +252,25 @@ class _Pump:
             now = await asyncio.to_thread(self._live.version)
             if now != version and time.monotonic() - drawn >= DRAW_SECONDS:
                 version, drawn = now, time.monotonic()
-                html = await asyncio.to_thread(self._draw, self._live)
+                try:
+                    html = await asyncio.to_thread(self._draw, self._live)
+                except (InputError, WorkError, OSError):  # a full disk, say: drawn again when something has changed
+                    continue
                 text = "event: live\n" + "".join(f"data: {line}\n" for line in html.splitlines()) + "\n"
-                async with self._news:
-                    self._number, self._text = self._number + 1, text.encode()
-                    self._news.notify_all()
+                self._number, self._text = self._number + 1, text.encode()
+                heard, self._news = self._news, asyncio.Event()
+                heard.set()
             await asyncio.sleep(LOOK_SECONDS)
 
     async def after(self, seen: int) -> tuple[int, bytes] | None:
         """The newest text and its number, once there is another than `seen`; None after a while without."""
-        async with self._news:
+        if self._number in (0, seen):
+            # An event and no condition: a watcher who leaves while it waits leaves no lock behind.
             try:
-                await asyncio.wait_for(
-                    self._news.wait_for(lambda: self._number > 0 and self._number != seen), QUIET_SECONDS
-                )
+                await asyncio.wait_for(self._news.wait(), QUIET_SECONDS)
             except TimeoutError:
                 return None
-            return self._number, self._text
+        return self._number, self._text
 
 
 def _trained_seconds(model: Model) -> float:
