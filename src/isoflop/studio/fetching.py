@@ -135,7 +135,7 @@ async def bring(request: Request) -> Response:
     finally:
         part.unlink(missing_ok=True)
     studio.audit.add(account.name, "brought a corpus", file=name, bytes=size)
-    return JSONResponse({"corpus": str(path), "bytes": size})
+    return JSONResponse({"corpus": str(path.absolute()), "bytes": size})
 
 
 def _named(name: str) -> dict[str, str]:

@@ -56,6 +56,7 @@ class Live:
     _documents: dict[Path, tuple[int, Any]] = field(default_factory=dict)
     _logs: dict[Path, MetricsLog] = field(default_factory=dict)
     _track: "tuple[int, Track | None]" = (-1, None)
+    _why_no_track: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def version(self) -> str:
@@ -173,11 +174,19 @@ class Live:
                 self._track = (done, track_of(self.folder, plan, planned))
             if self._track[1] is None:
                 return None
+            self._why_no_track = ""
             watch = Watch(self._track[1], model.name, float(planned.shape.params), planned_rate(planned))
-        except (InputError, WorkError, StopIteration):
+        except (InputError, WorkError) as error:
+            self._why_no_track = str(error)
+            return None
+        except StopIteration:
             return None
         watch.follow(metrics.tokens / planned.tokens, metrics.loss, np.diff(metrics.tokens, prepend=0.0))
         return watch
+
+    def why_no_watch(self) -> str:
+        """Why the last `watch` found nothing to expect."""
+        return self._why_no_track or "what to expect of its curve is known once six other models are finished"
 
     def _model_files(self) -> list[Path]:
         names = ("metrics.jsonl", "result.json", "alarms.json", "spikes.json")

@@ -90,18 +90,26 @@ async def keep(request: Request) -> Response:
 
 
 def kept(request: Request) -> Response:
-    """The quotes that were kept, newest first."""
+    """The quotes that were kept or launched, newest first, each beside what its run cost and reached."""
     studio, account = studio_of(request), account_of(request)
-    found = []
+    runs = [run for run in studio.runs_of(account) if run.order and run.order.quote.get("models")]
+    launched = {_asked_for(run.order.quote): run for run in reversed(runs) if run.order}
+    found = [{"id": None, "run": run, **run.order.quote} for run in runs if run.order]
     for path in sorted(studio.places.quotes.glob("*.json")):
         try:
             document = json.loads(path.read_bytes())
             if document["owner"] == account.name or account.may("administer"):
-                found.append({"id": path.stem, **document})
+                found.append({"id": path.stem, "run": launched.get(_asked_for(document)), **document})
         except (OSError, ValueError, TypeError, KeyError):
             continue
     found.sort(key=lambda one: str(one["time"]), reverse=True)
     return pages.show(request, "quotes.html.jinja", quotes=found)
+
+
+def _asked_for(quote: dict[str, Any]) -> str:
+    """What was asked, whatever it was called: a kept quote is launched under the first name that is free."""
+    asked = {key: value for key, value in quote.get("question", {}).items() if key != "name"}
+    return json.dumps(asked, sort_keys=True)
 
 
 async def forget(request: Request) -> Response:
@@ -148,7 +156,11 @@ def _answer(studio: Studio, account: Account, question: Question) -> Quote:
 
 
 def _corpora(studio: Studio, account: Account) -> list[str]:
-    return sorted(str(path) for path in studio.places.corpora(account.name).glob("*") if not path.name.startswith("."))
+    """What an account may train on: files that it brought, and the tokens of the runs that it sees."""
+    brought = [path for path in studio.places.corpora(account.name).glob("*") if not path.name.startswith(".")]
+    data = [studio.places.run(run.name).data for run in studio.runs_of(account)]
+    prepared = [folder for folder in data if (folder / "manifest.json").is_file()]
+    return [str(path.absolute()) for path in [*sorted(brought), *prepared]]
 
 
 ROUTES = [

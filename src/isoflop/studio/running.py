@@ -1,7 +1,7 @@
 """The pages of a run: the family, each model, each step; and what may be done with it."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
@@ -21,7 +21,14 @@ from isoflop.studio.live import Live, Snapshot
 from isoflop.studio.places import Places
 from isoflop.studio.process import look
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from isoflop.data import Passage
+
 LOG_BYTES = 64_000
+# Passages of a step that are listed, and of each the tokens that are shown as text.
+SHOWN, SHOWN_TOKENS = 500, 48
 
 
 def family_page(request: Request) -> Response:
@@ -74,6 +81,7 @@ def model_page(request: Request) -> Response:
         model=model,
         now=snapshot,
         standing=watch.standing() if watch is not None and model.metrics is not None else None,
+        why=live.why_no_watch() if watch is None else "",
         figure=draw_course(model, watch),
         saved=saved,
         steps=int(model.planned.steps or 0) if model.planned else 0,
@@ -95,11 +103,13 @@ def step_page(request: Request) -> Response:
         raise InputError("step: the first is 1")
     trace = trace_step(family, live.folder, step, name)
     model = next(one for one in live.read().models if one.name == name)
+    shown = trace.passages[:SHOWN]
     index = None if model.metrics is None or step > len(model.metrics.tokens) else step - 1
     return pages.show(
         request,
         "step.html.jinja",
         run=run,
+        rows=list(zip(shown, _beginnings(live, shown, trace.context_length), strict=True)),
         trace=trace,
         loss=float(model.metrics.loss[index]) if model.metrics is not None and index is not None else None,
         domains=_domains(trace.passages),
@@ -191,6 +201,21 @@ def _beside_quote(run: Listed | None, now: Snapshot) -> dict[str, Any]:
 def _rate(metrics: Metrics) -> tuple[float, float]:
     """Tokens a second and share of the peak, over the last steps."""
     return float(np.nanmedian(metrics.tokens_per_second[-20:])), float(np.nanmedian(metrics.mfu[-20:]))
+
+
+def _beginnings(live: Live, passages: "Sequence[Passage]", context_length: int) -> list[str]:
+    """How each passage begins, as text."""
+    from isoflop.data.manifest import TOKENIZER_FILE
+    from isoflop.data.shards import TokenStream
+    from isoflop.data.tokenizer import load_tokenizer
+
+    stream = TokenStream(live.folder.data, "train")
+    tokenizer = load_tokenizer(live.folder.data / TOKENIZER_FILE)
+    found = []
+    for one in passages:
+        ids = stream.sample(one.sample, context_length)[one.first : one.first + min(one.tokens, SHOWN_TOKENS)]
+        found.append(str(tokenizer.decode(ids.tolist(), skip_special_tokens=True)))
+    return found
 
 
 def _domains(passages: Any) -> list[tuple[str, int]]:
