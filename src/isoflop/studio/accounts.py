@@ -23,6 +23,7 @@ SCRYPT = {"n": 2**15, "r": 8, "p": 3, "maxmem": 2**26, "dklen": 32}
 SHORTEST = 12
 # Tries of one account within the minutes, after which it has to wait.
 TRIES, TRIES_SECONDS = 5, 300.0
+MOST_NAMES = 10_000
 
 
 class Account(BaseModel):
@@ -52,6 +53,7 @@ class Accounts:
         self._lock = threading.Lock()
         self._kept: tuple[int, dict[str, Account]] = (0, {})
         self._failures: dict[str, list[float]] = {}
+        self._hashing = threading.Semaphore(2)  # 32 MiB each: many at once shall not fill the memory
 
     def all(self) -> dict[str, Account]:
         """
@@ -100,9 +102,12 @@ class Accounts:
                 raise InputError("too many wrong passwords; wait five minutes")
             # Counted before it is known: many at once are many tries.
             self._failures[name] = [*recent, now]
+            if len(self._failures) > MOST_NAMES:  # names that nobody has, from someone who makes them up
+                self._failures = {one: when for one, when in self._failures.items() if now - when[-1] < TRIES_SECONDS}
         account = self.all().get(name)
         # A name that is not there takes as long as a wrong password.
-        right = matches(password, account.password if account else _NOBODY)
+        with self._hashing:
+            right = matches(password, account.password if account else _NOBODY)
         if account is None or not right:
             return None
         with self._lock:

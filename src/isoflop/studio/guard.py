@@ -73,9 +73,8 @@ class Guard:
         secret = Request(scope).cookies.get(COOKIE)
         given = {name.lower(): value for name, value in headers.items()}
         state["account"] = self._sessions.who(secret, given)
-        # Behind a proxy that says who asks there is no session: its name stands for one.
         account: Account | None = state["account"]
-        state["secret"] = secret if self._sessions.header is None else account and f"proxy {account.name}"
+        state["secret"] = self._sessions.secret_of(secret, account)
         if account is not None or scope["path"].startswith(OPEN):
             return None
         if self._sessions.by_account and scope["method"] in SAFE and self._sessions.header is None:

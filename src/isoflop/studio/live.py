@@ -33,7 +33,8 @@ MOST_EVENTS = 14
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is shown of a run. `standing` by model: where it stands beside what finished ones lead to expect."""
+    """What is shown of a run. `standing` by model: where it stands beside what finished ones lead to expect;
+    `off_track` names those of them that are outside of that, or were told of by an alarm."""
 
     name: str
     plan: Plan | None
@@ -41,6 +42,7 @@ class Snapshot:
     forecast: Forecast | None
     events: tuple[tuple[float, str, str], ...]
     standing: "dict[str, Standing]"
+    off_track: frozenset[str]
     joules: float | None
     joules_origin: str
     seconds: float
@@ -91,6 +93,7 @@ class Live:
         running = [model for model in models if model.metrics is not None and model.result is None]
         joules += [self._last(model.name).get("joules") for model in running]
         known = [one for one in joules if one is not None]
+        standing = self._standing(models)
         seconds = sum(result.seconds or 0.0 for result in results)
         seconds += sum(map(_trained_seconds, running))
         return Snapshot(
@@ -99,7 +102,8 @@ class Live:
             models=models,
             forecast=self._record(self.folder.forecast, Forecast),
             events=tuple(self._events(models)),
-            standing=self._standing(models),
+            standing=standing,
+            off_track=frozenset(name for name, one in standing.items() if self._is_off(name, one)),
             joules=sum(known) if known and len(known) == len(joules) else None,
             joules_origin=next((result.joules_origin for result in results if result.joules_origin), "") or "",
             seconds=seconds,
@@ -145,16 +149,14 @@ class Live:
         return sorted(found, reverse=True)[:MOST_EVENTS]
 
     def _standing(self, models: tuple[Model, ...]) -> "dict[str, Standing]":
-        """Of the models that train now."""
+        """Of the models that train now, where enough are finished."""
         training = [model for model in models if model.result is None and model.metrics is not None]
-        if not training:
-            return {}
-        found = {}
-        for model in training:
-            watched = self.watch(model)
-            if watched is not None:
-                found[model.name] = watched.standing()
-        return found
+        watched = {model.name: self.watch(model) for model in training}
+        return {name: watch.standing() for name, watch in watched.items() if watch is not None}
+
+    def _is_off(self, name: str, standing: "Standing") -> bool:
+        alarms = self._document(self.folder.model(name) / "alarms.json")
+        return bool(alarms) or not standing.low <= standing.loss <= standing.high
 
     def watch(self, model: Model) -> Any:
         """A `law.watch.Watch` that has seen the model's steps; None where too few runs are finished."""

@@ -142,6 +142,10 @@ class Quotes:
             found, number = f"{name[:58]}-{number}", number + 1
         return found
 
+    def price_of(self, name: str) -> float | None:
+        """What the family file says that a system costs an hour."""
+        return self._family(name).cost.price_per_system_hour
+
     def _family(self, name: str) -> Family:
         files = self._places.family_files()
         if name not in files:

@@ -73,7 +73,11 @@ async def launch(request: Request) -> Response:
 
 def _launch(request: Request, fields: dict[str, str]) -> Response:
     studio, account = studio_of(request), account_of(request, "launch")
-    quote = _answer(studio, account, parse_question(fields))
+    question = parse_question(fields)
+    quote = _answer(studio, account, question)
+    usual = studio.quotes.price_of(question.family)
+    if account.most_price is not None and usual and (question.price or usual) < usual:
+        raise InputError(f"price = {question.price:g}: an account with a limit pays the family file's price, {usual:g}")
     studio.audit.add(account.name, "launched", run=quote.family.name)
     studio.queue.place(quote, account.name, account.most_price)
     return RedirectResponse(f"/runs/{quote.family.name}", 303)

@@ -14,7 +14,7 @@ from isoflop.errors import InputError
 from isoflop.report.metrics import Metrics
 from isoflop.studio import pages
 from isoflop.studio.catalogue import Listed
-from isoflop.studio.context import studio_of
+from isoflop.studio.context import Studio, studio_of
 from isoflop.studio.curves import draw_course, draw_courses
 from isoflop.studio.guard import form_of
 from isoflop.studio.live import Live, Snapshot
@@ -149,7 +149,7 @@ def _tell(request: Request, fields: dict[str, str]) -> Response:
         case "pause":
             studio.queue.pause(run.name)
         case "resume":
-            studio.queue.resume(run.name)
+            studio.queue.resume(run.name, _most_price_of(studio, run))
         case "cancel":
             studio.queue.cancel(run.name)
         case "systems":
@@ -161,6 +161,12 @@ def _tell(request: Request, fields: dict[str, str]) -> Response:
         case _:
             raise HTTPException(404, f"nothing does {what[:40]!r}")
     return RedirectResponse(f"/runs/{run.name}", 303)
+
+
+def _most_price_of(studio: Studio, run: Listed) -> float | None:
+    """What the owner of a run may spend, whoever resumes it."""
+    owner = studio.accounts.all().get(run.owner)
+    return owner.most_price if owner is not None else None
 
 
 def _whole(fields: dict[str, str], name: str) -> int:

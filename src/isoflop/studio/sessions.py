@@ -23,6 +23,8 @@ class Sessions:
     def __init__(self, catalogue: Catalogue, accounts: Accounts, by_account: bool, header: str | None = None) -> None:
         self._catalogue, self._accounts = catalogue, accounts
         self.by_account, self.header = by_account, header
+        # Behind a proxy there is no session: without a secret of the server, who knows a name could make its forms.
+        self._proxy_secret = secrets.token_urlsafe(32)
         self._links: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -55,6 +57,12 @@ class Sessions:
         if not self.by_account:
             return ALONE if name == ALONE.name else None
         return self._accounts.all().get(name)
+
+    def secret_of(self, secret: str | None, account: Account | None) -> str | None:
+        """What the forms of a request are made from: its session's secret, or one of the account behind a proxy."""
+        if self.header is None:
+            return secret
+        return f"{self._proxy_secret} {account.name}" if account else None
 
     def end(self, secret: str | None) -> None:
         if secret:
