@@ -1,7 +1,6 @@
 """Jobs of runs that a cluster trains: asked about every few seconds, told to end, and missed where they are gone."""
 
 import time
-from collections.abc import Sequence
 
 from isoflop.config import load_family
 from isoflop.errors import InputError, WorkError
@@ -21,12 +20,12 @@ class Jobs:
         self._said: dict[str, str] = {}
         self._asked = -ASK_SECONDS
 
-    def look(self, runs: Sequence[Listed]) -> None:
+    def look(self) -> None:
         """Asks Slurm, unless it was asked just now. A run whose job is gone with models untrained has failed."""
         if time.monotonic() - self._asked < ASK_SECONDS:
             return
         self._asked = time.monotonic()
-        self._said = {run.name: self._ask(run) for run in runs if run.order and run.order.cluster}
+        self._said = {run.name: self._ask(run) for run in self._catalogue.runs() if run.order and run.order.cluster}
 
     def said(self, name: str) -> str:
         """In words; empty where the run has no job."""

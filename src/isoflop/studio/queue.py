@@ -57,7 +57,7 @@ class Queue:
 
     def look(self) -> None:
         """Starts what may start now."""
-        self._jobs.look(self._catalogue.runs())  # Slurm may take its time: nobody is kept waiting
+        self._jobs.look()  # Slurm may take its time: nobody is kept waiting
         with self._lock:
             self._children = [child for child in self._children if child.poll() is None]
             runs = self._catalogue.runs()
