@@ -34,6 +34,7 @@ from isoflop.recipe import STANDARD, Shape, training_flops
 from isoflop.recipe.footprint import Footprint, resident_footprint, streamed_footprint
 from isoflop.recipe.streaming import Cut
 from isoflop.streaming.pages import DirectFile, pages
+from isoflop.systems.device import training_device
 from isoflop.systems.group import ALONE
 from isoflop.train.journal import Journal
 from isoflop.train.learner import Learner
@@ -89,7 +90,7 @@ def main() -> None:
     end = perf_counter() + 60 * given.minutes
     if not given.tiny and not torch.cuda.is_available():
         parser.error("there is no GPU; --tiny goes through all of it on a processor")
-    device = torch.device("cpu" if given.tiny else "cuda")
+    device = torch.device("cpu") if given.tiny else training_device()
     folder = Path(tempfile.mkdtemp(prefix="isoflop-streaming-", dir=given.store))
     try:
         rates = probe(device, folder, (16 if given.tiny else 1024) * MIB)
@@ -225,7 +226,8 @@ def measured(case: Case, device: torch.device, folder: Path, end: float) -> dict
 
 def _work(connection: Connection, case: Case, kind: str, folder: Path) -> None:
     try:
-        connection.send(_steps(case, torch.device(kind), folder))
+        # As training has it: with its number, and deterministic kernels alone.
+        connection.send(_steps(case, torch.device("cpu") if kind == "cpu" else training_device(), folder))
     except Exception as error:
         connection.send({"why": f"{type(error).__name__}: {str(error).splitlines()[:1]}"})
 
