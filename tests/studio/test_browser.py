@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from tests.studio.browser import Browser, browser
 
 __all__ = ["chromium"]
 
-ACCESSIBLE = (Path(__file__).parent / "accessible.js").read_text(encoding="utf-8")
+AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+FOUND = """axe.run(document, {resultTypes: ["violations"]}).then(found => found.violations
+    .filter(one => ["serious", "critical"].includes(one.impact))
+    .flatMap(one => one.nodes.map(node => `${one.id}: ${node.failureSummary} ${node.html.slice(0, 120)}`)))"""
 
 
 @pytest.fixture
@@ -41,13 +45,28 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+def findings(page: Browser) -> list[str]:
+    """What axe-core calls serious or critical on the page as it is shown."""
+    page.ask(f"typeof axe === 'object' || (() => {{ {AXE} }})()")
+    found: list[str] = page.ask(FOUND)
+    return found
+
+
 def check(page: Browser, *, widths: tuple[int, ...] = (1280, 390)) -> None:
-    """No serious finding of accessibility, nothing wider than the window: on a desk and a phone, light and dark."""
+    """No serious finding of axe-core, nothing wider than the window: on a desk and a phone, light and dark."""
     for width in widths:
         for dark in (False, True):
             page.look(width, dark)
-            assert page.ask(ACCESSIBLE) == [], (page.ask("location.href"), width, dark)
+            where = (page.ask("location.href"), width, dark)
+            assert findings(page) == [], where
+            assert page.ask("document.documentElement.scrollWidth") <= width, where
     page.look(1280)
+
+
+def test_the_checker_tells_what_it_is_there_for(page: Browser) -> None:
+    page.ask("document.documentElement.innerHTML = '<main><input><p style=color:#aaa>pale</p></main>'")
+    told = {one.split(":")[0] for one in findings(page)}
+    assert {"label", "color-contrast", "html-has-lang"} <= told
 
 
 @pytest.mark.slow  # a browser, three servers' starts, and a family trained

@@ -83,6 +83,29 @@ def submit_family(family: Family, family_file: Path, folder: RunFolder, only: st
     return Submission(job, slurm.state_of(job) or "PENDING", path, folder.logs, fresh=True)
 
 
+def job_of(folder: RunFolder) -> tuple[str, str | None] | None:
+    """The job submitted last and what Slurm says of it: None once it has ended. None where none was submitted.
+
+    Raises:
+        InputError: there is no Slurm here.
+        WorkError: Slurm does not answer.
+    """
+    job = _kept_job(folder.logs / "job.json")
+    return None if job is None else (job, slurm.state_of(job))
+
+
+def cancel_job(folder: RunFolder) -> None:
+    """Tells the job submitted last, if there is one, to save and end for good.
+
+    Raises:
+        InputError: there is no Slurm here.
+        WorkError: Slurm does not answer, or does not let this user.
+    """
+    job = _kept_job(folder.logs / "job.json")
+    if job is not None:
+        slurm.cancel(job)
+
+
 def _job(family: Family, family_file: Path, folder: RunFolder, only: str | None) -> slurm.Job:
     cluster = family.cluster
     if cluster is None:

@@ -96,6 +96,23 @@ def look(path: Path) -> Process:
     return Process(pid, alive, None if alive else code)
 
 
+def leave_word(ordered: Ordered, code: int, told: str) -> None:
+    """Sets how a run's process ended, where what it began elsewhere has ended otherwise; a living one is left alone.
+
+    Raises:
+        WorkError: the folder cannot be written.
+    """
+    found = look(ordered.process)
+    if found.alive:
+        return
+    try:
+        with open(ordered.log, "a") as log:
+            log.write(f"isoflop: {told}\n")
+        ordered.process.write_text(f"{found.pid or 0}\n{code}\n")
+    except OSError as error:
+        raise cannot_write(ordered.log, error) from None
+
+
 def stop(path: Path) -> bool:
     """Asks the process to save and end; whether there was one."""
     found = look(path)

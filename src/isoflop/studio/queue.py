@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from isoflop.errors import InputError, WorkError
 from isoflop.studio.catalogue import Catalogue, Listed
+from isoflop.studio.jobs import Jobs
 from isoflop.studio.order import Order, change_order, place_order
 from isoflop.studio.places import Places
 from isoflop.studio.process import look, start, stop
@@ -30,6 +31,7 @@ class Queue:
 
     def __init__(self, places: Places, catalogue: Catalogue, limits: Limits) -> None:
         self._places, self._catalogue, self.limits = places, catalogue, limits
+        self._jobs = Jobs(places, catalogue)
         self._lock = threading.Lock()
         self._children: list[subprocess.Popen[bytes]] = []
         self._ended = threading.Event()
@@ -55,13 +57,13 @@ class Queue:
 
     def look(self) -> None:
         """Starts what may start now."""
+        self._jobs.look()  # Slurm may take its time: nobody is kept waiting
         with self._lock:
             self._children = [child for child in self._children if child.poll() is None]
             runs = self._catalogue.runs()
             self._remind(runs)
             for run in self.waiting(runs):
-                active = [one for one in runs if one.state in ("running", "stopping") and one.order]
-                if self.why_not(run, active) is None:
+                if self.why_not(run, runs) is None:
                     try:
                         self._start(run)
                         self._told.pop(run.name, None)
@@ -75,18 +77,21 @@ class Queue:
         return sorted(queued, key=lambda run: (-run.order.priority, run.order.ordered) if run.order else (0, ""))
 
     def waits(self, run: Listed, runs: Sequence[Listed]) -> str:
-        """In words why a run is still in the queue; empty where it is not."""
+        """In words why a run is still in the queue, or where it is at the cluster; else empty."""
         if run.state != "queued" or run.order is None:
-            return ""
-        active = [one for one in runs if one.state in ("running", "stopping") and one.order]
-        return self._told.get(run.name) or self.why_not(run, active) or "next"
+            return self._jobs.said(run.name)
+        return self._told.get(run.name) or self.why_not(run, runs) or "next"
 
-    def why_not(self, run: Listed, active: Sequence[Listed]) -> str | None:
+    def why_not(self, run: Listed, runs: Sequence[Listed]) -> str | None:
         """Why a run has to wait; None where it may start."""
         assert run.order is not None
-        if len(active) >= self.limits.at_once:
-            return f"{len(active)} of {self.limits.at_once} at work"
-        used = sum(one.order.systems for one in active if one.order)
+        if self._jobs.said(run.name):
+            return self._jobs.said(run.name)  # it saves, or nothing is known of it: a second one would train the same
+        here = sum(one.state in ("running", "stopping") and one.order is not None for one in runs)
+        if here >= self.limits.at_once:
+            return f"{here} of {self.limits.at_once} at work"
+        active = [one.order for one in runs if one.state in ("running", "stopping", "at the cluster")]
+        used = sum(order.systems for order in active if order)
         if self.limits.systems is not None and used + run.order.systems > self.limits.systems:
             return f"{used} of {self.limits.systems} systems taken"
         return None
@@ -102,9 +107,8 @@ class Queue:
             raise InputError(f"systems = {quote.family.systems}: this studio has {systems}; ask for fewer")
         with self._lock:
             runs = self._catalogue.runs()
-            self._refuse_dear(quote, runs, self.limits.price, "this studio")
-            mine = [run for run in runs if run.owner == owner]
-            self._refuse_dear(quote, mine, most_price, owner)
+            self._refuse_dear(quote.price, runs, self.limits.price, "this studio")
+            self._refuse_dear(quote.price, _of(owner, runs), most_price, owner)
             order = place_order(self._places, quote, owner)
         self.nudge()
         return order
@@ -117,10 +121,18 @@ class Queue:
         """As `pause`; said to be for good. What was trained is kept."""
         self._want(name, "cancel")
 
-    def resume(self, name: str) -> None:
-        """Back into the queue: it goes on from its last checkpoint."""
+    def resume(self, name: str, most_price: float | None = None) -> None:
+        """Back into the queue: it goes on from its last checkpoint.
+
+        Raises:
+            InputError: it was cancelled, and what its money would be went to others since.
+        """
         with self._lock:
-            ordered = self._places.ordered(name)
+            ordered, run = self._places.ordered(name), self._catalogue.run(name)
+            if run is not None and run.state == "cancelled":
+                others = [one for one in self._catalogue.runs() if one.name != name]
+                self._refuse_dear(_price(run), others, self.limits.price, "this studio")
+                self._refuse_dear(_price(run), _of(run.owner, others), most_price, run.owner)
             change_order(ordered, wanted="train")
             if not look(ordered.process).alive:
                 ordered.process.unlink(missing_ok=True)
@@ -132,11 +144,17 @@ class Queue:
             raise InputError(f"systems = {systems}: this studio has {self.limits.systems}; ask for fewer")
         said = {key: value for key, value in (("systems", systems), ("priority", priority)) if value is not None}
         with self._lock:
-            ordered = self._places.ordered(name)
-            before = change_order(ordered)
+            ordered, run = self._places.ordered(name), self._catalogue.run(name)
+            other = run is not None and run.order is not None and systems not in (None, run.order.systems)
+            if run is not None and systems is not None and other:
+                self._jobs.check(run, systems)
+                if run.state == "at the cluster":
+                    self._jobs.cancel(run)
             change_order(ordered, **said)
-            if systems is not None and systems != before.systems:
+            if run is not None and other:
                 stop(ordered.process)
+                if run.state == "at the cluster":
+                    ordered.process.unlink(missing_ok=True)
         self.nudge()
 
     def share(self, name: str, shared: bool) -> None:
@@ -146,7 +164,9 @@ class Queue:
 
     def _want(self, name: str, wanted: str) -> None:
         with self._lock:
-            ordered = self._places.ordered(name)
+            ordered, run = self._places.ordered(name), self._catalogue.run(name)
+            if run is not None and run.state == "at the cluster":
+                self._jobs.cancel(run)
             change_order(ordered, wanted=wanted)
             stop(ordered.process)
         self.nudge()
@@ -167,21 +187,30 @@ class Queue:
         self._children.append(child)
 
     @staticmethod
-    def _refuse_dear(quote: Quote, runs: Sequence[Listed], most: float | None, whose: str) -> None:
+    def _refuse_dear(price: float | None, runs: Sequence[Listed], most: float | None, whose: str) -> None:
         if most is None:
             return
-        spent = sum(_price(run) for run in runs if run.state != "cancelled")
-        if quote.price is None:
+        if price is None:
             raise InputError(
                 f"price: {whose} may spend {most:g}, and this quote has no price; give one a system and hour"
             )
-        if spent + quote.price > most:
-            currency = quote.plan.currency
-            raise InputError(
-                f"price: {whose} may spend {most:g} {currency}, {spent:.2f} are taken and this is {quote.price:.2f}"
-            )
+        spent = sum(map(_spent, runs))
+        if spent + price > most:
+            raise InputError(f"price: {whose} may spend {most:g}, {spent:.2f} are taken and this is {price:.2f}")
+
+
+def _of(owner: str, runs: Sequence[Listed]) -> list[Listed]:
+    return [run for run in runs if run.owner == owner]
 
 
 def _price(run: Listed) -> float:
     price = run.order.quote.get("totals", {}).get("price") if run.order else None
     return float(price) if isinstance(price, int | float) else 0.0
+
+
+def _spent(run: Listed) -> float:
+    """The price as quoted; of a cancelled run, the share that its finished models have of its time."""
+    if run.state != "cancelled" or run.order is None:
+        return _price(run)
+    seconds = float(run.order.quote.get("totals", {}).get("seconds") or 0.0)
+    return _price(run) * min(1.0, run.seconds / seconds) if seconds else 0.0

@@ -5,6 +5,7 @@ SIGTERM to a launcher reaches its workers, which save at the next step and end; 
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -61,7 +62,7 @@ address_of() {{ # of a node, as Slurm reaches it
 
 launch() {{ # on each node; its workers tell in one file what no restart would mend, and end with their launcher
     export {OUTCOME}="$OUTCOMES/first.json" {LAUNCHER}=$$
-    exec {shlex.quote(job.python)} -m torch.distributed.run \\
+    exec {shlex.quote(job.python)} -m isoflop.systems.elastic \\
         --nnodes={job.nodes} --nproc-per-node={job.systems_per_node} --max-restarts={RESTARTS} \\
         --rdzv-backend=c10d --rdzv-endpoint="$FIRST_NODE:$((10000 + SLURM_JOB_ID % 20000))" \\
         --rdzv-id="$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}" \\
@@ -177,9 +178,32 @@ def submit(text: str) -> str:
 
 
 def state_of(job: str) -> str | None:
-    """What Slurm says of a job that waits or runs, as in "PENDING"; None once it has ended."""
+    """What Slurm says of a job that waits or runs, as in "PENDING"; None once it has ended.
+
+    Raises:
+        InputError: there is no squeue here.
+        WorkError: Slurm does not answer: nothing is known of the job.
+    """
     done = _run(["squeue", "--noheader", f"--jobs={job}", "--format=%T"])
+    _check(done, "Invalid job id")
     return done.stdout.strip().partition("\n")[0] or None
+
+
+def cancel(job: str) -> None:
+    """Tells a job to save and end; it does not come back. Nothing happens to one that has ended.
+
+    Raises:
+        InputError: there is no scancel here.
+        WorkError: Slurm does not answer, or does not let this user.
+    """
+    _check(_run(["scancel", job]), "Invalid job id", "already completing or completed")
+
+
+def _check(done: "subprocess.CompletedProcess[str]", *harmless: str) -> None:
+    if done.returncode == 127:
+        raise InputError(f"cluster.kind = 'slurm': {_last_line(done.stderr)}; use the cluster's login node")
+    if done.returncode != 0 and not any(words in done.stderr for words in harmless):
+        raise WorkError(f"{done.args[0]}: Slurm says: {_last_line(done.stderr)}; try again later")
 
 
 def within_a_job() -> bool:
@@ -197,4 +221,5 @@ def _run(command: Sequence[str], text: str = "") -> "subprocess.CompletedProcess
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no reason given"])[-1].removeprefix("sbatch: ").removeprefix("error: ")
+    line = (text.strip().splitlines() or ["no reason given"])[-1]
+    return re.sub("^s[a-z]+: (error: )?", "", line)
