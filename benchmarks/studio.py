@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from isoflop.studio.process import look
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "studio.json"
 QUOTES: dict[str, dict[str, str]] = {
@@ -137,7 +139,14 @@ def speeds(studio: Studio) -> dict[str, Any]:
 def watchers_cost(studio: Studio, runs: Path, watchers: int, seconds: float, phases: int) -> dict[str, Any]:
     """Tokens a second of a training with watchers over without, by turns."""
     studio.send("/launch", family="pocket", name="watched", by="params", sizes="300k,600k", ratio="200")
-    logs = runs / "watched" / "models"
+    try:
+        return _by_turns(studio, runs / "watched" / "models", watchers, seconds, phases)
+    finally:  # the run is no child of the server: it would go on after both of us
+        studio.send("/runs/watched/tell/cancel")
+        wait(lambda: not look(runs / "watched" / "studio" / "process").alive)
+
+
+def _by_turns(studio: Studio, logs: Path, watchers: int, seconds: float, phases: int) -> dict[str, Any]:
     wait(lambda: any(logs.glob("*/metrics.jsonl")))
     time.sleep(10)
     turns: list[tuple[bool, float, float]] = []
@@ -152,7 +161,6 @@ def watchers_cost(studio: Studio, runs: Path, watchers: int, seconds: float, pha
         turns.append((watched, begin, time.time()))
         until.set()
         time.sleep(3)
-    studio.send("/runs/watched/tell/cancel")
     rates: dict[bool, list[float]] = {False: [], True: []}
     for watched, begin, end in turns:
         rate = sum(tokens_per_second(log, begin, end) for log in logs.glob("*/metrics.jsonl"))
@@ -200,7 +208,7 @@ def wait(what: Callable[[], bool]) -> None:
     ends = time.monotonic() + 300
     while not what():
         if time.monotonic() > ends:
-            raise SystemExit("waited five minutes for the training to begin")
+            raise SystemExit("waited five minutes for the training")
         time.sleep(0.2)
 
 

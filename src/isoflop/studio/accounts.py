@@ -53,7 +53,6 @@ class Accounts:
         self._lock = threading.Lock()
         self._kept: tuple[int, dict[str, Account]] = (0, {})
         self._failures: dict[str, list[float]] = {}
-        self._hashing = threading.Semaphore(2)  # 32 MiB each: many at once shall not fill the memory
 
     def all(self) -> dict[str, Account]:
         """
@@ -82,9 +81,11 @@ class Accounts:
             raise InputError(f"role {role[:40]!r}: use {', '.join(ROLES)}")
         if len(password) < SHORTEST:
             raise InputError(f"password: {len(password)} characters; use {SHORTEST} or more")
+        if name == ALONE.name:
+            raise InputError(f"name {name!r}: is whoever sits at the machine; use another")
         account = Account(name=checked_name(name), role=role, password=hashed(password), most_price=most_price)
         rows = {**self.all(), account.name: account}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_json(self._path, [row.model_dump(mode="json") for row in rows.values()])
         self._path.chmod(0o600)
         return account
@@ -106,8 +107,7 @@ class Accounts:
                 self._failures = {one: when for one, when in self._failures.items() if now - when[-1] < TRIES_SECONDS}
         account = self.all().get(name)
         # A name that is not there takes as long as a wrong password.
-        with self._hashing:
-            right = matches(password, account.password if account else _NOBODY)
+        right = matches(password, account.password if account else _NOBODY)
         if account is None or not right:
             return None
         with self._lock:

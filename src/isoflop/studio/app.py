@@ -95,7 +95,9 @@ async def login(request: Request) -> Response:
     fields = await read_form(request)
     name = fields.get("name", "")[:64]
     try:
-        account = await run_in_threadpool(studio.accounts.enter, name, fields.get("password", "")[:1000])
+        # Waiting here and not in a thread: pages need those, and nobody has signed in yet.
+        async with studio.entering:
+            account = await run_in_threadpool(studio.accounts.enter, name, fields.get("password", "")[:1000])
     except InputError as error:
         return pages.show(request, "login.html.jinja", 429, said=str(error), name=name)
     studio.audit.add(name, "entered" if account else "gave a wrong password")

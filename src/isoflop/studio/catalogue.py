@@ -74,7 +74,7 @@ class Catalogue:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._lock = threading.Lock()
-        places.home.mkdir(parents=True, exist_ok=True)
+        places.make_home()
         try:
             with self._open() as database:
                 database.executescript(SCHEMA)

@@ -69,6 +69,11 @@ class Guard:
                 return PlainTextResponse("sent from another page: refused", 403)
             if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
                 return PlainTextResponse("sent from another page: refused", 403)
+        # Another page on this machine is of the same site: cookies come along with its image, say, of a costly page.
+        elif (
+            headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate"
+        ):
+            return PlainTextResponse("asked for by another page: refused", 403)
         state = scope.setdefault("state", {})
         secret = Request(scope).cookies.get(COOKIE)
         given = {name.lower(): value for name, value in headers.items()}

@@ -21,6 +21,9 @@ from isoflop.studio.places import checked_name
 from isoflop.studio.question import WAYS, Question, parse_question
 from isoflop.studio.quote import Quote, draw_quote, memory_of
 
+# So many take some MB, and a page of them some hundredths of a second.
+MOST_QUOTES = 1000
+
 
 def quote_page(request: Request) -> Response:
     """The form with its answer; with `part=answer` the answer alone, as the script asks for it."""
@@ -88,6 +91,8 @@ async def keep(request: Request) -> Response:
     fields = await form_of(request)
     studio, account = studio_of(request), account_of(request)
     quote = await run_in_threadpool(_answer, studio, account, parse_question(fields))
+    if sum(1 for _ in studio.places.quotes.glob("*.json")) >= MOST_QUOTES:
+        raise InputError(f"{MOST_QUOTES:,} quotes are kept here; forget some first")
     number = secrets.token_hex(6)
     write_json(studio.places.quotes / f"{number}.json", {"owner": account.name, **quote.to_json()})
     return RedirectResponse("/quotes", 303)

@@ -98,7 +98,7 @@ def step_page(request: Request) -> Response:
     run = studio.run_of(request)
     live = studio.lives.of(run.name)
     family, _ = stored_plan(live.folder)
-    name, step = request.path_params["model"], request.path_params["step"]
+    name, step = request.path_params["model"], _whole(request.path_params, "step", digits=12)
     if step < 1:
         raise InputError("step: the first is 1")
     trace = trace_step(family, live.folder, step, name)
@@ -169,9 +169,9 @@ def _most_price_of(studio: Studio, run: Listed) -> float | None:
     return owner.most_price if owner is not None else None
 
 
-def _whole(fields: dict[str, str], name: str) -> int:
+def _whole(fields: dict[str, str], name: str, digits: int = 6) -> int:
     text = fields.get(name, "").strip()
-    if not text.isdecimal() or len(text) > 6:
+    if not text.isdecimal() or len(text) > digits:
         raise InputError(f"{name} = {text[:40]!r}: give a whole number")
     return int(text)
 
@@ -236,6 +236,6 @@ ROUTES = [
     Route("/runs/{run}/events", events),
     Route("/runs/{run}/log", log),
     Route("/runs/{run}/models/{model}", model_page),
-    Route("/runs/{run}/models/{model}/steps/{step:int}", step_page),
+    Route("/runs/{run}/models/{model}/steps/{step}", step_page),
     Route("/runs/{run}/tell/{what}", tell, methods=["POST"]),
 ]

@@ -75,7 +75,8 @@ def form_token(secret: str) -> str:
 
 
 def is_form_token(secret: str, token: str) -> bool:
-    return hmac.compare_digest(form_token(secret), token)
+    # As bytes: text that is not ASCII is compared with a TypeError.
+    return hmac.compare_digest(form_token(secret).encode(), token.encode())
 
 
 def _hash(secret: str) -> str:
@@ -95,7 +96,7 @@ class Audit:
         """
         line = json.dumps({"time": time.time(), "account": account, "what": what, **about}, ensure_ascii=False) + "\n"
         with self._lock:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(line)
 
