@@ -87,11 +87,14 @@ def track_of(folder: RunFolder, plan: "Plan", model: "ModelPlan") -> "Track":
 
     Raises:
         InputError: they are too few.
+        WorkError: the run's tokens have changed or cannot be read.
     """
     from isoflop.law.track import Track
+    from isoflop.pipeline.law import ceiling_of
 
     others = [other for other in plan.models if other.name != model.name]
-    return Track([record for other in others if (record := _record(folder, other)) is not None])
+    records = [record for other in others if (record := _record(folder, other)) is not None]
+    return Track(records, ceiling_of(folder))
 
 
 class TrainingWatch:
@@ -124,8 +127,8 @@ class TrainingWatch:
         """The finished runs so far lead what is expected; of a run that goes on, the steps made before count."""
         try:
             self._watching = ModelWatch(track_of(self._folder, self._plan, self._model), self._model)
-        except InputError:
-            return  # the first runs of a family have nothing to be held to
+        except (InputError, WorkError):
+            return  # the first runs of a family have nothing to be held to; training itself says what is damaged
         for tokens, loss, lr in (_steps_of(self._folder, self._model) or [])[: first_step - 1]:
             self._watching.see(tokens, loss, lr)
         try:
