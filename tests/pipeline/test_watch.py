@@ -1,6 +1,7 @@
 """A training model is held beside its family's finished runs; real small runs, one healthy and some with a fault."""
 
 import json
+import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_the_studio_draws_the_band_and_says_what_is_off_its_track(
         (panel,) = figure.drawing.panels
         assert [(line.series, line.closed) for line in panel.lines[:2]] == [("band", True), ("expected", False)]
         assert panel.x.high >= float(model.planned.tokens)  # drawn to the end that is still to come
-        alarms.write_text('[{"message": "step 4: astray"}]')
+        alarms.write_text(f'[{{"message": "step 4: astray", "time": {time.time()}}}]')
         now = live.read()
         assert now.off_track == frozenset({"w28"})
         assert "w28: step 4: astray" in [told for _, _, told in now.events]
