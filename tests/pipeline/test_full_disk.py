@@ -52,14 +52,14 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     before = {path for path in small_disk.rglob("*") if path.is_file()}
     refused = train(small_disk)
     assert refused.returncode == 2
-    assert re.search(r"isoflop: .*checkpoints of 5 models need .* of disk, .* free; free some space", refused.stderr)
+    assert re.search(r"isoflop: .*needs .* for the checkpoints of 5 models, .* free; free some space", refused.stderr)
     assert {path for path in small_disk.rglob("*") if path.is_file()} - before <= {
         small_disk / "tiny" / "plan.json",
         small_disk / "tiny" / "family.json",
     }
 
     # Enough for the numbers in the checkpoints, too little for headers, manifests and metrics beside them.
-    needed = float(re.search(r"need ([0-9.]+) KB of disk", refused.stderr)[1]) * 1000  # type: ignore[index]
+    needed = float(re.search(r"needs ([0-9.]+) KB for", refused.stderr)[1]) * 1000  # type: ignore[index]
     leave(small_disk, int(needed) + 2**13)
     full = train(small_disk)
     assert full.returncode == 1, full.stderr

@@ -112,6 +112,7 @@ class Quotes:
             family, plan = _sized(base, question, law, machine)
         except FamilyError as error:
             raise InputError(str(error)) from None
+        family = self._consenting(family, plan)
         foretold = law.foretell(plan.models)
         joules, origin = energy_of(family, plan)
         folder = self._places.run(name)
@@ -150,6 +151,15 @@ class Quotes:
         if kept is None or kept[0] != stamp:
             kept = self._families[path] = (stamp, load_family(path))
         return kept[1]
+
+    def _consenting(self, family: Family, plan: Plan) -> Family:
+        """Whoever launches what a quote tells to repeat its data has agreed to it."""
+        tokens = self.laws.tokens(family.data) or family.data.tokens
+        epochs = 0.0 if tokens is None else max(model.tokens for model in plan.models) / tokens
+        if epochs <= family.data.epochs:
+            return family
+        data = family.data.model_copy(update={"epochs": math.ceil(10 * epochs) / 10})
+        return family.model_copy(update={"data": data})
 
     def _epochs(self, family: Family, plan: Plan) -> list[str]:
         tokens = self.laws.tokens(family.data) or family.data.tokens
