@@ -15,7 +15,7 @@ from isoflop.config import load_family
 from isoflop.data import ReadAhead
 from isoflop.durable import SealedLines
 from isoflop.errors import InputError, WorkError
-from isoflop.pipeline import RunFolder
+from isoflop.pipeline import RunFolder, watch
 from isoflop.pipeline.data import prepare_data
 from isoflop.pipeline.member import train_member
 from isoflop.pipeline.plan import store_plan
@@ -73,6 +73,48 @@ def test_a_healthy_run_is_told_of_and_not_warned(ladder: Path, monkeypatch: pyte
     (watched,) = watch_run(ladder.parent / "watched", "w28")
     assert watched.finished
     assert not watched.off_track
+    # All seven are looked at by seven logs, each read once; of more than may lead none that is finished.
+    read: list[str] = []
+    record = watch._record
+    monkeypatch.setattr(watch, "_record", lambda folder, model: read.append(model.name) or record(folder, model))
+    assert len(watch_run(ladder.parent / "watched")) == 7
+    assert sorted(read) == ["w16", "w16-s1", "w20", "w20-s1", "w24", "w24-s1", "w28"]
+    monkeypatch.setattr(watch, "MOST_LEADING", 6)
+    with pytest.raises(InputError, match="7 models are finished and none trains; name one with --model"):
+        watch_run(ladder.parent / "watched")
+    assert len(watch_run(ladder.parent / "watched", "w28")) == 1
+
+
+def test_the_studio_draws_the_band_and_says_what_is_off_its_track(
+    ladder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isoflop.studio.curves import draw_course
+    from isoflop.studio.live import Live
+
+    folder = RunFolder(ladder.parent / "watched")
+    result = folder.result("w28")
+    if not result.exists():
+        train_largest(ladder, monkeypatch)
+    kept, alarms = result.read_bytes(), folder.model("w28") / "alarms.json"
+    result.unlink()  # as if it trained
+    try:
+        live = Live(folder)
+        now = live.read()
+        model = next(one for one in now.models if one.name == "w28")
+        assert now.off_track == frozenset()
+        assert now.standing["w28"].low < now.standing["w28"].expected < now.standing["w28"].high
+        figure = draw_course(model, live.watch(model))
+        assert figure is not None
+        (panel,) = figure.drawing.panels
+        assert [(line.series, line.closed) for line in panel.lines[:2]] == [("band", True), ("expected", False)]
+        assert panel.x.high >= float(model.planned.tokens)  # drawn to the end that is still to come
+        alarms.write_text('[{"message": "step 4: astray"}]')
+        now = live.read()
+        assert now.off_track == frozenset({"w28"})
+        assert "w28: step 4: astray" in [told for _, _, told in now.events]
+    finally:
+        alarms.unlink(missing_ok=True)
+        result.write_bytes(kept)
 
 
 def random_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
