@@ -109,8 +109,10 @@ class Tracks:
 
         Raises:
             InputError: they are too few.
+            WorkError: the run's tokens have changed or cannot be read.
         """
         from isoflop.law.track import Track
+        from isoflop.pipeline.law import ceiling_of
 
         size = math.log(model.shape.params)
         others = [other for other in self._plan.models if other.name != model.name]
@@ -119,7 +121,7 @@ class Tracks:
         leading = {record.run: record for record in found}
         names = tuple(other.name for other in self._plan.models if other.name in leading)
         if names not in self._tracks:
-            self._tracks[names] = Track([leading[name] for name in names])
+            self._tracks[names] = Track([leading[name] for name in names], ceiling_of(self._folder))
         return self._tracks[names]
 
     def _record(self, model: "ModelPlan") -> "Record | None":
@@ -133,6 +135,7 @@ def track_of(folder: RunFolder, plan: "Plan", model: "ModelPlan") -> "Track":
 
     Raises:
         InputError: the others are too few.
+        WorkError: the run's tokens have changed or cannot be read.
     """
     return Tracks(folder, plan).of(model)
 
@@ -167,8 +170,8 @@ class TrainingWatch:
         """The finished runs so far lead what is expected; of a run that goes on, the steps made before count."""
         try:
             self._watching = ModelWatch(track_of(self._folder, self._plan, self._model), self._model)
-        except InputError:
-            return  # the first runs of a family have nothing to be held to
+        except (InputError, WorkError):
+            return  # the first runs of a family have nothing to be held to; training itself says what is damaged
         for tokens, loss, lr in (_steps_of(self._folder, self._model) or [])[: first_step - 1]:
             self._watching.see(tokens, loss, lr)
         try:
