@@ -5,8 +5,8 @@
 Trains 12 runs of four sizes (24 to 50 thousand parameters, some 500 steps each), which lead what is expected; 20
 healthy ones, six of a size that was trained and 14 of a larger; and two of the larger for each fault and each place it
 begins. Takes half an hour on one core; runs that FOLDER holds already are not trained again. Faults are planted in the
-trainer from here: it does not know them. Alarms are those of the loss alone: the rate that the log states, which gives
-away a wrong schedule at its first step, is not looked at. Writes benchmarks/results/watch.json.
+trainer from here: it does not know them. Alarms are counted of the loss alone, and with the rate that the log states,
+as `isoflop train` and `isoflop watch` give them. Writes benchmarks/results/watch.json.
 """
 
 import json
@@ -26,6 +26,7 @@ from isoflop.law.track import Record, Track
 from isoflop.law.watch import Alarm
 from isoflop.model import Lanes
 from isoflop.pipeline import RunFolder
+from isoflop.pipeline.law import ceiling_of
 from isoflop.pipeline.plan import make_plan
 from isoflop.pipeline.train import make_ready
 from isoflop.pipeline.watch import ModelWatch, planned_rate
@@ -150,9 +151,16 @@ def record(plan: ModelPlan, folder: Path) -> Record:
 
 
 def watch(track: Track, plan: ModelPlan, folder: Path) -> dict[str, Any]:
-    """Its alarms from the loss alone, and where its end was foretold to be at half its way."""
+    """Its alarms from the loss alone, the steps of those that the log gives with its rates, and where its end was
+    foretold to be at half its way."""
     log = read_metrics(folder / "metrics.jsonl")
     assert log is not None
+    whole = ModelWatch(track, plan)
+    told = [
+        alarm["step"]
+        for tokens, loss, lr in zip(log.tokens.tolist(), log.loss.tolist(), log.lr.tolist(), strict=True)
+        if (alarm := whole.see(tokens, loss, lr)) is not None
+    ]
     watch = ModelWatch(track, plan).watch
     alarms: list[Alarm] = []
     half = None
@@ -170,6 +178,7 @@ def watch(track: Track, plan: ModelPlan, folder: Path) -> dict[str, Any]:
         "inside_95": half.final_low_95 <= end <= half.final_high_95,
         "half": asdict(half),
         "alarms": [asdict(one) for one in alarms],
+        "told": told,
     }
 
 
@@ -188,7 +197,7 @@ def main() -> None:
         seen[plan.size] = seen.get(plan.size, 0) + 1
         few = seen[plan.size] <= FINISHED and plan.size != LARGEST
         (finished if few else healthy).append(plan)
-    track = Track([record(plan, root / "out" / plan.name) for plan in finished])
+    track = Track([record(plan, root / "out" / plan.name) for plan in finished], ceiling_of(folder))
     found = [watch(track, plan, root / "out" / plan.name) for plan in healthy]
     faulty = []
     for name, fault in FAULTS.items():
@@ -198,14 +207,22 @@ def main() -> None:
                 with fault(plan, place):
                     train(plan, folder.data, own)
                 at = int(place * plan.steps)
-                after = [alarm["step"] - at for alarm in watch(track, plan, own)["alarms"] if alarm["step"] > at]
+                seen_of = watch(track, plan, own)
+                by_loss = [alarm["step"] - at for alarm in seen_of["alarms"] if alarm["step"] > at]
+                told = [step - at for step in seen_of["told"] if step > at]
                 faulty.append(
-                    {"fault": name, "place": place, "run": plan.name, "steps_to_alarm": after[0] if after else None}
+                    {
+                        "fault": name,
+                        "place": place,
+                        "run": plan.name,
+                        "steps_to_alarm": by_loss[0] if by_loss else None,
+                        "steps_to_alarm_with_rates": told[0] if told else None,
+                    }
                 )
     summary = {
         "finished": len(finished),
         "healthy": len(found),
-        "healthy_with_alarm": sum(bool(one["alarms"]) for one in found),
+        "healthy_with_alarm": sum(bool(one["alarms"] or one["told"]) for one in found),
         "end_inside_80": sum(one["inside_80"] for one in found),
         "end_inside_95": sum(one["inside_95"] for one in found),
     }
