@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from isoflop.studio.process import look
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "studio.json"
 QUOTES: dict[str, dict[str, str]] = {
@@ -94,9 +96,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--watchers", type=int, default=100)
     parser.add_argument("--phase-seconds", type=float, default=30.0)
-    parser.add_argument("--phases", type=int, default=8)
+    parser.add_argument("--phases", type=int, default=8, help="even; 0: none")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
+    if given.phases % 2:
+        parser.error("--phases: give an even number, as half of them have watchers")
     with tempfile.TemporaryDirectory(prefix="isoflop-studio-") as place:
         runs = Path(place) / "runs"
         make_runs(runs, given.runs)
@@ -135,7 +139,14 @@ def speeds(studio: Studio) -> dict[str, Any]:
 def watchers_cost(studio: Studio, runs: Path, watchers: int, seconds: float, phases: int) -> dict[str, Any]:
     """Tokens a second of a training with watchers over without, by turns."""
     studio.send("/launch", family="pocket", name="watched", by="params", sizes="300k,600k", ratio="200")
-    logs = runs / "watched" / "models"
+    try:
+        return _by_turns(studio, runs / "watched" / "models", watchers, seconds, phases)
+    finally:  # the run is no child of the server: it would go on after both of us
+        studio.send("/runs/watched/tell/cancel")
+        wait(lambda: not look(runs / "watched" / "studio" / "process").alive)
+
+
+def _by_turns(studio: Studio, logs: Path, watchers: int, seconds: float, phases: int) -> dict[str, Any]:
     wait(lambda: any(logs.glob("*/metrics.jsonl")))
     time.sleep(10)
     turns: list[tuple[bool, float, float]] = []
@@ -150,20 +161,29 @@ def watchers_cost(studio: Studio, runs: Path, watchers: int, seconds: float, pha
         turns.append((watched, begin, time.time()))
         until.set()
         time.sleep(3)
-    studio.send("/runs/watched/tell/cancel")
     rates: dict[bool, list[float]] = {False: [], True: []}
     for watched, begin, end in turns:
-        rate = sum(tokens_read(log, begin, end) for log in logs.glob("*/metrics.jsonl")) / (end - begin)
+        rate = sum(tokens_per_second(log, begin, end) for log in logs.glob("*/metrics.jsonl"))
+        if not rate:
+            raise SystemExit(f"no three steps ended within {seconds:g} s; give a longer --phase-seconds")
         rates[watched].append(rate)
-    ratio = statistics.mean(rates[True]) / statistics.mean(rates[False])
-    return {"number": watchers, "tokens_per_second": {"with": rates[True], "without": rates[False]}, "ratio": ratio}
+    # Neighbours in time: what else the machine did falls on both.
+    ratios = [with_them / without for with_them, without in zip(rates[True], rates[False], strict=True)]
+    return {
+        "number": watchers,
+        "tokens_per_second": {"with": rates[True], "without": rates[False]},
+        "ratios": ratios,
+        "ratio": statistics.median(ratios),
+    }
 
 
-def tokens_read(log: Path, begin: float, end: float) -> float:
-    """Tokens of the steps that ended in the time."""
+def tokens_per_second(log: Path, begin: float, end: float) -> float:
+    """Between the first and the last step that ended in the time: a share of a step at its edges counts for nothing."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
-    inside = [line["tokens"] for line in lines if begin <= line["time"] <= end]
-    return float(inside[-1] - inside[0]) if len(inside) > 1 else 0.0
+    inside = [line for line in lines if begin <= line["time"] <= end]
+    if len(inside) < 3:
+        return 0.0
+    return float((inside[-1]["tokens"] - inside[0]["tokens"]) / (inside[-1]["time"] - inside[0]["time"]))
 
 
 def make_runs(runs: Path, count: int) -> None:
@@ -188,7 +208,7 @@ def wait(what: Callable[[], bool]) -> None:
     ends = time.monotonic() + 300
     while not what():
         if time.monotonic() > ends:
-            raise SystemExit("waited five minutes for the training to begin")
+            raise SystemExit("waited five minutes for the training")
         time.sleep(0.2)
 
 

@@ -81,6 +81,33 @@ def test_the_end_is_foretold_with_an_interval_that_holds_it(track: Track) -> Non
     assert inside >= 18
 
 
+def test_below_a_ceiling_the_end_is_foretold_without_leaning_to_one_side() -> None:
+    """Losses that saturate: a straight line over log size ends too high, all seeds on one side."""
+
+    def saturating(params: float, seed: int) -> Record:
+        run = run_of(params, seed)
+        factor = 6.0 / (1 + (params / 4e3) ** 0.3) / (4 * (params / 1e4) ** -0.08)
+        assert run.final is not None
+        return replace(run, loss=run.loss * factor, final=run.final * factor)
+
+    finished = [saturating(params, seed) for params in (1e4, 1.5e4, 2.2e4, 3.3e4) for seed in (0, 1, 2)]
+    off: dict[float | None, list[float]] = {None: [], 6.0: []}
+    inside = 0
+    for ceiling, found in off.items():
+        track = Track(finished, ceiling)
+        for seed in range(40, 50):
+            run = saturating(1.5e5, seed)
+            assert run.final is not None
+            watch = Watch(track, run.run, run.params, run.rate)
+            watch.follow(run.progress[: STEPS // 2], run.loss[: STEPS // 2], run.step_tokens[: STEPS // 2])
+            said = watch.standing()
+            found.append(said.final / run.final - 1)
+            inside += ceiling is not None and said.final_low_80 <= run.final <= said.final_high_80
+    assert np.mean(off[None]) > 0.01
+    assert abs(np.mean(off[6.0])) < 0.5 * np.mean(off[None])
+    assert inside >= 8
+
+
 def test_a_finished_run_is_judged_by_the_others_alone() -> None:
     runs = [run_of(params, seed) for params in (1e4, 1.5e4, 2.2e4, 3.3e4) for seed in (0, 1)]
     strange = changed(runs[5], 1.3)

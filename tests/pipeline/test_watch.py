@@ -75,6 +75,38 @@ def test_a_healthy_run_is_told_of_and_not_warned(ladder: Path, monkeypatch: pyte
     assert not watched.off_track
 
 
+def test_the_studio_draws_the_band_and_says_what_is_off_its_track(
+    ladder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isoflop.studio.curves import draw_course
+    from isoflop.studio.live import Live
+
+    folder = RunFolder(ladder.parent / "watched")
+    result = folder.result("w28")
+    if not result.exists():
+        train_largest(ladder, monkeypatch)
+    kept, alarms = result.read_bytes(), folder.model("w28") / "alarms.json"
+    result.unlink()  # as if it trained
+    try:
+        live = Live(folder)
+        now = live.read()
+        model = next(one for one in now.models if one.name == "w28")
+        assert now.off_track == frozenset()
+        assert now.standing["w28"].low < now.standing["w28"].expected < now.standing["w28"].high
+        figure = draw_course(model, live.watch(model))
+        assert figure is not None
+        (panel,) = figure.drawing.panels
+        assert [(line.series, line.closed) for line in panel.lines[:2]] == [("band", True), ("expected", False)]
+        assert panel.x.high >= float(model.planned.tokens)  # drawn to the end that is still to come
+        alarms.write_text('[{"message": "step 4: astray"}]')
+        now = live.read()
+        assert now.off_track == frozenset({"w28"})
+        assert "w28: step 4: astray" in [told for _, _, told in now.events]
+    finally:
+        alarms.unlink(missing_ok=True)
+        result.write_bytes(kept)
+
+
 def random_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = 0
 

@@ -1,13 +1,18 @@
-"""Run by test_faults.py: trains, kills itself at a system call chosen by number, goes on, and says what it ended with.
+"""Run by test_faults.py: trains, kills itself at a system call, goes on, and says what it ended with.
 
-Arguments: data, folder, seed, how many runs to kill. Each run is a fork of this process, which itself computes nothing.
+    python -m tests.streaming.killed DATA FOLDER SEED KINDS
+
+Calls are of one kind if they do the same to files of one name but for layer and step; of that many kinds one call each
+is the last of a run. Each run is a fork of this process, which itself computes nothing.
 """
 
 import json
 import os
 import random
+import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,54 +36,63 @@ def forked(work: Callable[[], None]) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def count_calls(at: int | None, told: Path) -> None:
-    """From now on every call is counted; number `at` is done by half if it writes, and ends the process."""
-    counter = iter(range(10**9))
+def kind_of(name: str, arguments: tuple[Any, ...]) -> str:
+    """Which call it is, of which file."""
+    place = arguments[1] if name in ("replace", "link") else arguments[0]
+    path = Path(os.readlink(f"/proc/self/fd/{place}") if isinstance(place, int) else place)
+    shard = re.sub(r"embedding|layer-\d+|final", "shard", path.name)
+    return f"{name} {'checkpoint ' * ('gen-' in str(path))}{re.sub(r'[0-9]+', '#', shard)}"
+
+
+def count_calls(last: tuple[str, int] | None) -> Counter[str]:
+    """From now on calls are counted by their kinds; the `last`, a kind's number n, is done by half if it writes, and
+    ends the process.
+    """
+    counts: Counter[str] = Counter()
 
     def counted(name: str, call: Any) -> Any:
         def one(*arguments: Any, **named: Any) -> Any:
-            number = next(counter)
-            if number == at:
+            kind = kind_of(name, arguments)
+            number = counts[kind]
+            counts[kind] += 1
+            if (kind, number) == last:
                 if name == "pwritev":
                     (content,) = arguments[1]
                     call(arguments[0], [content[: len(content) // 8192 * 4096]], arguments[2])
-                told.write_text(f"{name} {arguments[:1]}")
                 os.kill(os.getpid(), signal.SIGKILL)
-            if at is None:
-                told.write_text(str(number))
             return call(*arguments, **named)
 
         return one
 
     for name in CALLS:
         setattr(os, name, counted(name, getattr(os, name)))
+    return counts
 
 
-def main(data: Path, folder: Path, seed: int, runs: int) -> None:
-    told = folder / "told"
+def main(data: Path, folder: Path, seed: int, kinds: int) -> None:
+    told, dice = folder / "told", random.Random(seed)
 
     def whole() -> None:
-        count_calls(None, told)
+        counts = count_calls(None)
         run(data, folder / "whole", DISK)
+        told.write_text(json.dumps(counts))
 
     assert forked(whole) == 0
-    total = int(told.read_text())
-    chosen = random.Random(seed).sample(range(total), runs)
+    counts = json.loads(told.read_text())
     found = []
-    for i, at in enumerate(chosen):
-        place, plan = folder / str(i), (DISK, RESIDENT)[i % 2]
+    for i, kind in enumerate(dice.sample(sorted(counts), min(kinds, len(counts)))):
+        place, plan, last = folder / str(i), (DISK, RESIDENT)[i % 2], (kind, dice.randrange(counts[kind]))
 
-        def killed(place: Path = place, at: int = at) -> None:
-            count_calls(at, told)
+        def killed(place: Path = place, last: tuple[str, int] = last) -> None:
+            count_calls(last)
             run(data, place, DISK)
 
         def resumed(place: Path = place, plan: Any = plan) -> None:
             told.write_text(weights_sha256(run(data, place, plan).weights))
 
-        assert os.WTERMSIG(forked(killed)) == signal.SIGKILL
-        at_call = told.read_text()
-        assert forked(resumed) == 0, at_call
-        found.append({"at": at_call, "weights": told.read_text(), "losses": losses(place)})
+        assert os.WTERMSIG(forked(killed)) == signal.SIGKILL, last
+        assert forked(resumed) == 0, last
+        found.append({"at": last, "weights": told.read_text(), "losses": losses(place)})
     print(json.dumps(found))
 
 

@@ -13,6 +13,7 @@ from isoflop.studio.app import make_app
 from isoflop.studio.places import Places
 from isoflop.studio.queue import Limits
 from isoflop.studio.server import Opening, open_studio
+from isoflop.studio.sessions import form_token
 from tests.pipeline.conftest import MACHINE
 from tests.studio.conftest import NAME, send, token_of
 
@@ -122,6 +123,7 @@ def test_a_corpus_is_bounded_never_outside_its_folder_and_its_owners(
     bad = ("../../x.txt", "/etc/x.txt", ".x.txt", "a.zip", "a b.txt", "x" * 200 + ".txt", "a.txt\0")
     assert [bring(ann, name, text) for name in bad] == [422] * len(bad)
     assert bring(ann, "large.txt", b"x" * 10_001) == 422
+    assert bring(ann, "more.txt", b"x" * (10_001 - len(text))) == 422  # with what is there it is too much
     assert bring(ann, "empty.txt", b"") == 422
     assert ann.post("/corpora?name=b.txt", content=b"x").status_code == 403
     found = [path for path in places.runs.rglob("*") if path.is_file() and "corpora" in path.parts]
@@ -151,3 +153,4 @@ def test_a_proxys_header_names_an_account(places: Places, monkeypatch: pytest.Mo
     assert client.get("/").status_code == 200
     assert send(client, "/launch", family="tiny") == 303
     assert send(client, "/launch", token="0" * 64, family="tiny") == 403
+    assert send(client, "/launch", token=form_token("proxy ann"), family="tiny") == 403

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import time
 import zipfile
@@ -101,12 +102,66 @@ def test_the_pages_of_the_run_say_what_its_files_say(launched: tuple[Places, lis
     assert result["weights_sha256"] in model
     step = there.get("/runs/tiny/models/w32/steps/1").text
     assert "corpus.jsonl" in step
+    assert "Number" in step  # the texts themselves
     assert there.get("/runs/tiny/models/w32/steps/0").status_code == 422
     assert there.get("/runs/tiny/models/w32/steps/99999999").status_code == 422
     assert there.get("/runs/tiny/models/none").status_code == 404
     assert there.get("/runs/..%2f..%2fetc").status_code == 404
     assert "isoflop" in there.get("/runs/tiny/log").text
     assert "tiny" in there.get("/").text
+
+
+def test_a_run_of_the_command_line_has_a_page_too(launched: tuple[Places, list[str]], there: TestClient) -> None:
+    order = launched[0].ordered("tiny").order
+    aside = order.with_name("aside.json")
+    order.rename(aside)
+    try:
+        page = there.get("/runs/tiny")
+        assert page.status_code == 200
+        assert "none was quoted" in page.text
+        assert "Settings" not in page.text
+        assert "command line" in there.get("/").text
+    finally:
+        aside.rename(order)
+
+
+def test_quotes_stand_beside_what_their_run_cost_and_reached(
+    launched: tuple[Places, list[str]], there: TestClient
+) -> None:
+    result = json.loads(launched[0].run("tiny").result("w32").read_text())
+    assert send(there, "/quotes/keep", family="tiny", ratio="2", name="other") == 303
+    assert send(there, "/quotes/keep", family="tiny", ratio="3") == 303
+    rows = there.get("/quotes").text.split("<tr>")[2:]
+    assert len(rows) == 3
+    assert sum("not launched" in row for row in rows) == 1
+    for row in rows:
+        if "not launched" not in row:
+            assert '<a href="/runs/tiny">' in row
+            assert f">{result['nats_per_token']:.3f}</small>" in row
+    for path in launched[0].quotes.glob("*.json"):
+        path.unlink()
+
+
+def test_prepared_tokens_are_a_corpus_that_is_not_made_again(
+    launched: tuple[Places, list[str]], there: TestClient
+) -> None:
+    from isoflop.config import load_family
+    from isoflop.pipeline.data import prepare_data
+    from isoflop.studio.silent import Silent
+
+    places, made = launched[0], launched[0].run("tiny").data
+    assert f'value="{made}"' in there.get("/quote").text
+    try:
+        assert send(there, "/launch", family="tiny", name="again", corpus=str(made)) == 303
+        again = places.run("again")
+        assert (again.data / "manifest.json").samefile(made / "manifest.json")
+        prepare_data(load_family(places.ordered("again").family_file), again, Silent())
+    finally:
+        shutil.rmtree(places.runs / "again", ignore_errors=True)
+    (places.runs / "loose").mkdir()
+    (places.runs / "loose" / "manifest.json").write_text("{}")
+    answer = there.get("/quote.json", params={"family": "tiny", "corpus": str(places.runs / "loose")})
+    assert "no family.json beside it" in answer.json()["error"]
 
 
 def test_the_next_quote_is_foretold_by_the_own_law(there: TestClient) -> None:
@@ -197,6 +252,23 @@ def test_watchers_share_one_look_and_hear_of_news(launched: tuple[Places, list[s
 
     assert set(asyncio.run(watch())) == {b"event: live\ndata: <p>\ndata: tiny</p>\n\n"}
     assert len(looked) == 1
+
+
+def test_a_watcher_who_leaves_is_no_fault(launched: tuple[Places, list[str]]) -> None:
+    lives = Lives(launched[0], lambda live: "<p></p>")
+
+    async def leave() -> None:
+        async def watch() -> None:
+            async for _ in lives.events("tiny"):
+                pass
+
+        watching = asyncio.create_task(watch())
+        await asyncio.sleep(0.05)
+        watching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await watching
+
+    asyncio.run(leave())
 
 
 def test_a_model_in_training_is_shown_beside_what_is_expected(

@@ -68,6 +68,17 @@ def test_every_answer_forbids_what_pages_do_not_need(client: TestClient) -> None
     assert " style=" not in page
 
 
+def test_a_fault_of_ours_is_a_page_and_no_traceback(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = TestClient(make_app(studio, [NAME]), base_url=f"http://{NAME}", raise_server_exceptions=False)
+    client.get(f"/enter?token={studio.sessions.new_link()}", follow_redirects=False)
+    monkeypatch.setattr(type(studio.catalogue), "runs", lambda self: {}["gone"])
+    answer = client.get("/")
+    assert answer.status_code == 500
+    assert "stands in the terminal" in answer.text
+    assert "gone" not in answer.text
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
 def test_signing_out_ends_the_session(client: TestClient) -> None:
     cookie = dict(client.cookies)
     assert send(client, "/logout") == 303

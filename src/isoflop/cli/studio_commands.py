@@ -41,7 +41,7 @@ def open_studio(
     ] = None,
     https: Annotated[bool, typer.Option("--https", help="Browsers reach it by HTTPS, through a proxy.")] = False,
     most_upload: Annotated[
-        float, typer.Option("--most-upload", min=0, metavar="MB", help="The largest corpus to be sent.")
+        float, typer.Option("--most-upload", min=0, metavar="MB", help="What an account may send in all.")
     ] = 1000.0,
     debug: Debug = False,
 ) -> None:

@@ -25,8 +25,8 @@ class Expected:
     run to run.
 
     `final` is the log of the held-out loss at the end, `kept` how much of a deviation is still there by then,
-    `final_spread` what is not foretold, known from `final_freedom` degrees. `scatter` (parts) is the standard deviation
-    of a step's log loss times the root of its tokens.
+    `final_spread` what is not foretold, known as from `final_freedom` degrees. `scatter` (parts) is the standard
+    deviation of a step's log loss times the root of its tokens.
     """
 
     knots: Array
@@ -35,7 +35,7 @@ class Expected:
     final: float
     kept: Array
     final_spread: Array
-    final_freedom: int
+    final_freedom: Array
     scatter: Array
 
     def at(self, name: str, progress: Array) -> Array:

@@ -7,7 +7,7 @@ the same runs, says by how much its curve differs. How far a healthy run lies of
 how suddenly a curve moves are taken from the finished runs themselves, each foretold from the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,7 +33,7 @@ LEAST_MOVES = 50
 LEAST_FREEDOM = 2
 # Of the loss, per factor e of size beyond those that finished: what a law strays before anything is known of it.
 DRIFT = 0.005
-# Of what another schedule is said to change, the part that may be wrong.
+# Of what another schedule, or the ceiling, is said to change, the part that may be wrong.
 DOUBT = 0.5
 # A band is left by a healthy run with this probability, if its deviations are as Student's.
 MISS = 1e-3
@@ -73,17 +73,21 @@ class Limits:
 class Track:
     """What finished runs of a family say of the loss curve of another.
 
+    `ceiling` is the loss (nats/token) without any training, where it is known: towards it losses of tiny models
+    saturate.
+
     Raises:
         InputError: fewer than 6 finished runs.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[Record], ceiling: float | None = None) -> None:
         done = [one for one in records if one.final is not None and len(one.loss) >= LEAST_STEPS]
         if len(done) < LEAST_RUNS:
             raise InputError(f"{len(done)} finished runs; to expect another's curve takes {LEAST_RUNS} or more")
         self.finished = done
         self._size = np.log([record.params for record in done])
         self._curves = np.stack([_smooth(record) for record in done])
+        self._ceiling = ceiling
         self._final = np.log(np.array([record.final for record in done], dtype=float))
         self._scatter = np.median([_scatter(run, curve) for run, curve in zip(done, self._curves, strict=True)], axis=0)
 
@@ -95,7 +99,9 @@ class Track:
         """
         others = np.array([one.run != run for one in self.finished])
         size, curves = self._size[others], self._curves[others]
-        line = _Line(size, float(np.log(params)))
+        wanted = float(np.log(params))
+        line = _Line(size, wanted, _bend(size, self._final[others], self._ceiling))
+        straight = _Line(size, wanted)
         if np.ptp(size) < 1e-6 and not np.isclose(size[0], np.log(params)):
             raise InputError("all finished runs are of one size; to expect another size's curve takes two or more")
         # Brought to one size, the curves differ by their schedules.
@@ -108,15 +114,20 @@ class Track:
         together, squares = _along(end_strays @ strays), _along((strays**2).sum(axis=0))
         kept = np.clip(together / np.maximum(squares, 1e-300), 0.0, 1.0)
         left = _along(((end_strays[:, None] - kept * strays) ** 2).sum(axis=0))
-        beyond, end_beyond = _along(line.beyond(curves) ** 2), float(line.beyond(ends)) ** 2
+        beyond = _along(line.beyond(curves) ** 2)
+        # What the runs' own scatter leaves open of the end, known from few of them, and what is doubted beforehand.
+        end_open = left / line.freedom * line.leverage + float(line.beyond(ends)) ** 2
+        end_doubt = doubt[-1] ** 2 + float(DOUBT * (line.at(ends) - straight.at(ends))) ** 2
+        doubt = np.hypot(doubt, DOUBT * (line.at(curves) - straight.at(curves)))
         return Expected(
             knots=KNOTS,
             mean=line.at(curves),
             spread=np.sqrt(squares / line.freedom * line.leverage + beyond + doubt**2),
             final=float(line.at(ends)),
             kept=kept,
-            final_spread=np.sqrt(left / line.freedom * line.leverage + end_beyond + doubt[-1] ** 2),
-            final_freedom=line.sizes_freedom,
+            final_spread=np.sqrt(end_open + end_doubt),
+            # Welch and Satterthwaite's, for a sum of which only one part is estimated.
+            final_freedom=line.sizes_freedom * (1.0 + end_doubt / np.maximum(end_open, 1e-300)) ** 2,
             scatter=self._scatter,
         )
 
@@ -150,17 +161,18 @@ class Track:
 
 
 class _Line:
-    """A straight line over log size, through what runs of some sizes measured, and to the size of another."""
+    """A line over log size, straight or as `bend` bends it, through what runs of some sizes measured, and to the size
+    of another."""
 
-    def __init__(self, size: Array, wanted: float) -> None:
-        self._size, self._wanted = size, wanted
+    def __init__(self, size: Array, wanted: float, bend: Callable[[Array], Array] = np.asarray) -> None:
+        self._size, self._wanted, self._bend = size, wanted, bend
         self._sizes = np.unique(size)
-        self._fitted, self._at = _solve(size, size), _solve(size, np.array([wanted]))[0]
+        self._fitted, self._at = self._solve(size, size), self._solve(size, np.array([wanted]))[0]
         self.freedom = len(size) - min(2, len(self._sizes))
         # Seeds of a size share what the size lies off the line: a new size is foretold from sizes, not from runs.
         known = bool(np.isclose(wanted, self._sizes).any())
         self.sizes_freedom = self.freedom if known else max(LEAST_FREEDOM, len(self._sizes) - 2)
-        self.leverage = 1.0 + float((_solve(self._sizes, np.array([wanted])) ** 2).sum())
+        self.leverage = 1.0 + float((self._solve(self._sizes, np.array([wanted])) ** 2).sum())
 
     def fitted(self, values: Array) -> Array:
         """values: (runs) or (runs, knots)"""
@@ -180,8 +192,22 @@ class _Line:
             return np.asarray(DRIFT * way + np.zeros(values.shape[1:]))
         inner, outer = self._size != edge, self._size == edge
         step = abs(edge - self._sizes[-2 if largest else 1])
-        error = _solve(self._size[inner], np.array([edge]))[0] @ values[inner] - values[outer].mean(axis=0)
+        error = self._solve(self._size[inner], np.array([edge]))[0] @ values[inner] - values[outer].mean(axis=0)
         return np.asarray(np.maximum(np.abs(error) * way / step, DRIFT * way))
+
+    def _solve(self, size: Array, wanted: Array) -> Array:
+        return _solve(self._bend(size), self._bend(wanted))
+
+
+def _bend(size: Array, final: Array, ceiling: float | None) -> Callable[[Array], Array]:
+    """Of log sizes, what log losses are straight in at every share of a run. Below a ceiling it is the shape of the
+    ends, Lmax / (1 + (N / N0)^a), told from their log losses `final`; without one the log sizes themselves."""
+    if ceiling is None or np.ptp(size) < 1e-6 or final.max() >= np.log(ceiling):
+        return np.asarray
+    slope, level = np.polyfit(size, np.log(np.expm1(np.log(ceiling) - final)), 1)
+    if slope <= 0:
+        return np.asarray
+    return lambda x: np.asarray(np.logaddexp(0.0, level + slope * x) / slope)
 
 
 def _solve(size: Array, wanted: Array) -> Array:

@@ -108,11 +108,13 @@ class Watch:
         n, expected = np.array([self._course.steps]), self._expected
         progress = self._course.progress(n)
         off, sd = (float(one[0]) for one in self._course.level(n))
-        mean, kept, left = (float(expected.at(name, progress)[0]) for name in ("mean", "kept", "final_spread"))
+        mean, kept, left, freedom = (
+            float(expected.at(name, progress)[0]) for name in ("mean", "kept", "final_spread", "final_freedom")
+        )
         reach = self._limits.level * sd
         middle = expected.final + kept * off
         low_80, high_80, low_95, high_95 = (
-            float(np.exp(middle + side * student.ppf(0.5 + share / 2, expected.final_freedom) * left))
+            float(np.exp(middle + side * student.ppf(0.5 + share / 2, freedom) * left))
             for share in (0.8, 0.95)
             for side in (-1, 1)
         )

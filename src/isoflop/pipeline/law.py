@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,24 @@ def next_runs(law: "Law", target: str, budget_flops: float) -> list["Purchase"]:
     return buy(law, [(wanted.params, wanted.tokens)], candidates_for(law, wanted.params, wanted.tokens), budget_flops)
 
 
+def ceiling_of(folder: RunFolder) -> float | None:
+    """Loss (nats/token) without any training; None of a run whose tokens were deleted, to have the room.
+
+    Raises:
+        WorkError: tokens have changed or cannot be read.
+    """
+    manifest = folder.data / "manifest.json"
+    return _ceiling(folder.data, manifest.stat().st_mtime_ns) if manifest.exists() else None
+
+
+@lru_cache(maxsize=8)
+def _ceiling(data: Path, changed: int) -> float:
+    """Once for data that last changed then: every model of a run is watched beneath the same ceiling."""
+    from isoflop.data import frequency_loss
+
+    return frequency_loss(data)
+
+
 def ladder_law(plan: "Plan", folder: RunFolder, objective: str = "huber") -> "Law":
     """The law of the ladder's results: law.json if it was fitted to just these, else fitted and written there (only
     with the objective that forecasts are made by).
@@ -93,7 +112,6 @@ def ladder_law(plan: "Plan", folder: RunFolder, objective: str = "huber") -> "La
     Raises:
         InputError: the results are too few, or one is gone that law.json was fitted to.
     """
-    from isoflop.data import frequency_loss
     from isoflop.law import Law, fit_law
 
     points = points_of(ladder_results(plan, folder))
@@ -108,9 +126,7 @@ def ladder_law(plan: "Plan", folder: RunFolder, objective: str = "huber") -> "La
             f"{folder.path}: no model of the ladder is trained yet; run isoflop train with the family file"
         )
     try:
-        # Whoever has deleted the tokens since, to have the room, still gets a law.
-        data = folder.data if (folder.data / "manifest.json").exists() else None
-        law = fit_law(points, ceiling=None if data is None else frequency_loss(data), objective=objective)
+        law = fit_law(points, ceiling=ceiling_of(folder), objective=objective)
     except InputError as error:
         raise InputError(f"{folder.path}: {error}") from None
     if objective == "huber":

@@ -5,6 +5,7 @@ It warns and never stops a run. In training the warnings are heard as notes; the
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,11 +92,14 @@ def track_of(folder: RunFolder, plan: "Plan", model: "ModelPlan") -> "Track":
 
     Raises:
         InputError: they are too few.
+        WorkError: the run's tokens have changed or cannot be read.
     """
     from isoflop.law.track import Track
+    from isoflop.pipeline.law import ceiling_of
 
     others = [other for other in plan.models if other.name != model.name]
-    return Track([record for other in others if (record := _record(folder, other)) is not None])
+    records = [record for other in others if (record := _record(folder, other)) is not None]
+    return Track(records, ceiling_of(folder))
 
 
 class TrainingWatch:
@@ -127,10 +131,11 @@ class TrainingWatch:
         """The finished runs so far lead what is expected; of a run that goes on, the steps made before count."""
         try:
             self._watching = ModelWatch(track_of(self._folder, self._plan, self._model), self._model)
-        except InputError:  # the first runs of a family have no others to be held to
+        except (InputError, WorkError):  # too few have finished; training itself says what is damaged
             self._watching = ModelWatch(None, self._model)
-        for step in (_steps_of(self._folder, self._model) or [])[: first_step - 1]:
-            self._watching.see(*step)
+        with suppress(WorkError):
+            for step in (_steps_of(self._folder, self._model) or [])[: first_step - 1]:
+                self._watching.see(*step)
         try:
             kept = json.loads(_alarms(self._folder, self._model.name).read_bytes())
             self._alarms = [alarm for alarm in kept if alarm["step"] < first_step]

@@ -23,6 +23,7 @@ SCRYPT = {"n": 2**15, "r": 8, "p": 3, "maxmem": 2**26, "dklen": 32}
 SHORTEST = 12
 # Tries of one account within the minutes, after which it has to wait.
 TRIES, TRIES_SECONDS = 5, 300.0
+MOST_NAMES = 10_000
 
 
 class Account(BaseModel):
@@ -80,9 +81,11 @@ class Accounts:
             raise InputError(f"role {role[:40]!r}: use {', '.join(ROLES)}")
         if len(password) < SHORTEST:
             raise InputError(f"password: {len(password)} characters; use {SHORTEST} or more")
+        if name == ALONE.name:
+            raise InputError(f"name {name!r}: is whoever sits at the machine; use another")
         account = Account(name=checked_name(name), role=role, password=hashed(password), most_price=most_price)
         rows = {**self.all(), account.name: account}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_json(self._path, [row.model_dump(mode="json") for row in rows.values()])
         self._path.chmod(0o600)
         return account
@@ -100,6 +103,8 @@ class Accounts:
                 raise InputError("too many wrong passwords; wait five minutes")
             # Counted before it is known: many at once are many tries.
             self._failures[name] = [*recent, now]
+            if len(self._failures) > MOST_NAMES:  # names that nobody has, from someone who makes them up
+                self._failures = {one: when for one, when in self._failures.items() if now - when[-1] < TRIES_SECONDS}
         account = self.all().get(name)
         # A name that is not there takes as long as a wrong password.
         right = matches(password, account.password if account else _NOBODY)

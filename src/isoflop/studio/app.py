@@ -15,7 +15,7 @@ from starlette.routing import Route
 from isoflop.errors import InputError, WorkError
 from isoflop.studio import fetching, pages, quoting, running, trying
 from isoflop.studio.context import Studio, studio_of
-from isoflop.studio.guard import ForbiddenError, Guard, account_of, form_of, read_form
+from isoflop.studio.guard import HEADERS, POLICY, ForbiddenError, Guard, account_of, form_of, read_form
 from isoflop.studio.question import Question
 from isoflop.studio.sessions import COOKIE, SESSION_SECONDS
 
@@ -42,6 +42,7 @@ def make_app(studio: Studio, names: list[str]) -> Starlette:
         OSError: _fault,
         ForbiddenError: _forbidden,
         HTTPException: _http,
+        Exception: _unexpected,
     }
     app = Starlette(
         routes=routes, middleware=[Middleware(Guard, studio.sessions, names)], exception_handlers=dict(handlers)
@@ -94,7 +95,9 @@ async def login(request: Request) -> Response:
     fields = await read_form(request)
     name = fields.get("name", "")[:64]
     try:
-        account = await run_in_threadpool(studio.accounts.enter, name, fields.get("password", "")[:1000])
+        # Waiting here and not in a thread: pages need those, and nobody has signed in yet.
+        async with studio.entering:
+            account = await run_in_threadpool(studio.accounts.enter, name, fields.get("password", "")[:1000])
     except InputError as error:
         return pages.show(request, "login.html.jinja", 429, said=str(error), name=name)
     studio.audit.add(name, "entered" if account else "gave a wrong password")
@@ -165,6 +168,15 @@ def _fault(request: Request, error: Exception) -> Response:
         where = f"{error.filename}: " if error.filename else ""
         return _refused(request, 500, "A fault", f"{where}{error.strerror or error}; nothing that was there is lost")
     return _refused(request, 500, "A fault", str(error))
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    """A fault of ours: the traceback goes to the terminal, and the page says where to look."""
+    said = f"{type(error).__name__}: what went wrong stands in the terminal of isoflop studio. No run is touched by it."
+    answer = _refused(request, 500, "A fault of the studio", said)
+    # The Guard's headers are not on it: it is answered outside of all middleware.
+    answer.headers.update({**HEADERS, "Content-Security-Policy": POLICY})
+    return answer
 
 
 def _forbidden(request: Request, error: Exception) -> Response:

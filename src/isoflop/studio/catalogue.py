@@ -40,6 +40,8 @@ class Listed:
     flops: float
     loss: float | None
     reported: bool
+    seconds: float = 0.0
+    joules: float | None = None
 
     @property
     def owner(self) -> str:
@@ -72,7 +74,7 @@ class Catalogue:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._lock = threading.Lock()
-        places.home.mkdir(parents=True, exist_ok=True)
+        places.make_home()
         try:
             with self._open() as database:
                 database.executescript(SCHEMA)
@@ -128,7 +130,7 @@ class Catalogue:
 
     def _stamp(self, name: str) -> str:
         folder = self._places.run(name).path
-        seen = []
+        seen = ["2"]  # the format of what is kept: a database of an earlier one is read anew
         for path in (
             folder / "plan.json",
             folder / "report.html",
@@ -149,15 +151,26 @@ class Catalogue:
         except (OSError, ValueError, TypeError, KeyError):
             order = read_order(self._places.ordered(name).order)
             models = [(one["name"], one["flops"]) for one in order.quote.get("models", [])] if order else []
-        done, loss = 0, None
+        done, loss, seconds = 0, None, 0.0
+        joules: float | None = 0.0
         for model, _ in models:
             try:
                 result = json.loads(folder.result(model).read_bytes())
                 done, loss = done + 1, float(result["nats_per_token"])
+                seconds += float(result.get("seconds") or 0.0)
+                joules = None if joules is None or result.get("joules") is None else joules + float(result["joules"])
             except (OSError, ValueError, TypeError, KeyError):
                 continue
         flops = sum(flops for _, flops in models)
-        return {"models": len(models), "done": done, "flops": flops, "loss": loss, "reported": folder.report.is_file()}
+        return {
+            "models": len(models),
+            "done": done,
+            "flops": flops,
+            "loss": loss,
+            "reported": folder.report.is_file(),
+            "seconds": seconds,
+            "joules": joules if done else None,
+        }
 
     # Sessions.
 

@@ -1,6 +1,7 @@
 """What every page is made from, and who may see which run."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,7 +19,7 @@ from isoflop.studio.sessions import Audit, Sessions
 
 @dataclass(frozen=True)
 class Studio:
-    """What every page is made from. `secure` marks cookies for HTTPS only."""
+    """What every page is made from. `secure` marks cookies for HTTPS only; one password is looked at at a time."""
 
     places: Places
     catalogue: Catalogue
@@ -30,6 +31,7 @@ class Studio:
     lives: Lives
     most_upload_bytes: int
     secure: bool = False
+    entering: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def visible(self, account: Account, run: Listed) -> bool:
         """Whether someone may see a run: their own, a shared one, or all if they administer."""

@@ -120,14 +120,14 @@ async def bring(request: Request) -> Response:
         raise InputError(f"{name}: there already; rename yours")
     folder.mkdir(parents=True, exist_ok=True)
     part, size = part_of(path), 0
+    there = sum(one.stat().st_size for one in folder.iterdir() if one.is_file())
     try:
         with open(part, "wb") as file:
             async for piece in request.stream():
                 size += len(piece)
-                if size > studio.most_upload_bytes:
-                    raise InputError(
-                        f"{name}: more than {studio.most_upload_bytes / 1e6:,.0f} MB; give its path instead"
-                    )
+                if there + size > studio.most_upload_bytes:
+                    most = f"{studio.most_upload_bytes / 1e6:,.0f} MB"
+                    raise InputError(f"{name}: more than {most} with what you brought before; give its path instead")
                 await run_in_threadpool(file.write, piece)
         if size == 0:
             raise InputError(f"{name}: empty")
@@ -135,7 +135,7 @@ async def bring(request: Request) -> Response:
     finally:
         part.unlink(missing_ok=True)
     studio.audit.add(account.name, "brought a corpus", file=name, bytes=size)
-    return JSONResponse({"corpus": str(path), "bytes": size})
+    return JSONResponse({"corpus": str(path.absolute()), "bytes": size})
 
 
 def _named(name: str) -> dict[str, str]:

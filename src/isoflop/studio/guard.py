@@ -69,13 +69,17 @@ class Guard:
                 return PlainTextResponse("sent from another page: refused", 403)
             if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
                 return PlainTextResponse("sent from another page: refused", 403)
+        # Another page on this machine is of the same site: cookies come along with its image, say, of a costly page.
+        elif (
+            headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate"
+        ):
+            return PlainTextResponse("asked for by another page: refused", 403)
         state = scope.setdefault("state", {})
         secret = Request(scope).cookies.get(COOKIE)
         given = {name.lower(): value for name, value in headers.items()}
         state["account"] = self._sessions.who(secret, given)
-        # Behind a proxy that says who asks there is no session: its name stands for one.
         account: Account | None = state["account"]
-        state["secret"] = secret if self._sessions.header is None else account and f"proxy {account.name}"
+        state["secret"] = self._sessions.secret_of(secret, account)
         if account is not None or scope["path"].startswith(OPEN):
             return None
         if self._sessions.by_account and scope["method"] in SAFE and self._sessions.header is None:

@@ -33,7 +33,8 @@ MOST_EVENTS = 14
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is shown of a run. `standing` by model: where it stands beside what finished ones lead to expect."""
+    """What is shown of a run. `standing` by model: where it stands beside what finished ones lead to expect;
+    `off_track` names those of them that are outside of that, or were told of by an alarm."""
 
     name: str
     plan: Plan | None
@@ -41,6 +42,7 @@ class Snapshot:
     forecast: Forecast | None
     events: tuple[tuple[float, str, str], ...]
     standing: "dict[str, Standing]"
+    off_track: frozenset[str]
     joules: float | None
     joules_origin: str
     seconds: float
@@ -56,6 +58,7 @@ class Live:
     _documents: dict[Path, tuple[int, Any]] = field(default_factory=dict)
     _logs: dict[Path, MetricsLog] = field(default_factory=dict)
     _track: "tuple[int, Track | None]" = (-1, None)
+    _why_no_track: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def version(self) -> str:
@@ -90,6 +93,7 @@ class Live:
         running = [model for model in models if model.metrics is not None and model.result is None]
         joules += [self._last(model.name).get("joules") for model in running]
         known = [one for one in joules if one is not None]
+        standing = self._standing(models)
         seconds = sum(result.seconds or 0.0 for result in results)
         seconds += sum(map(_trained_seconds, running))
         return Snapshot(
@@ -98,7 +102,8 @@ class Live:
             models=models,
             forecast=self._record(self.folder.forecast, Forecast),
             events=tuple(self._events(models)),
-            standing=self._standing(models),
+            standing=standing,
+            off_track=frozenset(name for name, one in standing.items() if self._is_off(name, one)),
             joules=sum(known) if known and len(known) == len(joules) else None,
             joules_origin=next((result.joules_origin for result in results if result.joules_origin), "") or "",
             seconds=seconds,
@@ -144,16 +149,14 @@ class Live:
         return sorted(found, reverse=True)[:MOST_EVENTS]
 
     def _standing(self, models: tuple[Model, ...]) -> "dict[str, Standing]":
-        """Of the models that train now."""
+        """Of the models that train now, where enough are finished."""
         training = [model for model in models if model.result is None and model.metrics is not None]
-        if not training:
-            return {}
-        found = {}
-        for model in training:
-            watched = self.watch(model)
-            if watched is not None:
-                found[model.name] = watched.standing()
-        return found
+        watched = {model.name: self.watch(model) for model in training}
+        return {name: watch.standing() for name, watch in watched.items() if watch is not None}
+
+    def _is_off(self, name: str, standing: "Standing") -> bool:
+        alarms = self._document(self.folder.model(name) / "alarms.json")
+        return bool(alarms) or not standing.low <= standing.loss <= standing.high
 
     def watch(self, model: Model) -> Any:
         """A `law.watch.Watch` that has seen the model's steps; None where too few runs are finished."""
@@ -173,11 +176,19 @@ class Live:
                 self._track = (done, track_of(self.folder, plan, planned))
             if self._track[1] is None:
                 return None
+            self._why_no_track = ""
             watch = Watch(self._track[1], model.name, float(planned.shape.params), planned_rate(planned))
-        except (InputError, WorkError, StopIteration):
+        except (InputError, WorkError) as error:
+            self._why_no_track = str(error)
+            return None
+        except StopIteration:
             return None
         watch.follow(metrics.tokens / planned.tokens, metrics.loss, np.diff(metrics.tokens, prepend=0.0))
         return watch
+
+    def why_no_watch(self) -> str:
+        """Why the last `watch` found nothing to expect."""
+        return self._why_no_track or "what to expect of its curve is known once six other models are finished"
 
     def _model_files(self) -> list[Path]:
         names = ("metrics.jsonl", "result.json", "alarms.json", "spikes.json")
@@ -244,7 +255,7 @@ class _Pump:
         self.watchers = 0
         self.task: asyncio.Task[None] | None = None
         self._number, self._text = 0, b""
-        self._news = asyncio.Condition()
+        self._news = asyncio.Event()
 
     async def run(self) -> None:
         version, drawn = "", 0.0
@@ -252,23 +263,25 @@ class _Pump:
             now = await asyncio.to_thread(self._live.version)
             if now != version and time.monotonic() - drawn >= DRAW_SECONDS:
                 version, drawn = now, time.monotonic()
-                html = await asyncio.to_thread(self._draw, self._live)
+                try:
+                    html = await asyncio.to_thread(self._draw, self._live)
+                except (InputError, WorkError, OSError):  # a full disk, say: drawn again when something has changed
+                    continue
                 text = "event: live\n" + "".join(f"data: {line}\n" for line in html.splitlines()) + "\n"
-                async with self._news:
-                    self._number, self._text = self._number + 1, text.encode()
-                    self._news.notify_all()
+                self._number, self._text = self._number + 1, text.encode()
+                heard, self._news = self._news, asyncio.Event()
+                heard.set()
             await asyncio.sleep(LOOK_SECONDS)
 
     async def after(self, seen: int) -> tuple[int, bytes] | None:
         """The newest text and its number, once there is another than `seen`; None after a while without."""
-        async with self._news:
+        if self._number in (0, seen):
+            # An event and no condition: a watcher who leaves while it waits leaves no lock behind.
             try:
-                await asyncio.wait_for(
-                    self._news.wait_for(lambda: self._number > 0 and self._number != seen), QUIET_SECONDS
-                )
+                await asyncio.wait_for(self._news.wait(), QUIET_SECONDS)
             except TimeoutError:
                 return None
-            return self._number, self._text
+        return self._number, self._text
 
 
 def _trained_seconds(model: Model) -> float:

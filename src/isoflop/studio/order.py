@@ -1,6 +1,8 @@
 """What is to become of a run: order.json in its directory, which is the truth whatever becomes of the database."""
 
 import json
+import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -63,16 +65,39 @@ def place_order(places: Places, quote: Quote, owner: str) -> Order:
     except OSError as error:
         raise WorkError(f"{ordered.path}: cannot write ({error.strerror}); nothing was launched") from None
     try:
+        if quote.prepared is not None:
+            _take(quote.prepared, places.run(name).data)
         write_text(ordered.family_file, family_text(quote.family, f"quoted by isoflop studio at {quote.time}"))
         write_json(ordered.order, order.model_dump(mode="json"))
     except WorkError:
         for path in (ordered.family_file, ordered.order):
             path.unlink(missing_ok=True)
+        if quote.prepared is not None:
+            shutil.rmtree(places.run(name).data, ignore_errors=True)
         ordered.path.rmdir()
         if new:
             ordered.path.parent.rmdir()
         raise
     return order
+
+
+def _take(prepared: Path, folder: Path) -> None:
+    """The tokens of another run, as links where the disk is the same: files are replaced whole, never written into.
+
+    Raises:
+        WorkError: they cannot be read or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # The manifest last: without it the folder holds nothing yet.
+        paths = [path for path in prepared.iterdir() if path.is_file() and not path.name.startswith(".")]
+        for path in sorted(paths, key=lambda path: path.name == "manifest.json"):
+            try:
+                os.link(path, folder / path.name)
+            except OSError:
+                shutil.copyfile(path, folder / path.name)
+    except OSError as error:
+        raise WorkError(f"{folder}: cannot take the tokens of {prepared} ({error.strerror})") from None
 
 
 def read_order(path: Path) -> Order | None:

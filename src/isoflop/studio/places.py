@@ -48,6 +48,15 @@ class Places:
     def home(self) -> Path:
         return self.runs / ".studio"
 
+    def make_home(self) -> None:
+        """The studio's own folder, closed to others of this machine: it holds accounts, quotes and corpora.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        self.runs.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(mode=0o700, exist_ok=True)
+
     @property
     def database(self) -> Path:
         """May be deleted: it is made again from the run directories."""

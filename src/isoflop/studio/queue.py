@@ -107,9 +107,8 @@ class Queue:
             raise InputError(f"systems = {quote.family.systems}: this studio has {systems}; ask for fewer")
         with self._lock:
             runs = self._catalogue.runs()
-            self._refuse_dear(quote, runs, self.limits.price, "this studio")
-            mine = [run for run in runs if run.owner == owner]
-            self._refuse_dear(quote, mine, most_price, owner)
+            self._refuse_dear(quote.price, runs, self.limits.price, "this studio")
+            self._refuse_dear(quote.price, _of(owner, runs), most_price, owner)
             order = place_order(self._places, quote, owner)
         self.nudge()
         return order
@@ -122,10 +121,18 @@ class Queue:
         """As `pause`; said to be for good. What was trained is kept."""
         self._want(name, "cancel")
 
-    def resume(self, name: str) -> None:
-        """Back into the queue: it goes on from its last checkpoint."""
+    def resume(self, name: str, most_price: float | None = None) -> None:
+        """Back into the queue: it goes on from its last checkpoint.
+
+        Raises:
+            InputError: it was cancelled, and what its money would be went to others since.
+        """
         with self._lock:
-            ordered = self._places.ordered(name)
+            ordered, run = self._places.ordered(name), self._catalogue.run(name)
+            if run is not None and run.state == "cancelled":
+                others = [one for one in self._catalogue.runs() if one.name != name]
+                self._refuse_dear(_price(run), others, self.limits.price, "this studio")
+                self._refuse_dear(_price(run), _of(run.owner, others), most_price, run.owner)
             change_order(ordered, wanted="train")
             if not look(ordered.process).alive:
                 ordered.process.unlink(missing_ok=True)
@@ -180,21 +187,30 @@ class Queue:
         self._children.append(child)
 
     @staticmethod
-    def _refuse_dear(quote: Quote, runs: Sequence[Listed], most: float | None, whose: str) -> None:
+    def _refuse_dear(price: float | None, runs: Sequence[Listed], most: float | None, whose: str) -> None:
         if most is None:
             return
-        spent = sum(_price(run) for run in runs if run.state != "cancelled")
-        if quote.price is None:
+        if price is None:
             raise InputError(
                 f"price: {whose} may spend {most:g}, and this quote has no price; give one a system and hour"
             )
-        if spent + quote.price > most:
-            currency = quote.plan.currency
-            raise InputError(
-                f"price: {whose} may spend {most:g} {currency}, {spent:.2f} are taken and this is {quote.price:.2f}"
-            )
+        spent = sum(map(_spent, runs))
+        if spent + price > most:
+            raise InputError(f"price: {whose} may spend {most:g}, {spent:.2f} are taken and this is {price:.2f}")
+
+
+def _of(owner: str, runs: Sequence[Listed]) -> list[Listed]:
+    return [run for run in runs if run.owner == owner]
 
 
 def _price(run: Listed) -> float:
     price = run.order.quote.get("totals", {}).get("price") if run.order else None
     return float(price) if isinstance(price, int | float) else 0.0
+
+
+def _spent(run: Listed) -> float:
+    """The price as quoted; of a cancelled run, the share that its finished models have of its time."""
+    if run.state != "cancelled" or run.order is None:
+        return _price(run)
+    seconds = float(run.order.quote.get("totals", {}).get("seconds") or 0.0)
+    return _price(run) * min(1.0, run.seconds / seconds) if seconds else 0.0

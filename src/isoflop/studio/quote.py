@@ -1,5 +1,6 @@
 """A quote: what a family would be, need, cost and reach, from the fields of a form."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoflop.config import Family, load_family
+from isoflop.config import DataSource, Family, load_family
 from isoflop.config.family import Cost, Sizes
 from isoflop.errors import FamilyError, InputError
 from isoflop.pipeline.needs import unmet_needs
@@ -27,7 +28,7 @@ NEAR = 0.01
 @dataclass(frozen=True)
 class Quote:
     """The answer. `foretold` has a row a model, as `Foreteller.foretell`; `beware` is said before all else, `notes`
-    after; `lacks` is why it would be refused here."""
+    after; `lacks` is why it would be refused here. `prepared` holds the tokens, where they are made already."""
 
     question: Question
     family: Family
@@ -41,6 +42,7 @@ class Quote:
     joules_origin: str
     price: float | None
     time: str
+    prepared: Path | None = None
 
     @property
     def largest(self) -> ModelPlan:
@@ -128,6 +130,7 @@ class Quotes:
             joules_origin=origin,
             price=plan.totals()["price"],
             time=datetime.now(UTC).isoformat(timespec="seconds"),
+            prepared=prepared_folder(question.corpus),
         )
 
     def free_name(self, name: str) -> str:
@@ -138,6 +141,10 @@ class Quotes:
         while found in taken:
             found, number = f"{name[:58]}-{number}", number + 1
         return found
+
+    def price_of(self, name: str) -> float | None:
+        """What the family file says that a system costs an hour."""
+        return self._family(name).cost.price_per_system_hour
 
     def _family(self, name: str) -> Family:
         files = self._places.family_files()
@@ -187,7 +194,8 @@ def _changed(family: Family, question: Question) -> Family:
     if question.execution:
         changes["execution"] = question.execution
     if question.corpus:
-        changes["data"] = family.data.model_copy(update=_corpus(question.corpus))
+        prepared = prepared_folder(question.corpus)
+        changes["data"] = data_of(prepared) if prepared else family.data.model_copy(update=_corpus(question.corpus))
     if question.ratio is not None:
         changes["recipe"] = family.recipe.model_copy(update={"tokens_per_parameter": question.ratio, "tokens": None})
     cost = {"watts_per_system": question.watts, "price_per_system_hour": question.price}
@@ -195,6 +203,29 @@ def _changed(family: Family, question: Question) -> Family:
         said = {key: value for key, value in cost.items() if value is not None}
         changes["cost"] = (family.cost if "cost" in family.model_fields_set else Cost()).model_copy(update=said)
     return family.model_copy(update=changes)
+
+
+def prepared_folder(corpus: str) -> Path | None:
+    """The folder of tokens that `corpus` names: one with a manifest, in the run directory that made it."""
+    path = Path(corpus).expanduser().absolute()
+    if not corpus or "://" in corpus or "\0" in corpus or not (path / "manifest.json").is_file():
+        return None
+    if not (path.parent / "family.json").is_file():
+        raise InputError(f"corpus: {path} has a manifest, but no family.json beside it says what it was made of")
+    return path
+
+
+def data_of(prepared: Path) -> DataSource:
+    """What the tokens were made of, and how.
+
+    Raises:
+        InputError: family.json beside them cannot be read.
+    """
+    path = prepared.parent / "family.json"
+    try:
+        return DataSource.model_validate_json(json.dumps(json.loads(path.read_bytes())["data"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        raise InputError(f"corpus: {path}: damaged; give the corpus itself") from None
 
 
 def _corpus(text: str) -> dict[str, Any]:

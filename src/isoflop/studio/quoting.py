@@ -21,6 +21,9 @@ from isoflop.studio.places import checked_name
 from isoflop.studio.question import WAYS, Question, parse_question
 from isoflop.studio.quote import Quote, draw_quote, memory_of
 
+# So many take some MB, and a page of them some hundredths of a second.
+MOST_QUOTES = 1000
+
 
 def quote_page(request: Request) -> Response:
     """The form with its answer; with `part=answer` the answer alone, as the script asks for it."""
@@ -73,7 +76,11 @@ async def launch(request: Request) -> Response:
 
 def _launch(request: Request, fields: dict[str, str]) -> Response:
     studio, account = studio_of(request), account_of(request, "launch")
-    quote = _answer(studio, account, parse_question(fields))
+    question = parse_question(fields)
+    quote = _answer(studio, account, question)
+    usual = studio.quotes.price_of(question.family)
+    if account.most_price is not None and usual and (question.price or usual) < usual:
+        raise InputError(f"price = {question.price:g}: an account with a limit pays the family file's price, {usual:g}")
     studio.audit.add(account.name, "launched", run=quote.family.name)
     studio.queue.place(quote, account.name, account.most_price)
     return RedirectResponse(f"/runs/{quote.family.name}", 303)
@@ -84,24 +91,34 @@ async def keep(request: Request) -> Response:
     fields = await form_of(request)
     studio, account = studio_of(request), account_of(request)
     quote = await run_in_threadpool(_answer, studio, account, parse_question(fields))
+    if sum(1 for _ in studio.places.quotes.glob("*.json")) >= MOST_QUOTES:
+        raise InputError(f"{MOST_QUOTES:,} quotes are kept here; forget some first")
     number = secrets.token_hex(6)
     write_json(studio.places.quotes / f"{number}.json", {"owner": account.name, **quote.to_json()})
     return RedirectResponse("/quotes", 303)
 
 
 def kept(request: Request) -> Response:
-    """The quotes that were kept, newest first."""
+    """The quotes that were kept or launched, newest first, each beside what its run cost and reached."""
     studio, account = studio_of(request), account_of(request)
-    found = []
+    runs = [run for run in studio.runs_of(account) if run.order and run.order.quote.get("models")]
+    launched = {_asked_for(run.order.quote): run for run in reversed(runs) if run.order}
+    found = [{"id": None, "run": run, **run.order.quote} for run in runs if run.order]
     for path in sorted(studio.places.quotes.glob("*.json")):
         try:
             document = json.loads(path.read_bytes())
             if document["owner"] == account.name or account.may("administer"):
-                found.append({"id": path.stem, **document})
+                found.append({"id": path.stem, "run": launched.get(_asked_for(document)), **document})
         except (OSError, ValueError, TypeError, KeyError):
             continue
     found.sort(key=lambda one: str(one["time"]), reverse=True)
     return pages.show(request, "quotes.html.jinja", quotes=found)
+
+
+def _asked_for(quote: dict[str, Any]) -> str:
+    """What was asked, whatever it was called: a kept quote is launched under the first name that is free."""
+    asked = {key: value for key, value in quote.get("question", {}).items() if key != "name"}
+    return json.dumps(asked, sort_keys=True)
 
 
 async def forget(request: Request) -> Response:
@@ -148,7 +165,11 @@ def _answer(studio: Studio, account: Account, question: Question) -> Quote:
 
 
 def _corpora(studio: Studio, account: Account) -> list[str]:
-    return sorted(str(path) for path in studio.places.corpora(account.name).glob("*") if not path.name.startswith("."))
+    """What an account may train on: files that it brought, and the tokens of the runs that it sees."""
+    brought = [path for path in studio.places.corpora(account.name).glob("*") if not path.name.startswith(".")]
+    data = [studio.places.run(run.name).data for run in studio.runs_of(account)]
+    prepared = [folder for folder in data if (folder / "manifest.json").is_file()]
+    return [str(path.absolute()) for path in [*sorted(brought), *prepared]]
 
 
 ROUTES = [

@@ -1,7 +1,7 @@
 """The pages of a run: the family, each model, each step; and what may be done with it."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
@@ -14,14 +14,21 @@ from isoflop.errors import InputError
 from isoflop.report.metrics import Metrics
 from isoflop.studio import pages
 from isoflop.studio.catalogue import Listed
-from isoflop.studio.context import studio_of
+from isoflop.studio.context import Studio, studio_of
 from isoflop.studio.curves import draw_course, draw_courses
 from isoflop.studio.guard import form_of
 from isoflop.studio.live import Live, Snapshot
 from isoflop.studio.places import Places
 from isoflop.studio.process import look
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from isoflop.data import Passage
+
 LOG_BYTES = 64_000
+# Passages of a step that are listed, and of each the tokens that are shown as text.
+SHOWN, SHOWN_TOKENS = 500, 48
 
 
 def family_page(request: Request) -> Response:
@@ -74,6 +81,7 @@ def model_page(request: Request) -> Response:
         model=model,
         now=snapshot,
         standing=watch.standing() if watch is not None and model.metrics is not None else None,
+        why=live.why_no_watch() if watch is None else "",
         figure=draw_course(model, watch),
         saved=saved,
         steps=int(model.planned.steps or 0) if model.planned else 0,
@@ -90,16 +98,18 @@ def step_page(request: Request) -> Response:
     run = studio.run_of(request)
     live = studio.lives.of(run.name)
     family, _ = stored_plan(live.folder)
-    name, step = request.path_params["model"], request.path_params["step"]
+    name, step = request.path_params["model"], _whole(request.path_params, "step", digits=12)
     if step < 1:
         raise InputError("step: the first is 1")
     trace = trace_step(family, live.folder, step, name)
     model = next(one for one in live.read().models if one.name == name)
+    shown = trace.passages[:SHOWN]
     index = None if model.metrics is None or step > len(model.metrics.tokens) else step - 1
     return pages.show(
         request,
         "step.html.jinja",
         run=run,
+        rows=list(zip(shown, _beginnings(live, shown, trace.context_length), strict=True)),
         trace=trace,
         loss=float(model.metrics.loss[index]) if model.metrics is not None and index is not None else None,
         domains=_domains(trace.passages),
@@ -139,7 +149,7 @@ def _tell(request: Request, fields: dict[str, str]) -> Response:
         case "pause":
             studio.queue.pause(run.name)
         case "resume":
-            studio.queue.resume(run.name)
+            studio.queue.resume(run.name, _most_price_of(studio, run))
         case "cancel":
             studio.queue.cancel(run.name)
         case "systems":
@@ -153,9 +163,15 @@ def _tell(request: Request, fields: dict[str, str]) -> Response:
     return RedirectResponse(f"/runs/{run.name}", 303)
 
 
-def _whole(fields: dict[str, str], name: str) -> int:
+def _most_price_of(studio: Studio, run: Listed) -> float | None:
+    """What the owner of a run may spend, whoever resumes it."""
+    owner = studio.accounts.all().get(run.owner)
+    return owner.most_price if owner is not None else None
+
+
+def _whole(fields: dict[str, str], name: str, digits: int = 6) -> int:
     text = fields.get(name, "").strip()
-    if not text.isdecimal() or len(text) > 6:
+    if not text.isdecimal() or len(text) > digits:
         raise InputError(f"{name} = {text[:40]!r}: give a whole number")
     return int(text)
 
@@ -193,6 +209,21 @@ def _rate(metrics: Metrics) -> tuple[float, float]:
     return float(np.nanmedian(metrics.tokens_per_second[-20:])), float(np.nanmedian(metrics.mfu[-20:]))
 
 
+def _beginnings(live: Live, passages: "Sequence[Passage]", context_length: int) -> list[str]:
+    """How each passage begins, as text."""
+    from isoflop.data.manifest import TOKENIZER_FILE
+    from isoflop.data.shards import TokenStream
+    from isoflop.data.tokenizer import load_tokenizer
+
+    stream = TokenStream(live.folder.data, "train")
+    tokenizer = load_tokenizer(live.folder.data / TOKENIZER_FILE)
+    found = []
+    for one in passages:
+        ids = stream.sample(one.sample, context_length)[one.first : one.first + min(one.tokens, SHOWN_TOKENS)]
+        found.append(str(tokenizer.decode(ids.tolist(), skip_special_tokens=True)))
+    return found
+
+
 def _domains(passages: Any) -> list[tuple[str, int]]:
     tokens: dict[str, int] = {}
     for one in passages:
@@ -205,6 +236,6 @@ ROUTES = [
     Route("/runs/{run}/events", events),
     Route("/runs/{run}/log", log),
     Route("/runs/{run}/models/{model}", model_page),
-    Route("/runs/{run}/models/{model}/steps/{step:int}", step_page),
+    Route("/runs/{run}/models/{model}/steps/{step}", step_page),
     Route("/runs/{run}/tell/{what}", tell, methods=["POST"]),
 ]

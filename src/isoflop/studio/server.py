@@ -115,7 +115,7 @@ def this_machine() -> Machine:
 def only_one(places: Places) -> Iterator[None]:
     """One studio looks after a folder of run directories; the kernel's lock goes when it is killed."""
     try:
-        places.home.mkdir(parents=True, exist_ok=True)
+        places.make_home()
         descriptor = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise WorkError(f"{places.home}: cannot write ({error.strerror}); give another --runs folder") from None

@@ -23,6 +23,8 @@ class Sessions:
     def __init__(self, catalogue: Catalogue, accounts: Accounts, by_account: bool, header: str | None = None) -> None:
         self._catalogue, self._accounts = catalogue, accounts
         self.by_account, self.header = by_account, header
+        # Behind a proxy there is no session: without a secret of the server, who knows a name could make its forms.
+        self._proxy_secret = secrets.token_urlsafe(32)
         self._links: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -56,6 +58,12 @@ class Sessions:
             return ALONE if name == ALONE.name else None
         return self._accounts.all().get(name)
 
+    def secret_of(self, secret: str | None, account: Account | None) -> str | None:
+        """What the forms of a request are made from: its session's secret, or one of the account behind a proxy."""
+        if self.header is None:
+            return secret
+        return f"{self._proxy_secret} {account.name}" if account else None
+
     def end(self, secret: str | None) -> None:
         if secret:
             self._catalogue.end_sessions(_hash(secret))
@@ -67,7 +75,8 @@ def form_token(secret: str) -> str:
 
 
 def is_form_token(secret: str, token: str) -> bool:
-    return hmac.compare_digest(form_token(secret), token)
+    # As bytes: text that is not ASCII is compared with a TypeError.
+    return hmac.compare_digest(form_token(secret).encode(), token.encode())
 
 
 def _hash(secret: str) -> str:
@@ -87,7 +96,7 @@ class Audit:
         """
         line = json.dumps({"time": time.time(), "account": account, "what": what, **about}, ensure_ascii=False) + "\n"
         with self._lock:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(line)
 

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import threading
 from collections.abc import Iterator
 
 from starlette.requests import Request
@@ -12,6 +13,9 @@ from isoflop.errors import InputError, WorkError
 from isoflop.studio import pages
 from isoflop.studio.context import studio_of
 from isoflop.studio.writing import Prompt, continuations, readable
+
+# Each holds a thread of the server and a core of the machine as long as it writes.
+AT_ONCE = threading.BoundedSemaphore(4)
 
 
 def try_page(request: Request) -> Response:
@@ -47,11 +51,16 @@ def stream(request: Request) -> Response:
         raise InputError(f"{run.name}: no model has a checkpoint yet")
 
     def events() -> Iterator[str]:
+        if not AT_ONCE.acquire(blocking=False):
+            yield f"event: fault\ndata: {json.dumps('others are being written for; try again in a moment')}\n\n"
+            return
         try:
             for piece in continuations(folder, names, prompt):
                 yield f"data: {json.dumps(piece)}\n\n"
         except (InputError, WorkError) as error:
             yield f"event: fault\ndata: {json.dumps(str(error))}\n\n"
+        finally:
+            AT_ONCE.release()
         yield "event: end\ndata: {}\n\n"
 
     return StreamingResponse(events(), media_type="text/event-stream")

@@ -62,7 +62,7 @@ address_of() {{ # of a node, as Slurm reaches it
 
 launch() {{ # on each node; its workers tell in one file what no restart would mend, and end with their launcher
     export {OUTCOME}="$OUTCOMES/first.json" {LAUNCHER}=$$
-    exec {shlex.quote(job.python)} -m torch.distributed.run \\
+    exec {shlex.quote(job.python)} -m isoflop.systems.elastic \\
         --nnodes={job.nodes} --nproc-per-node={job.systems_per_node} --max-restarts={RESTARTS} \\
         --rdzv-backend=c10d --rdzv-endpoint="$FIRST_NODE:$((10000 + SLURM_JOB_ID % 20000))" \\
         --rdzv-id="$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}" \\

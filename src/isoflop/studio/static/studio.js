@@ -24,6 +24,8 @@ function followForm(form) {
   const usual = {flops: 1e15, hours: 1, kwh: 0.1, money: 10, loss: 4};
   let timer = 0, number = 0, middle = Number(amount.value) || 0;
   const arrange = () => {
+    const unit = by.selectedOptions[0]?.dataset.unit, hint = form.querySelector('[data-field="amount"] small');
+    if (hint && unit) hint.textContent = unit;
     for (const part of form.querySelectorAll("[data-for]")) part.hidden = !part.dataset.for.split(" ").includes(by.value);
   };
   const query = () => {
