@@ -25,6 +25,7 @@ from isoflop.config import load_family
 from isoflop.law.track import Record, Track
 from isoflop.model import Lanes
 from isoflop.pipeline import RunFolder
+from isoflop.pipeline.law import ceiling_of
 from isoflop.pipeline.plan import make_plan
 from isoflop.pipeline.train import make_ready
 from isoflop.pipeline.watch import ModelWatch, planned_rate
@@ -187,7 +188,7 @@ def main() -> None:
         seen[plan.size] = seen.get(plan.size, 0) + 1
         few = seen[plan.size] <= FINISHED and plan.size != LARGEST
         (finished if few else healthy).append(plan)
-    track = Track([record(plan, root / "out" / plan.name) for plan in finished])
+    track = Track([record(plan, root / "out" / plan.name) for plan in finished], ceiling_of(folder))
     found = [watch(track, plan, root / "out" / plan.name) for plan in healthy]
     faulty = []
     for name, fault in FAULTS.items():

@@ -1,6 +1,7 @@
 """A signal ends what the main thread does, wherever it comes."""
 
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -68,3 +69,31 @@ def test_elsewhere_it_comes_at_once(installed: None) -> None:
     with pytest.raises(Interrupted):
         signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)  # a second one is not heard
+
+
+STARTS = """
+import signal
+from multiprocessing import get_context
+
+from isoflop.interrupts import held_back
+
+
+def held() -> None:
+    print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+
+
+if __name__ == "__main__":
+    with held_back():
+        process = get_context("spawn").Process(target=held)
+        process.start()
+    process.join()
+    print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+"""
+
+
+def test_the_first_process_that_starts_is_spared_signals_too(tmp_path: Path) -> None:
+    """It starts after multiprocessing's tracker of resources, which lets signals come on its way."""
+    (tmp_path / "starts.py").write_text(STARTS)
+    done = subprocess.run([sys.executable, tmp_path / "starts.py"], capture_output=True, text=True, check=True)
+    both = sorted(signal.Signals(number) for number in interrupts.SIGNALS)
+    assert done.stdout.splitlines() == [str(both), "[]"]

@@ -45,6 +45,22 @@ def deferred() -> Iterator[Pending]:
         raise Interrupted(pending.signal_number)
 
 
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Inside the block signals wait, and in processes that start there until these let them come: an interpreter would
+    tell pages of one that comes while it still imports.
+    """
+    from multiprocessing import resource_tracker
+
+    # It starts with the first process, and lets signals come when it has.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _raise(number: int, frame: FrameType | None) -> None:
     if _within_an_import(frame):
         # NumPy and PyTorch swallow what is raised while they are imported, or stay behind half imported. Sent again, so

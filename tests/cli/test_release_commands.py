@@ -44,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, cache_folder: Path) -> Pat
     texts = [f"Number {i} squared is {i * i}. The next one follows at once. " * 8 for i in range(300)]
     (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     text = FAMILY.format(context_length=32, d_model=16).replace("corpus.txt", "corpus.jsonl")
-    text = text.replace("[data]", "keep_checkpoints = 2\n\n[data]").replace("[recipe]", BATCH)
+    text = text.replace("[data]", "keep_checkpoints = 2\n\n[data]\nepochs = 100").replace("[recipe]", BATCH)
     (folder / "tiny.toml").write_text(text)
     command = [sys.executable, "-m", "isoflop", "train", "tiny.toml"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache_folder)}

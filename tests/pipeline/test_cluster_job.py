@@ -21,6 +21,7 @@ source = "corpus.jsonl"
 licence = "CC0-1.0"
 tokenizer = { kind = "bpe", vocab_size = 300 }
 context_length = 32
+epochs = 5
 
 [recipe]
 batch_schedule = [{ from_tokens = 0, sequences = 10 }]

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 
 from isoflop.config import Family
+from isoflop.config.family import Gpt2Tokenizer
 from isoflop.data import prepare
 from isoflop.errors import InputError
 from isoflop.pipeline import RunFolder
-from isoflop.pipeline.needs import memory_bytes, unmet_needs
-from isoflop.pipeline.train import train_models
+from isoflop.pipeline.needs import data_bytes, disk_bytes, memory_bytes, unmet_needs
+from isoflop.pipeline.train import train_family, train_models
 from isoflop.recipe import Plan
 
 Usage = namedtuple("Usage", "total used free")
@@ -40,13 +41,60 @@ def test_systems_on_one_machine_hold_the_weights_each_and_the_moments_together(p
 def test_checkpoints_over_the_free_disk_are_told_and_what_is_there_counts(
     family: Family, plan: Plan, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    prepare(family.data, folder.data, lambda *_: None)
     bytes_of = [12 * model.shape.params for model in plan.models]
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(0, 0, sum(bytes_of) - 1))
     (lack,) = unmet_needs(family, plan, plan.models, folder)
-    assert "the checkpoints of 5 models need" in lack
-    kept = folder.model("w8") / "checkpoints" / "gen-00000001"
-    kept.mkdir(parents=True)
-    (kept / "layer-0.0.safetensors").write_bytes(bytes(1))
+    assert "KB for the checkpoints of 5 models, " in lack
+    old = folder.model("w8") / "checkpoints" / "gen-00000001"
+    old.mkdir(parents=True)
+    (old / "layer-0.0.safetensors").write_bytes(bytes(1))
     assert unmet_needs(family, plan, plan.models, folder) == []
+    kept = [replace(model, keep_checkpoints=2) for model in plan.models]
+    assert f"{3 * sum(bytes_of) / 1e6:.1f} MB" in unmet_needs(family, plan, kept, folder)[0]
     longer = [replace(model, seconds=2 * family.checkpoint_seconds) for model in plan.models]
     assert len(unmet_needs(family, plan, longer, folder)) == 1
+
+
+def test_data_over_the_free_disk_are_refused_before_they_are_prepared(
+    family: Family, plan: Plan, folder: RunFolder, heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = family.data.source.stat().st_size  # type: ignore[union-attr]
+    foretold = data_bytes(family.data, folder)
+    assert foretold == round(0.2 * text) * 2
+    # Stated tokens say more than the size of files; so many kinds of them take four bytes each.
+    stated = family.data.model_copy(update={"tokens": 1000, "mixture": {"a": 0.5, "b": 3.0}})
+    assert data_bytes(stated, folder) == 1000
+    gpt2 = Gpt2Tokenizer(kind="gpt2")
+    assert data_bytes(family.data.model_copy(update={"tokens": 1000, "tokenizer": gpt2}), folder) == 2000
+    free = foretold + disk_bytes(family, plan.models, folder) - 1
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(0, 0, free))
+    with pytest.raises(InputError, match=r"needs about .* for the prepared data and .* for the checkpoints of 5 "):
+        train_family(family, folder, heard)
+    assert not folder.data.exists()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(0, 0, free + 1))
+    (w8,) = train_family(family, folder, heard, only="w8")
+    taken = sum(path.stat().st_size for path in folder.data.glob("*.bin"))
+    assert foretold <= taken
+    assert data_bytes(family.data, folder) == 0
+    assert w8.name == "w8"
+
+
+def test_a_store_on_disk_counts_once_beside_the_checkpoints(family: Family, plan: Plan, folder: RunFolder) -> None:
+    streamed = [replace(model, execution="streamed") for model in plan.models]
+    stores = [model.streamed.disk_bytes for model in streamed]
+    assert disk_bytes(family, streamed, folder) == max(stores) + sum(12 * model.shape.params for model in streamed)
+    in_host = [replace(model, store="host") for model in streamed]
+    assert disk_bytes(family, in_host, folder) == disk_bytes(family, plan.models, folder)
+
+
+def test_data_are_repeated_only_for_who_asks_for_it(family: Family, plan: Plan, folder: RunFolder, heard) -> None:
+    data = prepare(family.data, folder.data, lambda *_: None)
+    held = data.splits.train.tokens
+    asked = replace(plan, models=tuple(replace(model, tokens=round(2.31 * held)) for model in plan.models))
+    with pytest.raises(InputError, match=r"2\.31 epochs of the data, and data\.epochs allows 1: write epochs = 2\.4 "):
+        train_models(family, asked, data, folder, heard)
+    assert not (folder.path / "models").exists()
+    consenting = family.model_copy(update={"data": family.data.model_copy(update={"epochs": 2.4})})
+    assert unmet_needs(consenting, asked, asked.models, folder, train_tokens=held) == []
+    assert unmet_needs(family, asked, asked.models, folder) == []  # not known yet

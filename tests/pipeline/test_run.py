@@ -110,6 +110,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
 ) -> None:
     for folder in (tmp_path, undisturbed):
         longer = (folder / "tiny.toml").read_text().replace("tokens_per_parameter = 1.0", "tokens_per_parameter = 4.0")
+        longer = longer.replace("= 0.1\n\n[recipe]", "= 0.1\nepochs = 4\n\n[recipe]")
         (folder / "tiny.toml").write_text(longer)
     arguments = ("train", "tiny.toml", "--model", "w24")
     assert isoflop(*arguments, folder=undisturbed).returncode == 0  # trains for the first of these tests only

@@ -49,6 +49,7 @@ def workers_of(pid: int) -> list[int]:
 def running(family_file: Path, tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     """The command, with a family that takes a while, once both workers train."""
     text = family_file.read_text().replace("tokens_per_parameter = 1.0", "tokens_per_parameter = 400.0")
+    text = text.replace("= 0.1\n\n[recipe]", "= 0.1\nepochs = 400\n\n[recipe]")
     family_file.write_text(text)
     command = [sys.executable, "-m", "isoflop", "train", str(family_file), "--runs", str(tmp_path / "runs")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,6 +1,7 @@
 """A training model is held beside its family's finished runs; real small runs, one healthy and some with a fault."""
 
 import json
+import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ from isoflop.config import load_family
 from isoflop.data import ReadAhead
 from isoflop.durable import SealedLines
 from isoflop.errors import InputError, WorkError
-from isoflop.pipeline import RunFolder
+from isoflop.pipeline import RunFolder, watch
 from isoflop.pipeline.data import prepare_data
 from isoflop.pipeline.member import train_member
 from isoflop.pipeline.plan import store_plan
@@ -73,6 +74,16 @@ def test_a_healthy_run_is_told_of_and_not_warned(ladder: Path, monkeypatch: pyte
     (watched,) = watch_run(ladder.parent / "watched", "w28")
     assert watched.finished
     assert not watched.off_track
+    # All seven are looked at by seven logs, each read once; of more than may lead none that is finished.
+    read: list[str] = []
+    record = watch._record
+    monkeypatch.setattr(watch, "_record", lambda folder, model: read.append(model.name) or record(folder, model))
+    assert len(watch_run(ladder.parent / "watched")) == 7
+    assert sorted(read) == ["w16", "w16-s1", "w20", "w20-s1", "w24", "w24-s1", "w28"]
+    monkeypatch.setattr(watch, "MOST_LEADING", 6)
+    with pytest.raises(InputError, match="7 models are finished and none trains; name one with --model"):
+        watch_run(ladder.parent / "watched")
+    assert len(watch_run(ladder.parent / "watched", "w28")) == 1
 
 
 def test_the_studio_draws_the_band_and_says_what_is_off_its_track(
@@ -98,7 +109,7 @@ def test_the_studio_draws_the_band_and_says_what_is_off_its_track(
         (panel,) = figure.drawing.panels
         assert [(line.series, line.closed) for line in panel.lines[:2]] == [("band", True), ("expected", False)]
         assert panel.x.high >= float(model.planned.tokens)  # drawn to the end that is still to come
-        alarms.write_text('[{"message": "step 4: astray"}]')
+        alarms.write_text(f'[{{"message": "step 4: astray", "time": {time.time()}}}]')
         now = live.read()
         assert now.off_track == frozenset({"w28"})
         assert "w28: step 4: astray" in [told for _, _, told in now.events]

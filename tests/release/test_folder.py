@@ -158,6 +158,10 @@ def test_a_file_gone_cut_changed_or_added_makes_it_no_release(
     assert not released(folder, card)
     (folder / name).write_bytes(whole)
     assert released(folder, card)
+    manifest = (folder / "MANIFEST.json").read_text()
+    (folder / "MANIFEST.json").write_text(manifest.replace(f'"bytes": {len(whole)}', f'"bytes": {len(whole) + 1}'))
+    assert not released(folder, card)
+    (folder / "MANIFEST.json").write_text(manifest)
     (folder / "stray").write_bytes(b"")
     assert not released(folder, card)
 

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from isoflop.durable import sealed
 from isoflop.errors import InputError
 from isoflop.release import Card, SavedStep, Scored, release_model
 from isoflop.release.card import render
@@ -79,10 +80,11 @@ def test_one_bit_one_byte_or_one_file_less_is_seen(folder: Path, name: str) -> N
 
 
 def changed(folder: Path, change: Callable[[dict[str, dict[str, str]]], None]) -> tuple[str, ...]:
-    """The faults after the manifest itself was changed."""
+    """The faults after the manifest itself was changed, and sealed again by whoever changed it."""
     manifest = read_manifest(folder)
+    del manifest["sha256"]
     change(manifest)
-    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    (folder / "MANIFEST.json").write_text(json.dumps(sealed(manifest)))
     return verify_folder(folder).faults
 
 
@@ -91,6 +93,16 @@ def test_a_manifest_changed_with_its_files_contradicts_itself(folder: Path) -> N
     assert fault == "model.safetensors: its tensors have another weights_sha256 than the manifest"
     changed(folder, lambda manifest: manifest["data"].update(tokenizer_sha256="0" * 64))
     assert any(fault.startswith("tokenizer.json: another file") for fault in verify_folder(folder).faults)
+
+
+def test_any_number_changed_in_the_manifest_alone_is_told(folder: Path) -> None:
+    path = folder / "MANIFEST.json"
+    manifest = json.loads(path.read_text())
+    manifest["released_with"]["torch"] = "2.16.0"
+    path.write_text(json.dumps(manifest))
+    assert verify_folder(folder).faults == (
+        "MANIFEST.json: its SHA-256 does not hold: it has changed since it was written",
+    )
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format_version": 1, "files": {}}', "[" * 50_000])

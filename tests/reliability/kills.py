@@ -30,6 +30,7 @@ licence = "CC0-1.0"
 tokenizer = { kind = "bpe", vocab_size = 300 }
 context_length = 32
 held_out_fraction = 0.1
+epochs = 2
 
 [recipe]
 tokens_per_parameter = 2.0

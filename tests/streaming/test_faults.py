@@ -153,7 +153,10 @@ def test_a_resident_runs_file_is_no_state_of_a_store(
 def test_a_store_of_another_model_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(CrashError):
         run(data, tmp_path, DISK, crash_at(3))
-    with pytest.raises(InputError, match=rf"{tmp_path / 'store'}: trained with seed = 3, the plan now says 4"):
+    with pytest.raises(
+        InputError,
+        match=rf"{tmp_path / 'store'}: trained with other settings: seed was 3 and is 4; .* another --runs folder$",
+    ):
         run(data, tmp_path, replace(DISK, seed=4))
 
 

@@ -162,7 +162,7 @@ def test_killed_at_any_system_call_of_a_save_the_newest_committed_generation_is_
 
 def test_other_settings_and_other_data_are_refused_by_name(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    with pytest.raises(InputError, match=r"peak_lr = 0.001, the plan now says 0.002"):
+    with pytest.raises(InputError, match=r"peak_lr was 0.001 and is 0.002; .* isoflop train --accept-changes"):
         load_newest(tmp_path, replace(PLAN, peak_lr=2e-3), "d", print)
     with pytest.raises(InputError, match="data"):
         load_newest(tmp_path, PLAN, "other", print)

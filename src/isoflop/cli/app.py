@@ -45,6 +45,9 @@ HardwareName = Annotated[
     str | None,
     typer.Option("--hardware", metavar="NAME|FILE.csv", help="With several systems: on this published hardware."),
 ]
+AcceptChanges = Annotated[
+    bool, typer.Option("--accept-changes", help="Go on by changed settings; results and cards will tell.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the cluster's job instead of submitting it.")]
 OfModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Which model; without it, the largest.")]
 OfOneModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help="This model only.")]
@@ -153,6 +156,7 @@ def prepare(
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.data import parse_part, prepare_data, prepare_part_of
     from isoflop.pipeline.lock import locked
+    from isoflop.pipeline.needs import refuse_before_data
 
     if part is not None:
         with _family(family_file, runs) as (family, folder), Terminal(quiet=json) as terminal:
@@ -163,6 +167,7 @@ def prepare(
         Terminal(quiet=json) as terminal,
         locked(folder),
     ):
+        refuse_before_data(family, [], folder)
         manifest = prepare_data(family, folder, terminal, workers, anew=verify)
     _print(json, lambda: manifest.model_dump(mode="json"), lambda: tables.print_data(manifest))
 
@@ -191,6 +196,7 @@ def train(
     model: Model = None,
     systems: Systems = None,
     execution: Execution = None,
+    accept_changes: AcceptChanges = False,
     dry_run: DryRun = False,
     runs: Runs = Path("runs"),
     json: Json = False,
@@ -198,6 +204,7 @@ def train(
 ) -> None:
     """Train all models, smallest first."""
     from isoflop.cli.terminal import Terminal
+    from isoflop.pipeline.changes import accept_family_changes
     from isoflop.pipeline.cluster import goes_to_a_cluster, job_script, submit_family
     from isoflop.pipeline.forecast import read_forecast
     from isoflop.pipeline.systems import train_on_systems
@@ -208,6 +215,9 @@ def train(
             script = job_script(family, family_file, folder, model)
             _print(json, lambda: {"script": script}, lambda: print(script, end=""))
             return
+        if accept_changes:
+            with Terminal(quiet=json) as terminal:
+                accept_family_changes(family, folder, terminal, model)
         if goes_to_a_cluster(family):
             submission = submit_family(family, family_file, folder, model)
             _print(json, submission.to_json, lambda: print(submission))

@@ -73,6 +73,9 @@ class DataSource(Table):
     context_length: int = Field(ge=8, le=2**20, description="tokens a model sees at once")
     held_out_fraction: Fraction = Field(0.02, description="share of the documents that no model trains on")
     tokens: int | None = Field(None, ge=1, description="tokens it is known to hold: plan then works without the source")
+    epochs: float = Field(
+        1.0, gt=0, le=1_000_000, allow_inf_nan=False, description="how often a model may read the data at most"
+    )
     test_fraction: float = Field(0.0, ge=0, lt=1, allow_inf_nan=False, description="share kept apart for a last test")
     faults_allowed: float = Field(0.001, ge=0, le=1, allow_inf_nan=False, description="share of unreadable documents")
     end_of_text: bool = Field(True, description="whether an end-of-text token follows each document")

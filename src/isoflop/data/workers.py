@@ -11,6 +11,7 @@ from multiprocessing import connection, get_context, parent_process
 from typing import Any, TypeVar
 
 from isoflop.errors import WorkError
+from isoflop.interrupts import SIGNALS, held_back
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -42,12 +43,8 @@ def in_order(
     ahead: deque[tuple[_Item, Future[_Result]]] = deque()
     try:
         for item in items:
-            # Held back until a worker that starts here can ignore it: it would print where its imports were.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-            try:
+            with held_back():
                 ahead.append((item, pool.submit(_call, function, item)))
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             if len(ahead) > 3 * workers:
                 first, future = ahead.popleft()
                 yield first, future.result()
@@ -69,7 +66,7 @@ def _start(shared: Any) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are what runs in parallel
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal's processes: the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -167,6 +167,7 @@ def _result(
         fingerprint=fingerprint_of(model, data),
         system_seconds=trained.system_seconds,
         mfu=_mfu(folder.model(model.name) / "metrics.jsonl"),
+        changes=trained.changes,
     )
 
 

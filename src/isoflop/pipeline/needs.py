@@ -1,12 +1,13 @@
-"""Whether what is still to be trained fits this machine's memory and the disk of its run directory."""
+"""Whether what is still to be trained fits this machine's memory, the disk of its run directory, and the data."""
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isoflop.config import Family
+from isoflop.config import DataSource, Family
 from isoflop.errors import InputError
 from isoflop.pipeline.folder import RunFolder
 
@@ -15,15 +16,24 @@ if TYPE_CHECKING:
 
 # What a checkpoint holds of a parameter: weight and two moments, fp32.
 CHECKPOINT_BYTES = 12
+# What text that is not tokenised yet comes to at least, for a byte of its files: a token of the longest usual ones
+# holds five bytes, and compressed text is two and a half times as much (corpora/pocket.jsonl.zst: 3.9 times).
+TOKENS_PER_BYTE, COMPRESSED_TOKENS_PER_BYTE = 0.2, 0.5
 
 
 def unmet_needs(
-    family: Family, plan: "Plan", models: Sequence["ModelPlan"], folder: RunFolder, systems_here: int = 1
+    family: Family,
+    plan: "Plan",
+    models: Sequence["ModelPlan"],
+    folder: RunFolder,
+    systems_here: int = 1,
+    train_tokens: int | None = None,
 ) -> list[str]:
     """What the training of `models` lacks here, a line each; nothing where it fits.
 
-    `systems_here` of the plan's systems share this machine. Both counts are of what is needed for certain: what fits by
-    a hair may still run out, which costs nothing that is saved.
+    `systems_here` of the plan's systems share this machine; `train_tokens` is what the data hold, None while it is not
+    known. Memory and disk are counted at what is needed for certain: what fits by a hair may still run out, which costs
+    nothing that is saved.
     """
     lacks = []
     resident = [model for model in models if model.execution == "resident"]
@@ -36,26 +46,63 @@ def unmet_needs(
                 f"{largest.name} needs {_size(needed)} of memory to train, this machine has {_size(there)}; "
                 "train a smaller model, or on a machine with more"
             )
-    needed, free = disk_bytes(family, models, folder), shutil.disk_usage(_existing(folder.path)).free
-    if needed > free:
-        lacks.append(
-            f"{folder.path}: the checkpoints of {len(models)} models need {_size(needed)} of disk, {_size(free)} are "
-            "free; free some space, or use another --runs folder"
-        )
-    return lacks
+    return [*lacks, *_disk_lack(family, models, folder, systems_here), *_data_lack(family.data, models, train_tokens)]
 
 
 def refuse_unmet_needs(
-    family: Family, plan: "Plan", models: Sequence["ModelPlan"], folder: RunFolder, systems_here: int
+    family: Family,
+    plan: "Plan",
+    models: Sequence["ModelPlan"],
+    folder: RunFolder,
+    systems_here: int,
+    train_tokens: int,
 ) -> None:
     """Before the first step.
 
     Raises:
-        InputError: memory or disk would not do for `models`.
+        InputError: memory, disk or data would not do for `models`.
     """
-    lacks = unmet_needs(family, plan, models, folder, systems_here)
+    lacks = unmet_needs(family, plan, models, folder, systems_here, train_tokens)
     if lacks:
         raise InputError(lacks[0])
+
+
+def refuse_before_data(family: Family, models: Sequence["ModelPlan"], folder: RunFolder) -> None:
+    """Before the data are prepared, for the training of `models` after it.
+
+    Raises:
+        InputError: the disk would not hold data and checkpoints, or the tokens that the family file states do not do.
+    """
+    for lack in [*_disk_lack(family, models, folder, 1), *_data_lack(family.data, models, family.data.tokens)]:
+        raise InputError(lack)
+
+
+def _disk_lack(family: Family, models: Sequence["ModelPlan"], folder: RunFolder, systems_here: int) -> list[str]:
+    data, checkpoints = data_bytes(family.data, folder), disk_bytes(family, models, folder, systems_here)
+    needed, free = data + checkpoints, shutil.disk_usage(_existing(folder.path)).free
+    if needed <= free:
+        return []
+    parts = [(data, f"about {_size(data)} for the prepared data")]
+    parts.append((checkpoints, f"{_size(checkpoints)} for the checkpoints of {len(models)} models"))
+    what = " and ".join(part for n_bytes, part in parts if n_bytes)
+    return [
+        f"{folder.path}: needs {what}, {_size(free)} of disk are free; free some space, or use another --runs folder"
+    ]
+
+
+def _data_lack(data: DataSource, models: Sequence["ModelPlan"], train_tokens: int | None) -> list[str]:
+    """Data are repeated only for who asks for it."""
+    if train_tokens is None or not models:
+        return []
+    model = max(models, key=lambda model: model.tokens)
+    epochs = model.tokens / train_tokens
+    if epochs <= data.epochs:
+        return []
+    asked = math.ceil(10 * epochs) / 10
+    return [
+        f"{model.name} reads {model.tokens:,} tokens, {epochs:.2f} epochs of the data, and data.epochs allows "
+        f"{data.epochs:g}: write epochs = {asked:g} under [data] to have them repeated, or give more text"
+    ]
 
 
 def memory_bytes(model: "ModelPlan", systems: int, sharing: int) -> int:
@@ -67,16 +114,44 @@ def memory_bytes(model: "ModelPlan", systems: int, sharing: int) -> int:
     return sharing * (model.weights_bytes + sums * model.shape.params + moments) + model.activation_bytes
 
 
-def disk_bytes(family: Family, models: Sequence["ModelPlan"], folder: RunFolder) -> int:
-    """What the checkpoints of `models` will take beyond what they take now: two generations of a run that lasts long
-    enough to save twice.
+def disk_bytes(family: Family, models: Sequence["ModelPlan"], folder: RunFolder, systems_here: int = 1) -> int:
+    """What `models` will take beyond what they take now: those checkpoints that stay on the way, of a run that lasts
+    long enough to save twice two generations more, and one store of streamed weights at a time.
     """
-    needed = 0
+    needed, stores = 0, [0]
     for model in models:
         generations = 2 if model.seconds > family.checkpoint_seconds and model.execution == "resident" else 1
+        generations += len(model.kept_steps)
         there = _taken(folder.model(model.name))
         needed += max(0, generations * CHECKPOINT_BYTES * model.shape.params - there)
-    return needed
+        if model.execution == "streamed" and model.store == "disk":
+            stores.append(systems_here * model.streamed.disk_bytes - there)
+    return needed + max(stores)
+
+
+def data_bytes(data: DataSource, folder: RunFolder) -> int:
+    """About what the prepared data will take beyond what is there; nothing of a corpus that is tokens already.
+
+    By the tokens that the family file states, else by the size of the corpus's files.
+    """
+    from isoflop.data.corpus import corpus_files, is_megatron
+
+    if (folder.data / "manifest.json").exists():
+        return 0
+    if data.tokens is not None:
+        tokens = float(data.tokens)
+    else:
+        files = corpus_files(data)
+        if is_megatron(files):
+            return 0
+        tokens = sum(_least_tokens(data, file.name.lower(), file.bytes) for file in files)
+    share = min(1.0, *data.mixture.values()) if data.mixture else 1.0
+    return max(0, round(tokens * share) * (2 if data.tokenizer.vocab_size <= 2**16 else 4) - _taken(folder.data))
+
+
+def _least_tokens(data: DataSource, name: str, n_bytes: int) -> float:
+    plain = name.endswith((".jsonl", ".arrow", *data.text_suffixes))
+    return n_bytes * (TOKENS_PER_BYTE if plain else COMPRESSED_TOKENS_PER_BYTE)
 
 
 def _taken(folder: Path) -> int:

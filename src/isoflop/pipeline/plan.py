@@ -45,7 +45,8 @@ def show_plan(family: Family, folder: RunFolder, listener: Listener) -> Plan:
             "the data are not prepared yet: whether a model reads them more than once is known after isoflop data"
         )
     missing = [model for model in plan.models if not folder.result(model.name).exists()]
-    for lack in unmet_needs(family, plan, missing, folder):
+    train_tokens = known_tokens if data is None else data.splits.train.tokens
+    for lack in unmet_needs(family, plan, missing, folder, train_tokens=train_tokens):
         listener.note(f"isoflop train will refuse: {lack}")
     try:
         with locked(folder):

@@ -1,12 +1,14 @@
 """One Hugging Face folder for each trained model, written again only when what it says has changed."""
 
+import json
+import math
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from isoflop.config import Family
 from isoflop.durable import to_json
-from isoflop.errors import InputError
+from isoflop.errors import InputError, WorkError
 from isoflop.pipeline.folder import RunFolder, find_run
 from isoflop.pipeline.forecast import Forecast, read_forecast
 from isoflop.pipeline.listener import Listener
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from isoflop.data import Manifest
     from isoflop.model import Weights
     from isoflop.recipe import ModelPlan, Plan
-    from isoflop.release import Card, SavedStep, Scored
+    from isoflop.release import Card, SavedStep, Scored, Spike
 
 
 def release_run(path: Path, listener: Listener) -> Sequence[Path]:
@@ -102,7 +104,7 @@ def _card(
     folder: RunFolder,
     documents: dict[str, str],
 ) -> "Card":
-    from isoflop.release import Card, Foretold, Measured, SavedStep
+    from isoflop.release import Card, Change, Foretold, Measured, SavedStep
 
     foretold = None
     if forecast is not None and model.held_out:
@@ -132,9 +134,46 @@ def _card(
         weights_sha256=result.weights_sha256,
         scores=_scores(folder, model, result),
         checkpoints=tuple(SavedStep(step, model.tokens_until(step)) for step in there),
+        spikes=_spikes(folder, model),
+        changes=tuple(Change(one["step"], one["setting"], str(one["was"]), str(one["is"])) for one in result.changes),
         documents=documents,
         datasets=tuple(family.data.datasets),
     )
+
+
+def _spikes(folder: RunFolder, model: "ModelPlan") -> "tuple[Spike, ...]":
+    """What training has told of its steps that went wrong.
+
+    Raises:
+        WorkError: the file is damaged.
+    """
+    from isoflop.release import Spike
+
+    path = folder.model(model.name) / "spikes.json"
+    if not path.exists():
+        return ()
+    try:
+        return tuple(
+            Spike(
+                step=int(one["step"]),
+                kind=str(one["kind"]),
+                loss=_number(one["loss"]),
+                grad_norm=_number(one["grad_norm"]),
+                limit=None if one["limit"] is None else float(one["limit"]),
+                answer=str(one["answer"]),
+                documents=len(one["documents"]),
+            )
+            for one in json.loads(path.read_bytes())
+        )
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        raise WorkError(
+            f"{path}: damaged; bring it back from a copy, or delete it: the card then tells of no spikes"
+        ) from None
+
+
+def _number(value: float | None) -> float:
+    """JSON has no NaN: what was not finite is null there."""
+    return math.nan if value is None else float(value)
 
 
 def _scores(folder: RunFolder, model: "ModelPlan", result: Result) -> "tuple[Scored, ...]":

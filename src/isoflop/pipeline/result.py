@@ -35,7 +35,8 @@ class Result:
     `system_seconds` are those of whole GPUs or machines, a second on half of a machine's cores as half; `mfu` is the
     median over steps of the share of the machine's measured matrix rate. `joules` and `price` are None where nothing is
     known of them. `threads`, `processor` and `torch` are those of the training: bits depend on them, not on `systems`.
-    `fingerprint` holds the settings that decide the weights, and the hash of the data.
+    `fingerprint` holds the settings that decide the weights, and the hash of the data; `changes` those that were others
+    on the way: {"step", "setting", "was", "is"}, of the steps after that one.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Result:
     fingerprint: dict[str, Any]
     system_seconds: float | None = None
     mfu: float | None = None
+    changes: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """What result.json holds."""

@@ -65,7 +65,7 @@ def run_family(
     results = train_on_systems(family, folder, on_systems) if on_systems is not None else None
     with locked(folder):
         if results is None:
-            data = make_ready(family, plan, folder, listener)
+            data = make_ready(family, plan, plan.models, folder, listener)
             results = train_models(family, plan, data, folder, listener)
         verdicts = judge(plan, folder)
         for verdict in verdicts:

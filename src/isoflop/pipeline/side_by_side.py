@@ -55,10 +55,8 @@ def train_side_by_side(
             ours, theirs = context.Pipe()
             arguments = (theirs, os.getpid(), family, plan, data, folder)
             worker = context.Process(target=_work, args=arguments, daemon=True)
-            # Held back until the worker can answer: it would die of a signal while it still imports.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.SIGNALS)
-            worker.start()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            with interrupts.held_back():
+                worker.start()
             theirs.close()
             workers[ours] = worker
         while workers:

@@ -11,7 +11,7 @@ from isoflop.pipeline.forecast import foretell
 from isoflop.pipeline.listener import Listener
 from isoflop.pipeline.lock import locked
 from isoflop.pipeline.member import train_member
-from isoflop.pipeline.needs import refuse_unmet_needs
+from isoflop.pipeline.needs import refuse_before_data, refuse_unmet_needs
 from isoflop.pipeline.plan import make_plan, store_plan, tell_epochs
 from isoflop.pipeline.result import Result, read_result, refuse_changes
 from isoflop.pipeline.side_by_side import train_side_by_side
@@ -46,12 +46,20 @@ def train_family(
     if only is not None and only not in names:
         raise InputError(f"--model {only}: no such model in family {plan.family}; use one of {', '.join(names)}")
     with locked(folder):
-        data = make_ready(family, plan, folder, listener)
+        wanted = [model for model in plan.models if only in (None, model.name)]
+        data = make_ready(family, plan, wanted, folder, listener)
         return train_models(family, plan, data, folder, listener, only, leader)
 
 
-def make_ready(family: Family, plan: "Plan", folder: RunFolder, listener: Listener) -> "Manifest":
-    """Prepares the data, checks that plan, data and earlier results fit, and only then writes the plan."""
+def make_ready(
+    family: Family, plan: "Plan", wanted: Sequence["ModelPlan"], folder: RunFolder, listener: Listener
+) -> "Manifest":
+    """Prepares the data for the `wanted` models, checks that plan, data and earlier results fit, and only then writes
+    the plan.
+    """
+    if not (folder.data / "manifest.json").exists():
+        missing = [model for model in wanted if not folder.result(model.name).exists()]
+        refuse_before_data(family, missing, folder)
     data = prepare_data(family, folder, listener)
     tell_epochs(plan, data, listener)
     refuse_changes(folder, plan, data)
@@ -96,13 +104,17 @@ def train_models(
 
     missing = [model for model in plan.models if read_result(folder, model.name) is None]
     systems_here = 1 if leader is None else leader.systems_here
-    refuse_unmet_needs(family, plan, [model for model in missing if only in (None, model.name)], folder, systems_here)
+    wanted = [model for model in missing if only in (None, model.name)]
+    refuse_unmet_needs(family, plan, wanted, folder, systems_here, data.splits.train.tokens)
     if missing:
         from isoflop.model import load_kernels
 
         if load_kernels() is None:
             listener.note("no C compiler found: training runs without its kernels, slower (install gcc for full speed)")
     ladder = results_of(plan.ladder)
+    for result in ladder:
+        if result.changes:
+            listener.note(f"{result.name}: its settings were changed on the way; the law takes it for one of its last")
     if only is None or only in [model.name for model in plan.held_out]:
         foretell(plan, folder, listener)
     return ladder + results_of(plan.held_out)

@@ -111,7 +111,7 @@ def run_until(
     plan = make_plan(family, folder)
     target, budget = _target(plan), _budget(plan, budget_flops)
     with locked(folder):
-        data = make_ready(family, plan, folder, listener)
+        data = make_ready(family, plan, plan.ladder, folder, listener)
         while True:
             done, waiting = _split(plan, folder)
             half = math.inf

@@ -157,6 +157,11 @@ def _retrain(released: "Verified", listener: Listener, data: Path | None) -> Ret
     from isoflop.release.verification import read_manifest
 
     manifest = read_manifest(released.folder)
+    if manifest.get("changes"):
+        raise InputError(
+            f"{released.folder}: its settings were changed while it trained, so training again by its last ones does "
+            "not give its weights; without --retrain its files are checked"
+        )
     family = _family(released, data)
     with tempfile.TemporaryDirectory(prefix="isoflop-verify-") as place:
         folder = RunFolder(Path(place) / family.name)

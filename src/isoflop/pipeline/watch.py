@@ -7,6 +7,7 @@ import json
 import math
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 CELLS = 400
 # Of the run: when training says where it stands.
 TOLD_AT = (0.25, 0.5, 0.75)
+# Finished runs that lead what is expected of another: those nearest to it in size. More of them tell hardly more and
+# take their square of time, as does looking at the finished ones too.
+MOST_LEADING = 64
 # A rate is the planned one to this part: it is written with all its digits.
 SAME_RATE = 1e-6
 
@@ -53,7 +57,8 @@ class Watched:
 
 def watch_run(path: Path, only: str | None = None) -> list[Watched]:
     """Every model of the run directory that has made steps (or the one named `only`), smallest first; each beside the
-    finished ones other than it, and left out where those are too few.
+    finished ones other than it, and left out where those are too few. Of more than `MOST_LEADING` finished ones none is
+    looked at itself unless it is named.
 
     Raises:
         InputError: no such run or model, nothing trains there, or too few runs are finished to expect anything.
@@ -66,40 +71,77 @@ def watch_run(path: Path, only: str | None = None) -> list[Watched]:
         raise InputError(f"--model {only}: no such model in family {plan.family}; use one of {', '.join(names)}")
     found = []
     unknown: InputError | None = None
+    done = {model.name for model in plan.models if read_result(folder, model.name) is not None}
+    tracks = Tracks(folder, plan)
     for model in plan.models:
+        if only not in (None, model.name) or (only is None and model.name in done and len(done) > MOST_LEADING):
+            continue
         log = _steps_of(folder, model)
-        if log is None or only not in (None, model.name):
+        if log is None:
             continue
         try:
-            watching = ModelWatch(track_of(folder, plan, model), model)
+            watching = ModelWatch(tracks.of(model), model)
         except InputError as error:
             unknown = error
             continue
         alarms = [alarm for step in log for alarm in watching.see(*step)]
-        finished = read_result(folder, model.name) is not None
+        finished = model.name in done
         assert watching.watch is not None
         standing = watching.watch.standing()
         found.append(Watched(model.name, model.steps, finished, watching.off_track, standing, tuple(alarms)))
     if not found and unknown is not None:
         raise InputError(f"{folder.path}: {unknown}; let more of the family's models finish")
+    if not found and len(done) > MOST_LEADING:
+        raise InputError(
+            f"{folder.path}: {len(done)} models are finished and none trains; name one with --model to look back at it"
+        )
     if not found:
         raise InputError(f"{folder.path}: {only or 'a model'} has made no step yet; start isoflop train")
     return found
 
 
+class Tracks:
+    """What the finished runs of a family lead to expect of others; each log is read once."""
+
+    def __init__(self, folder: RunFolder, plan: "Plan") -> None:
+        self._folder, self._plan = folder, plan
+        self._records: dict[str, Record | None] = {}
+        self._tracks: dict[tuple[str, ...], Track] = {}
+
+    def of(self, model: "ModelPlan") -> "Track":
+        """Of the finished runs nearest to `model` in size, other than itself.
+
+        Raises:
+            InputError: they are too few.
+            WorkError: the run's tokens have changed or cannot be read.
+        """
+        from isoflop.law.track import Track
+        from isoflop.pipeline.law import ceiling_of
+
+        size = math.log(model.shape.params)
+        others = [other for other in self._plan.models if other.name != model.name]
+        others.sort(key=lambda other: abs(math.log(other.shape.params) - size))
+        found = islice(filter(None, (self._record(other) for other in others)), MOST_LEADING)
+        leading = {record.run: record for record in found}
+        names = tuple(other.name for other in self._plan.models if other.name in leading)
+        if names not in self._tracks:
+            self._tracks[names] = Track([leading[name] for name in names], ceiling_of(self._folder))
+        return self._tracks[names]
+
+    def _record(self, model: "ModelPlan") -> "Record | None":
+        if model.name not in self._records:
+            self._records[model.name] = _record(self._folder, model)
+        return self._records[model.name]
+
+
 def track_of(folder: RunFolder, plan: "Plan", model: "ModelPlan") -> "Track":
-    """What the finished runs of the family, other than `model` itself, lead to expect.
+    """`Tracks` for one model.
 
     Raises:
-        InputError: they are too few.
+        InputError: the others are too few.
         WorkError: the run's tokens have changed or cannot be read.
     """
-    from isoflop.law.track import Track
-    from isoflop.pipeline.law import ceiling_of
-
-    others = [other for other in plan.models if other.name != model.name]
-    records = [record for other in others if (record := _record(folder, other)) is not None]
-    return Track(records, ceiling_of(folder))
+    return Tracks(folder, plan).of(model)
 
 
 class TrainingWatch:

@@ -63,6 +63,32 @@ class SavedStep:
 
 
 @dataclass(frozen=True)
+class Spike:
+    """A step whose loss or gradient was not finite or far above the `limit` that those before it gave, and the answer.
+
+    `kind` is "loss", "gradient" or "not finite"; `documents` are how many its batch was of.
+    """
+
+    step: int
+    kind: str
+    loss: float
+    grad_norm: float
+    limit: float | None
+    answer: str
+    documents: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that was another up to the end of `step`."""
+
+    step: int
+    setting: str
+    was: str
+    now: str
+
+
+@dataclass(frozen=True)
 class Foretold:
     """The held-out loss in nats per token as the law gave it before the model was trained, at the ISO time `time`."""
 
@@ -91,6 +117,8 @@ class Card:
     weights_sha256: str
     scores: tuple[Scored, ...] = ()
     checkpoints: tuple[SavedStep, ...] = ()
+    spikes: tuple[Spike, ...] = ()
+    changes: tuple[Change, ...] = ()
     documents: Mapping[str, str] = field(default_factory=dict)
     datasets: tuple[str, ...] = ()
 

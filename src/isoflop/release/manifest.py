@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from isoflop.data.hashes import Hashes
-from isoflop.durable import sha256_of_file, to_json
+from isoflop.durable import refuse_broken_seal, sealed, sha256_of_file, to_json
 from isoflop.release.card import Card
 
 FORMAT_VERSION = 2
@@ -21,15 +21,17 @@ OF_THE_HUB = (".gitattributes", ".git/", ".cache/")
 
 
 def manifest(card: Card, folder: Path) -> dict[str, Any]:
-    """What MANIFEST.json says of the model of `card` and the files that lie in `folder`."""
-    return {
-        **_settings(card),
-        "released_with": {"python": platform.python_version(), "code_sha256": code_sha256(), **environment()},
-        "files": {
-            name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
-            for name, path in files_in(folder).items()
-        },
-    }
+    """What MANIFEST.json says of the model of `card` and the files that lie in `folder`, sealed."""
+    return sealed(
+        {
+            **_settings(card),
+            "released_with": {"python": platform.python_version(), "code_sha256": code_sha256(), **environment()},
+            "files": {
+                name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+                for name, path in files_in(folder).items()
+            },
+        }
+    )
 
 
 def is_current(card: Card, folder: Path) -> bool:
@@ -38,14 +40,16 @@ def is_current(card: Card, folder: Path) -> bool:
     A large file that was hashed before and not touched since is not read again.
     """
     try:
-        found = json.loads((folder / MANIFEST).read_bytes())
+        found = refuse_broken_seal(json.loads((folder / MANIFEST).read_bytes()))
         settings = json.loads(to_json(_settings(card)))
         if {key: found.get(key) for key in settings} != settings:
             return False
         hashes = Hashes(folder)
-        there = {name: hashes.of(path) for name, path in files_in(folder).items()}
+        there = {
+            name: {"bytes": path.stat().st_size, "sha256": hashes.of(path)} for name, path in files_in(folder).items()
+        }
         hashes.keep()
-        return there == {name: file["sha256"] for name, file in found["files"].items()}
+        return bool(there == found["files"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
@@ -113,5 +117,7 @@ def _settings(card: Card) -> dict[str, Any]:
         "foretold": None if card.foretold is None else asdict(card.foretold),
         "tasks": [asdict(score) for score in card.scores],
         "checkpoints": [asdict(saved) for saved in card.checkpoints],
+        "spikes": [asdict(spike) for spike in card.spikes],
+        "changes": [asdict(change) for change in card.changes],
         "documents": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in card.documents.items()},
     }

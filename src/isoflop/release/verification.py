@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isoflop.durable import sha256_of_file
+from isoflop.durable import refuse_broken_seal, sha256_of_file
 from isoflop.errors import InputError
 from isoflop.release.manifest import FORMAT_VERSION, MANIFEST, files_in
 from isoflop.release.tensors import WEIGHTS
@@ -53,6 +53,10 @@ def verify_folder(folder: Path) -> Verified:
     """
     manifest = read_manifest(folder)
     found, faults = files_in(folder), []
+    try:
+        refuse_broken_seal(manifest)
+    except ValueError as error:
+        faults.append(f"{MANIFEST}: {error}")
     for name, said in manifest["files"].items():
         if name not in found:
             faults.append(f"{name}: missing")

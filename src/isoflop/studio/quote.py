@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Rounds in which a budget is scaled until its plan costs what was given: the shares of the peak change with the sizes.
 ROUNDS = 6
 NEAR = 0.01
+# What a family file can allow: with data that are not known yet a quote tells that they may be repeated.
+MOST_EPOCHS = 1_000_000.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class Quotes:
             family, plan = _sized(base, question, law, machine)
         except FamilyError as error:
             raise InputError(str(error)) from None
+        family = self._consenting(family, plan)
         foretold = law.foretell(plan.models)
         joules, origin = energy_of(family, plan)
         folder = self._places.run(name)
@@ -158,10 +161,22 @@ class Quotes:
             kept = self._families[path] = (stamp, load_family(path))
         return kept[1]
 
+    def _consenting(self, family: Family, plan: Plan) -> Family:
+        """Whoever launches what a quote tells to repeat its data has agreed to it."""
+        tokens = self.laws.tokens(family.data) or family.data.tokens
+        if tokens is None:
+            epochs = family.data.epochs if "epochs" in family.data.model_fields_set else MOST_EPOCHS
+        else:
+            epochs = math.ceil(10 * max(model.tokens for model in plan.models) / tokens) / 10
+        if epochs <= family.data.epochs:
+            return family
+        data = family.data.model_copy(update={"epochs": epochs})
+        return family.model_copy(update={"data": data})
+
     def _epochs(self, family: Family, plan: Plan) -> list[str]:
         tokens = self.laws.tokens(family.data) or family.data.tokens
         if tokens is None:
-            return ["how often models read the data is known once they are prepared"]
+            return ["how often models read the data is known once they are prepared; launching agrees to it"]
         try:
             return check_against_data(plan, tokens, tokens)
         except FamilyError as error:

@@ -22,8 +22,16 @@ from isoflop.train.learner import Learns
 
 FORMAT = 4
 MANIFEST, LATEST = "manifest.json", "LATEST"
+# Settings of what steps to come do, by which a run can go on as others, if that is asked for (isoflop.train.changes).
+# The rest decide what the weights are, or what the steps so far have read.
+CHANGEABLE = {
+    *("peak_lr", "warmup_tokens", "decay", "final_lr_fraction", "beta1", "beta2", "eps", "weight_decay", "clip_norm"),
+    *("on_spike", "precision", "tokens", "steps", "batch_schedule", "microbatch_sequences", "data"),
+}
+# Settings that a message names at most.
+MOST_SHOWN = 5
 # What a file that is not as it was written gives.
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ class Position:
     skipped: int = 0
     spikes: int = 0
     recent: tuple[tuple[float, float], ...] = ()
+    # Settings that were changed on the way, as `isoflop.train.changes` records them.
+    changes: tuple[dict[str, Any], ...] = ()
 
     @property
     def updates(self) -> int:
@@ -56,7 +66,8 @@ class Position:
             TypeError, ValueError: something else was given.
         """
         recent = tuple((float(loss), float(norm)) for loss, norm in document.get("recent", ()))
-        return Position(**{**document, "recent": recent})
+        changes = tuple(dict(change) for change in document.get("changes", ()))
+        return Position(**{**document, "recent": recent, "changes": changes})
 
 
 @dataclass(frozen=True)
@@ -125,8 +136,7 @@ def save_generation(
             "torch": torch.__version__,
             "files": files,
         }
-        manifest["sha256"] = _hash_of(manifest)
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (part / MANIFEST).write_text(with_hash(manifest))
 
     if systems.rank == 0:
         write_folder(folder / name, fill)
@@ -153,7 +163,7 @@ def load_newest(folder: Path, plan: ModelPlan, data_sha256: str, on_event: Calla
     for generation in generations_in(folder):
         try:
             return _opened(generation, plan, data_sha256)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             aside = generation.with_name(generation.name + ".damaged")
             shutil.rmtree(aside, ignore_errors=True)
             generation.rename(aside)
@@ -166,9 +176,22 @@ def _opened(folder: Path, plan: ModelPlan, data_sha256: str) -> Generation:
 
     Raises:
         InputError: as `load_newest`.
-        One of _DAMAGE: it is not what was written.
+        One of DAMAGE: it is not what was written.
     """
-    manifest = json.loads((folder / MANIFEST).read_bytes())
+    manifest = whole_manifest(folder)
+    generation = Generation(folder, Position.from_json(manifest["position"]))
+    check_same(manifest["fingerprint"], {**plan.fingerprint(), "data": data_sha256}, folder)
+    return generation
+
+
+def whole_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a generation whose every byte is as it was written.
+
+    Raises:
+        InputError: it is of another version's format.
+        One of DAMAGE: it is not what was written.
+    """
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
     said = manifest.pop("sha256")
     if said != _hash_of(manifest):
         raise ValueError("its manifest has changed")
@@ -181,9 +204,12 @@ def _opened(folder: Path, plan: ModelPlan, data_sha256: str) -> Generation:
     for name, file in manifest["files"].items():
         if sha256_of_file(folder / name) != file["sha256"]:
             raise ValueError(f"the SHA-256 of {name} does not match the manifest")
-    generation = Generation(folder, Position.from_json(manifest["position"]))
-    check_same(manifest["fingerprint"], {**plan.fingerprint(), "data": data_sha256}, folder)
-    return generation
+    return manifest
+
+
+def with_hash(manifest: dict[str, Any]) -> str:
+    """The text of a manifest that was read or made, with its own hash."""
+    return json.dumps({**manifest, "sha256": _hash_of(manifest)}, indent=2) + "\n"
 
 
 def load_at(folder: Path, steps: int, plan: ModelPlan, data_sha256: str, systems: Systems) -> Generation:
@@ -196,7 +222,7 @@ def load_at(folder: Path, steps: int, plan: ModelPlan, data_sha256: str, systems
     if systems.rank == 0:
         try:
             _opened(path, plan, data_sha256)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise WorkError(
                 f"{path}: the checkpoint that on_spike = 'rewind' goes back to is damaged ({error}); "
                 "train in another --runs folder"
@@ -238,12 +264,21 @@ def check_same(found: Any, wanted: dict[str, Any], generation: Path) -> None:
     Raises:
         InputError: they differ; names how.
     """
-    wanted = json.loads(json.dumps(wanted))
-    differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    found_differences = differences(found, wanted)
+    differing = [f"{key} was {was!r} and is {now!r}" for key, was, now in found_differences]
     if differing:
-        key = differing[0]
-        more = f" (also {', '.join(differing[1:])})" if differing[1:] else ""
+        more = f" and {len(differing) - MOST_SHOWN} more" if len(differing) > MOST_SHOWN else ""
+        accept = ""
+        if all(key in CHANGEABLE for key, _, _ in found_differences):
+            accept = ", or go on by the new ones with isoflop train --accept-changes, which result and card will tell"
         raise InputError(
-            f"{generation}: trained with {key} = {found.get(key)!r}, the plan now says {wanted.get(key)!r}{more}; "
-            "put it back, or use another --runs folder"
+            f"{generation}: trained with other settings: {'; '.join(differing[:MOST_SHOWN])}{more}; put them back, or "
+            f"use another --runs folder{accept}"
         )
+
+
+def differences(found: Any, wanted: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(setting, was, is) of all settings that are not alike, by name."""
+    wanted = json.loads(json.dumps(wanted))
+    keys = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    return [(key, found.get(key), wanted.get(key)) for key in keys]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter, time
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,8 @@ class Trained:
     """A finished run. `weights` are a standard GPT-2's.
 
     `seconds`, `system_seconds` and `joules` add up over all its sessions; `system_seconds` are those
-    of whole GPUs or machines: a second on half of a machine's cores counts as half.
+    of whole GPUs or machines: a second on half of a machine's cores counts as half. `changes` are the settings that
+    were changed on the way, as `isoflop.train.changes` has them.
     """
 
     weights: Weights
@@ -74,6 +76,7 @@ class Trained:
     system_seconds: float
     joules: float | None
     threads: int
+    changes: tuple[dict[str, Any], ...] = ()
 
 
 def train(
@@ -151,6 +154,7 @@ def train(
             system_seconds=position.system_seconds,
             joules=position.joules,
             threads=position.threads,
+            changes=position.changes,
         )
 
     if position.steps == plan.steps:
@@ -187,6 +191,7 @@ def train(
             skipped=step.step - session.updates,
             spikes=session.spikes,
             recent=session.healthy.recent,
+            changes=position.changes,
         )
 
     try:
