@@ -4,8 +4,10 @@
 
 First the rates of link, host memory and disk. Then 1.3B: resident, and streamed in groups of more and more tokens
 beside what the rates foretell. Then 6.7B, streamed and resident where it fits; then 13B, its store where it fits. Each
-has a process of its own; what no longer fits into the minutes, the memory or the disk is said and left out. Results are
-in benchmarks/results/streaming_gpu.json. NEVER RUN ON A GPU: `--tiny` goes through all of it on a processor.
+has a process of its own; what no longer fits into the minutes, the memory or the disk is said and left out. Inputs of
+layers that the device has no room for wait in host memory. Results are in benchmarks/results/streaming_gpu.json.
+With --foretell nothing runs: what each case would hold and move, on any machine. NEVER RUN ON A GPU: `--tiny` goes
+through all of it on a processor.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -29,9 +31,10 @@ from torch import Tensor
 from isoflop.durable import write_json
 from isoflop.model import Lanes, load_kernels
 from isoflop.recipe import STANDARD, Shape, training_flops
-from isoflop.recipe.footprint import resident_footprint, streamed_footprint
+from isoflop.recipe.footprint import Footprint, resident_footprint, streamed_footprint
 from isoflop.recipe.streaming import Cut
 from isoflop.streaming.pages import DirectFile, pages
+from isoflop.systems.device import training_device
 from isoflop.systems.group import ALONE
 from isoflop.train.journal import Journal
 from isoflop.train.learner import Learner
@@ -79,11 +82,15 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("/var/tmp"), help="a folder on the disk for the store")
     parser.add_argument("--minutes", type=float, default=10.0, help="begin nothing later, and stop what is at work")
     parser.add_argument("--tiny", action="store_true", help="tiny models on the processor: shows that it works")
+    parser.add_argument("--foretell", action="store_true", help="run nothing: bytes of every case on an 80 GB device")
     given = parser.parse_args()
+    if given.foretell:
+        foretell(cases(given.tiny), 80 * 10**9)
+        return
     end = perf_counter() + 60 * given.minutes
     if not given.tiny and not torch.cuda.is_available():
         parser.error("there is no GPU; --tiny goes through all of it on a processor")
-    device = torch.device("cpu" if given.tiny else "cuda")
+    device = torch.device("cpu") if given.tiny else training_device()
     folder = Path(tempfile.mkdtemp(prefix="isoflop-streaming-", dir=given.store))
     try:
         rates = probe(device, folder, (16 if given.tiny else 1024) * MIB)
@@ -111,6 +118,34 @@ def main() -> None:
             print(json.dumps(found["cases"][-1]))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def foretell(these: Iterator[Case], device_bytes: int) -> None:
+    """Prints what each case holds and what its step moves."""
+    print("model  weights    tokens     device       host       disk  link a step  inputs")
+    for case in these:
+        cut = cut_of_case(case, device_bytes)
+        needs = footprint(case, cut)
+        sizes = (needs.device_bytes, needs.host_bytes, needs.disk_bytes if case.where == "disk" else 0)
+        cells = "".join(f"{size / 1e9:8.1f} GB" for size in sizes)
+        fits = "" if needs.device_bytes <= device_bytes else "  does not fit"
+        where = "in host memory" if cut.offload else "on the device"
+        print(f"{case.name:6} {case.where:9}{case.tokens:8,}{cells}{needs.link_bytes / 1e9:10.1f} GB  {where}{fits}")
+
+
+def cut_of_case(case: Case, device_bytes: int) -> Cut:
+    """One group a step; inputs of layers wait in host memory where the device has no room for them."""
+    cut = Cut(case.sequences, case.most, case.most)
+    if case.where != "resident" and footprint(case, cut).device_bytes > device_bytes:
+        return replace(cut, offload=True)
+    return cut
+
+
+def footprint(case: Case, cut: Cut) -> Footprint:
+    """On a GPU's machine."""
+    if case.where == "resident":
+        return resident_footprint(case.shape, "bf16", case.sequences, 1, "cuda")
+    return streamed_footprint(case.shape, "bf16", True, cut, case.where, 1, 1, "cuda")
 
 
 def line(case: Case, row: dict[str, Any]) -> str:
@@ -161,14 +196,9 @@ def probe(device: torch.device, folder: Path, n_bytes: int) -> dict[str, float]:
 
 def measured(case: Case, device: torch.device, folder: Path, end: float) -> dict[str, Any]:
     """Seconds of the fastest step after the first, in a process of its own; or why there are none."""
-    cut = Cut(case.sequences, case.most, case.most)
     if device.type == "cuda":
-        needs = (
-            resident_footprint(case.shape, "bf16", case.sequences, 1, "cuda")
-            if case.where == "resident"
-            else streamed_footprint(case.shape, "bf16", True, cut, case.where, 1, 1, "cuda")
-        )
         memory = torch.cuda.get_device_properties(device).total_memory
+        needs = footprint(case, cut_of_case(case, memory))
         host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         for what, need, there in (
             ("on the device", needs.device_bytes, memory),
@@ -196,7 +226,8 @@ def measured(case: Case, device: torch.device, folder: Path, end: float) -> dict
 
 def _work(connection: Connection, case: Case, kind: str, folder: Path) -> None:
     try:
-        connection.send(_steps(case, torch.device(kind), folder))
+        # As training has it: with its number, and deterministic kernels alone.
+        connection.send(_steps(case, torch.device("cpu") if kind == "cpu" else training_device(), folder))
     except Exception as error:
         connection.send({"why": f"{type(error).__name__}: {str(error).splitlines()[:1]}"})
 
@@ -222,6 +253,7 @@ def _learner(case: Case, device: torch.device, folder: Path) -> Learner | Stream
     if case.where == "resident":
         return Learner(case.shape, seed=0, precision="bf16", lanes=Lanes(1), kernels=None, device=device)
     on_disk = case.where == "disk"
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 2**62
     learner = StreamedLearner(
         case.shape,
         precision="bf16",
@@ -231,7 +263,7 @@ def _learner(case: Case, device: torch.device, folder: Path) -> Learner | Stream
         parametrisation=STANDARD,
         systems=ALONE,
         reproducible=True,
-        cut=Cut(case.sequences, case.most, case.most),
+        cut=cut_of_case(case, memory),
         folder=folder if on_disk else None,
         journal=Journal(folder / "journal.json", {}) if on_disk else None,
         device=device,

@@ -7,7 +7,7 @@ import pytest
 
 from isoflop.config import load_family
 from isoflop.errors import InputError
-from isoflop.recipe import Machine, Plan, check_against_data, plan_family
+from isoflop.recipe import Machine, ModelPlan, Plan, check_against_data, plan_family
 
 MACHINE = Machine("test", 2, 2, 8 * 2**30, "2.13.0", "cpu", 9e11, 2e11, "2026-11-24T00:00:00+00:00")
 HEAD = """
@@ -144,3 +144,22 @@ def test_more_systems_share_the_time_and_cost_what_one_does(tmp_path: Path) -> N
         totals = planned(systems, more, machine).totals()
         assert totals["seconds"] == pytest.approx(alone["seconds"] / machines)
         assert (totals["price"], totals["joules"]) == (alone["price"], alone["joules"])
+
+
+def test_inputs_of_layers_leave_a_gpu_that_they_do_not_fit(tmp_path: Path) -> None:
+    text = '[sizes]\ntarget_params = [1_300_000_000]\n[streaming]\nstore = "host"\n'
+
+    def planned(memory_bytes: int) -> ModelPlan:
+        path = tmp_path / "family.toml"
+        path.write_text(f'execution = "streamed"\n{HEAD}{text}')
+        machine = replace(MACHINE, device="cuda", memory_bytes=memory_bytes)
+        return plan_family(load_family(path), machine).models[0]
+
+    there = planned(80 * 10**9)
+    away = planned(there.streamed.device_bytes - 1)
+    assert (there.offload, away.offload) == (False, True)
+    assert there.fingerprint() == away.fingerprint()
+    less = there.streamed.device_bytes - away.streamed.device_bytes
+    assert less > 0
+    assert away.streamed.host_bytes - there.streamed.host_bytes == less
+    assert away.streamed.link_bytes > there.streamed.link_bytes

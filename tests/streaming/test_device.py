@@ -37,6 +37,7 @@ def through_device(
     systems: Systems = ALONE,
     kernels: bool = False,
     clip_norm: float = 1.0,
+    offload: bool = False,
 ) -> StreamedLearner:
     learner = StreamedLearner(
         shape,
@@ -47,7 +48,7 @@ def through_device(
         parametrisation=STANDARD,
         systems=systems,
         reproducible=True,
-        cut=Cut(2, 6, most),
+        cut=Cut(2, 6, most, offload=offload),
         folder=folder,
         journal=None,
         device=CPU,
@@ -62,10 +63,18 @@ def test_any_store_and_any_groups_give_the_bits_of_resident_training(shape: Shap
     steps = steps_of(shape)
     with Lanes(1) as lanes:
         wanted = steps_by(resident(shape, lanes, "fp32", fused=False, mup=False), steps)
-    for place in (None, tmp_path):
-        for most in (1, 4, 6):
-            folder = None if place is None else place / str(most)
-            assert steps_by(through_device(shape, "fp32", most, folder), steps) == wanted, (place, most)
+    for folder, most in ((None, 1), (None, 6), (tmp_path / "1", 1), (tmp_path / "4", 4)):
+        assert steps_by(through_device(shape, "fp32", most, folder), steps) == wanted, (folder, most)
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3, 5])
+def test_inputs_of_layers_that_wait_in_host_memory_change_no_bit(n_layers: int) -> None:
+    shape = replace(SHAPES["tiny"], n_layers=n_layers)
+    steps = steps_of(shape, microbatches=5)  # the last group has fewer
+    wanted, found = (
+        steps_by(through_device(shape, "bf16", 2, None, offload=offload), steps) for offload in (False, True)
+    )
+    assert found == wanted
 
 
 def test_clipping_takes_part(tmp_path: Path) -> None:
@@ -106,18 +115,21 @@ def test_three_systems_give_the_bits_of_one(on_disk: bool, tmp_path: Path) -> No
     assert on_threads(3, part) == [wanted] * 3
 
 
-@pytest.mark.parametrize("most", [2, 6])
-def test_bytes_over_the_link_and_buffers_on_the_device_are_those_foretold(most: int, tmp_path: Path) -> None:
-    learner = through_device(SHAPE, "bf16", most, tmp_path)
+@pytest.mark.parametrize(("most", "offload"), [(2, False), (6, False), (2, True)])
+def test_bytes_over_the_link_and_buffers_on_the_device_are_those_foretold(
+    most: int, offload: bool, tmp_path: Path
+) -> None:
+    learner = through_device(SHAPE, "bf16", most, tmp_path, offload=offload)
     samples: Sequence[Tensor] = steps_of(SHAPE)[0]
     readers: list[Callable[[], Tensor]] = [lambda one=one: one for one in samples]  # type: ignore[misc]
     learner.gradients(readers, sum(one[:, 1:].numel() for one in samples))
-    foretold = streamed_footprint(SHAPE, "bf16", True, Cut(2, 6, most), "disk", 1, 1, "cuda")
+    cut = Cut(2, 6, most, offload=offload)
+    foretold = streamed_footprint(SHAPE, "bf16", True, cut, "disk", 1, 1, "cuda")
     assert learner.link_bytes == foretold.link_bytes
     held = vars(learner._begin())
     slots = [tensor for name in ("_images", "_vectors", "_sums") for tensor in held[name]]
-    tensors = [*slots, *(held[name] for name in ("_final_sums", "_x", "_wpe", "_inputs"))]
-    wanted = device_buffers_bytes(SHAPE, "bf16", True, Cut(2, 6, most))
+    tensors = [*slots, *held["_inputs"].device_tensors, *(held[name] for name in ("_final_sums", "_x", "_wpe"))]
+    wanted = device_buffers_bytes(SHAPE, "bf16", True, cut)
     assert sum(one.numel() * one.itemsize for one in tensors) == wanted
     learner.close()
 

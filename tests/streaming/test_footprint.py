@@ -45,7 +45,9 @@ def test_bytes_over_the_link_are_those_that_the_plan_says(data: Path, tmp_path: 
 
 @needs_kernels
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("shape", [SHAPE, Shape(3, 768, 12, 50257, 2048), Shape(2, 512, 4, 300, 200)])
+@pytest.mark.parametrize(
+    "shape", [SHAPE, Shape(3, 768, 12, 50257, 2048), Shape(2, 512, 4, 300, 200), Shape(1, 512, 4, 300, 200)]
+)
 def test_buffers_have_the_foretold_size(shape: Shape, recompute: bool) -> None:
     slots = slots_of(pieces_of(shape))
     # A slot begins at a block's beginning.

@@ -22,8 +22,8 @@ CONTEXT_BYTES = 700_000_000
 HOLES, STREAMED_HOLES = 2.5, 1.5
 # State passes through memory in windows of this many elements, in the hands of so many threads.
 WINDOW, CLERKS, CARRIERS = 2**19, 3, 4
-# Beside a GPU; and how many pieces' images and sums of gradients it holds.
-DEVICE_CLERKS, IMAGES, SUMS = 12, 3, 2
+# Beside a GPU; and how many pieces' images and sums of gradients it holds, and inputs of layers where others are away.
+DEVICE_CLERKS, IMAGES, SUMS, INPUT_SLOTS = 12, 3, 2, 2
 # Rows of the head whose logits exist at once, and of the vocabulary whose gradient does.
 HEAD_TOKENS, HEAD_ROWS = 512, 4096
 QUERIES = 128
@@ -72,7 +72,9 @@ def streamed_footprint(
     image, sums, d = _image_bytes(precision), _sums_bytes(reproducible), shape.d_model
     # The residual stream and the positions that it begins with.
     stream = 4 * d * (cut.most * cut.sequences * shape.context_length + shape.context_length)
-    working = lanes * lane_bytes(shape, precision, cut.sequences, device)
+    # No more lanes are at work than a group has microbatches.
+    busy = min(lanes, cut.most)
+    working = busy * lane_bytes(shape, precision, cut.sequences, device)
     # Weights and moments, their gradient, the image, and sums where they wait for those of the next group.
     parameter = 12 + 4 + image + (sums if cut.groups > 1 else 0)
     store_bytes = parameter * shape.params // systems
@@ -83,6 +85,7 @@ def streamed_footprint(
         again = kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
         held = CONTEXT_BYTES + device_buffers_bytes(shape, precision, reproducible, cut) + working + again
         in_host = PROGRAM_BYTES + stream + _window_bytes(DEVICE_CLERKS, image, sums)
+        in_host += _inputs_bytes(shape, precision, cut)[1]
         link = device_link_bytes(shape, precision, reproducible, cut)
         if store == "host":
             return Footprint(held, in_host + store_bytes, checkpoints, link)
@@ -92,33 +95,41 @@ def streamed_footprint(
     kept, all_kept = kept_bytes(shape, precision, cut), shape.n_layers * cut.most
     held = PROGRAM_BYTES + buffers + vectors + stream + working + round(_holes(d) * working)
     if cut.recompute:
-        held += lanes * kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
+        held += busy * kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
     link = link_bytes(shape, precision, reproducible, cut, kept if store == "disk" else 0)
     if store == "host":
         return Footprint(held + kept * all_kept, store_bytes, checkpoints, link // systems)
-    held += _window_bytes(CLERKS, image, sums) + kept * (lanes + 1)
+    held += _window_bytes(CLERKS, image, sums) + kept * (busy + 1)
     return Footprint(held, 0, on_disk + kept * all_kept, link // systems)
 
 
 def device_buffers_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut) -> int:
-    """What a GPU holds from step to step: pieces in their slots, the residual stream, and every layer's input."""
+    """What a GPU holds from step to step: pieces in their slots, the residual stream, and inputs of layers."""
     image, sums, d = _image_bytes(precision), _sums_bytes(reproducible), shape.d_model
     tokens = cut.most * cut.sequences * shape.context_length
     slots = IMAGES * (widest(shape) * image + 13 * d * 4) + (SUMS * widest(shape) + 2 * d) * sums
-    return slots + 4 * d * (tokens + shape.context_length) + shape.n_layers * tokens * d * image
+    return slots + 4 * d * (tokens + shape.context_length) + _inputs_bytes(shape, precision, cut)[0]
+
+
+def _inputs_bytes(shape: Shape, precision: str, cut: Cut) -> tuple[int, int]:
+    """Of every layer's input for the tokens of a group: on a GPU, and away from it in host memory."""
+    away = max(0, shape.n_layers - INPUT_SLOTS) if cut.offload else 0
+    one = cut.most * cut.sequences * shape.context_length * shape.d_model * _image_bytes(precision)
+    return (shape.n_layers - away) * one, away * one
 
 
 def device_link_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut) -> int:
     """What the largest step of a system moves between host and GPU, in both directions.
 
     Each group: images for both passes (the last layer's is still there) with their vectors, the positions, and all sums
-    once. Each token: the stream at the bottom, and the gradient by it.
+    once. Each token: the stream at the bottom, the gradient by it, and inputs of layers that leave and come back.
     """
     image, sums, d = _image_bytes(precision), _sums_bytes(reproducible), shape.d_model
     passes = 2 * shape.n_layers - 1
     come = image * (_wide(shape) + passes * 12 * d**2) + 4 * (13 * d * passes + 2 * d) + 4 * shape.context_length * d
     tokens = cut.microbatches * cut.sequences * shape.context_length
-    return cut.groups * (come + sums * shape.params) + 2 * 4 * d * tokens
+    away = max(0, shape.n_layers - INPUT_SLOTS) if cut.offload else 0
+    return cut.groups * (come + sums * shape.params) + 2 * tokens * d * (4 + image * away)
 
 
 def widest(shape: Shape) -> int:
@@ -137,13 +148,16 @@ def _holes(width: int) -> float:
 
 
 def image_elements(shape: Shape) -> int:
-    """Of the buffer of images: layers alternate between two slots, of which one is the embeddings' as well."""
-    return max(_wide(shape), _layer(shape)) + _layer(shape)
+    """Of the buffer of images: layers alternate between two slots, of which one is the embeddings' as well.
+
+    A single layer needs its own alone.
+    """
+    return max(_wide(shape), _layer(shape) if shape.n_layers > 1 else 0) + _layer(shape)
 
 
 def sums_elements(shape: Shape) -> int:
     """Of the buffer of sums: the embeddings' are in both slots of layers."""
-    return max(_wide(shape), 2 * _layer(shape)) + 2 * shape.d_model
+    return max(_wide(shape), min(2, shape.n_layers) * _layer(shape)) + 2 * shape.d_model
 
 
 def kept_bytes(shape: Shape, precision: str, cut: Cut) -> int:

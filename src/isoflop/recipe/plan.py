@@ -62,6 +62,7 @@ class ModelPlan:
     on_spike: Literal["warn", "skip", "rewind"] = "warn"
     spikes_allowed: int = 10
     recompute: bool = False
+    offload: bool = False
     keep_checkpoints: int = 0
     resident: Footprint = NOTHING
     streamed: Footprint = NOTHING
@@ -84,14 +85,14 @@ class ModelPlan:
     def cut(self, systems: int) -> Cut:
         """How a streamed run on so many systems cuts each one's part of a step."""
         size, length = self.microbatch_sequences, self.shape.context_length
-        return cut_of(self.batch_schedule, size, length, systems, self.group_tokens, self.recompute)
+        return cut_of(self.batch_schedule, size, length, systems, self.group_tokens, self.recompute, self.offload)
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the bits of the trained weights, beside the data."""
         document = asdict(self)
         costs = ("flops", "flops_6nd", "flops_paper", "weights_bytes", "optimizer_bytes", "activation_bytes")
-        ways = ("execution", "store", "group_tokens", "recompute", "keep_checkpoints", "resident", "streamed")
-        for key in ("name", "size", "held_out", "seconds", "joules", "price", *costs, *ways):
+        ways = ("execution", "store", "group_tokens", "recompute", "offload", "keep_checkpoints")
+        for key in ("name", "size", "held_out", "seconds", "joules", "price", "resident", "streamed", *costs, *ways):
             del document[key]
         del document["spikes_allowed"]  # decides whether a run ends, not how
         if self.on_spike == "warn":
@@ -284,20 +285,19 @@ def _plan_model(
         group_tokens=family.streaming.group_tokens or (GPU_GROUP_TOKENS if machine.device == "cuda" else GROUP_TOKENS),
         recompute=family.streaming.recompute,
     )
-    return replace(
-        found,
-        resident=resident_footprint(shape, family.precision, microbatch, at_once, machine.device),
-        streamed=streamed_footprint(
-            shape,
-            family.precision,
-            family.reproducible,
-            found.cut(family.systems),
-            found.store,
-            at_once,
-            family.systems,
-            machine.device,
-        ),
-    )
+    streamed = _streamed(found, family, at_once, machine.device)
+    if machine.device == "cuda" and streamed.device_bytes > machine.memory_bytes:
+        found = replace(found, offload=True)
+        streamed = _streamed(found, family, at_once, machine.device)
+    resident = resident_footprint(shape, family.precision, microbatch, at_once, machine.device)
+    return replace(found, resident=resident, streamed=streamed)
+
+
+def _streamed(plan: ModelPlan, family: Family, lanes: int, device: str) -> Footprint:
+    """Of one of the family's systems."""
+    cut, store = plan.cut(family.systems), plan.store
+    shape, precision = plan.shape, family.precision
+    return streamed_footprint(shape, precision, family.reproducible, cut, store, lanes, family.systems, device)
 
 
 def machines_of(family: Family, machine: Machine) -> float:

@@ -17,13 +17,15 @@ WIDE = 1024
 class Cut:
     """A system's largest step: `microbatches` of so many `sequences`, in groups of at most `most`.
 
-    With `recompute`, a layer keeps its input alone for its backward pass, and is computed once more.
+    With `recompute`, a layer keeps its input alone for its backward pass, and is computed once more. On a GPU it always
+    is; with `offload` the inputs wait in host memory.
     """
 
     sequences: int
     microbatches: int
     most: int
     recompute: bool = False
+    offload: bool = False
 
     @property
     def groups(self) -> int:
@@ -38,9 +40,10 @@ def cut_of(
     systems: int,
     group_tokens: int,
     recompute: bool,
+    offload: bool = False,
 ) -> Cut:
     """The cut of the schedule's largest step: a group has at most `group_tokens` tokens, but at least a microbatch."""
     microbatches = max(stage.sequences for stage in batch_schedule) // microbatch_sequences
     own = -(-microbatches // systems)
     most = max(1, min(own, group_tokens // (microbatch_sequences * context_length)))
-    return Cut(microbatch_sequences, own, most, recompute)
+    return Cut(microbatch_sequences, own, most, recompute, offload)

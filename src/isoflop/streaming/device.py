@@ -2,7 +2,8 @@
 
 Copies have two streams of their own beside the one that computes: images arrive while a piece before them is at work,
 sums of gradients leave while the next one is. Events order the three; the host waits only for what it reads itself. A
-layer leaves its input on the device, in the precision of products, and is computed once more in the backward pass.
+layer leaves its input in the precision of products, on the device or in host memory, and is computed once more in the
+backward pass.
 
 On a CPU as the device, streams and events are those of `torch.cpu`, which do nothing: so tests run all of this without
 a GPU. It has never been run on one.
@@ -20,6 +21,7 @@ from isoflop.model import GPT, Piece, Shard, Weights
 from isoflop.streaming.embedding import Rows
 from isoflop.streaming.exchange import WPE, WTE, Both, Exchange, Surroundings, vectors_of
 from isoflop.streaming.host import HostStore
+from isoflop.streaming.inputs import Inputs, InputsInHost, InputsOnDevice
 from isoflop.streaming.pages import BLOCK
 from isoflop.streaming.store import Counter, Store, Window, matrix_part
 from isoflop.streaming.visits import Microbatch
@@ -50,13 +52,16 @@ class DeviceExecutor(Exchange):
         tokens = given.most * given.microbatch_tokens
         self._x = torch.empty(tokens, d, device=device)  # fp32, as `_stream` on the host
         self._wpe = torch.empty(shape.context_length, d, device=device)
-        self._inputs = torch.empty(shape.n_layers, tokens, d, dtype=model.dtype, device=device)
         self._marks = torch.zeros(len(self._places), dtype=torch.float64, device=device)
         self._direct = isinstance(store, HostStore) and self._systems.size == 1
         # Where images come together that are read from a disk, or come from several systems.
         self._staging = self._elements(0 if self._direct else widest + BLOCK, model.dtype)
         self._staged = self._event()
         self._counter = Counter()
+        size = (shape.n_layers, tokens, d, model.dtype, device)
+        self._inputs: Inputs = InputsOnDevice(*size)
+        if given.offload:
+            self._inputs = InputsInHost(*size, self._at, self._record, self._counter)
 
     @property
     def moved_bytes(self) -> int:
@@ -117,9 +122,10 @@ class DeviceExecutor(Exchange):
 
     def _forward(self, i: int, got: "Arrived", batch: Sequence[Microbatch]) -> None:
         w, image = self._tensors(i, got.image, got.vectors)
-        for one, kept in zip(batch, self._kept(i, batch), strict=True):
+        for one, kept in zip(batch, _parts(self._inputs.leave(i), batch), strict=True):
             kept.copy_(one.x)
             one.x.copy_(self._gpt.layer(w, image, one.x, len(one.ids))[0])
+        self._inputs.left(i, sum(len(one.x) for one in batch))
 
     def _head(self, got: "Arrived", batch: Sequence[Microbatch], first: bool, last: bool) -> Tensor:
         """The nats of each microbatch, (microbatches,)."""
@@ -137,16 +143,13 @@ class DeviceExecutor(Exchange):
     def _backward(self, i: int, got: "Arrived", batch: Sequence[Microbatch], first: bool, last: bool) -> None:
         w, image = self._tensors(i, got.image, got.vectors)
         sums = self._sums_of(self._layers[i])
-        for one, kept in zip(batch, self._kept(i, batch), strict=True):
+        for one, kept in zip(batch, _parts(self._inputs.find(i), batch), strict=True):
             with torch.enable_grad():
                 _, graph = self._gpt.layer(w, image, kept.float(), len(one.ids))
             assert graph is not None
             self._gpt.layer_backward(i, w, image, graph, one.x, sums)
+        self._inputs.done(i)
         self._drain(sums, self._layers[i], earlier=not first, last=last)
-
-    def _kept(self, i: int, batch: Sequence[Microbatch]) -> list[Tensor]:
-        """The inputs of layer i, (n, d) of each microbatch."""
-        return list(torch.split(self._inputs[i][: sum(len(one.x) for one in batch)], [len(one.x) for one in batch]))
 
     # What arrives: on the conductor's thread.
 
@@ -232,6 +235,12 @@ class DeviceExecutor(Exchange):
         event = self._event()
         event.record()
         return event
+
+
+def _parts(inputs: Tensor, batch: Sequence[Microbatch]) -> list[Tensor]:
+    """A layer's inputs, (n, d) of each microbatch."""
+    sizes = [len(one.x) for one in batch]
+    return list(torch.split(inputs[: sum(sizes)], sizes))
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from isoflop.durable import part_of, sync_folder
 from isoflop.model import Piece, Shard
+from isoflop.streaming.checksum import as_bytes, checksum
 from isoflop.streaming.pages import BLOCK, DamagedError, DirectFile, blocks, pages
 from isoflop.streaming.shard_file import (
     TENSORS,
     Layout,
-    as_bytes,
-    checksum,
     file_bytes,
     header,
     new_layout,

@@ -31,8 +31,8 @@ class Surroundings:
     """Whom an executor works with.
 
     `most` microbatches make a group; each is (B, T) of ids, `microbatch_tokens` together. `updated` waits until a
-    shard's weights are those after the last step. `carriers` read and write, `clerks` also compute. `kernels` are for
-    what is done on the host.
+    shard's weights are those after the last step. With `offload` a GPU's inputs of layers wait in host memory.
+    `carriers` read and write, `clerks` also compute. `kernels` are for what is done on the host.
     """
 
     kernels: Kernels | None
@@ -44,6 +44,7 @@ class Surroundings:
     carriers: ThreadPoolExecutor
     clerks: ThreadPoolExecutor
     updated: Callable[[Shard], None]
+    offload: bool = False
 
 
 class Exchange:

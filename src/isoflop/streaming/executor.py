@@ -42,12 +42,13 @@ def slots_of(pieces: Sequence[Piece]) -> Slots:
     block = BLOCK // 2  # elements of the smallest type
     sizes = {piece.name: -(-(piece.stop - piece.start) // block) * block for piece in pieces}
     wide, layer = sizes[embedding.name], sizes[layers[0].name]
-    beside = max(wide, layer)
-    image, sums = {embedding.name: 0}, {embedding.name: 0, final.name: max(wide, 2 * layer)}
+    # A single layer has nothing to alternate with.
+    beside, both = max(wide, layer if len(layers) > 1 else 0), max(wide, min(2, len(layers)) * layer)
+    image, sums = {embedding.name: 0}, {embedding.name: 0, final.name: both}
     for i, piece in enumerate(reversed(layers)):
         image[piece.name] = 0 if i % 2 else beside
         sums[piece.name] = layer if i % 2 else 0
-    return Slots(image, sums, beside + layer, max(wide, 2 * layer) + sizes[final.name])
+    return Slots(image, sums, beside + layer, both + sizes[final.name])
 
 
 class Executor(Exchange):

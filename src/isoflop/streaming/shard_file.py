@@ -8,14 +8,13 @@ none of these.
 
 import json
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from isoflop.streaming.checksum import as_bytes
 from isoflop.streaming.pages import BLOCK, DamagedError, DirectFile, blocks
 
 TENSORS = ("weights", "first_moment", "second_moment")
@@ -39,11 +38,6 @@ def new_layout(elements: int) -> Layout:
 def file_bytes(elements: int) -> int:
     """Bytes of such a file."""
     return new_layout(elements).starts[TENSORS[-1]] + 4 * elements
-
-
-def checksum(content: Tensor) -> int:
-    """CRC-32 of the tensor's bytes."""
-    return zlib.crc32(as_bytes(content))
 
 
 def header(name: str, elements: int, step: int, checksums: Checksums) -> bytes:
@@ -87,11 +81,6 @@ def read_layout(file: DirectFile, name: str, step: int, elements: int, windows: 
     if file.size() < max(starts.values()) + 4 * elements:
         raise DamagedError(file.path, f"it ends after {file.size():,} bytes")
     return Layout(starts, checksums)
-
-
-def as_bytes(tensor: Tensor) -> memoryview:
-    """The tensor's bytes."""
-    return memoryview(tensor.view(torch.uint8).numpy().data).cast("B")
 
 
 def _entry(dtype: str, elements: int, first: int, n_bytes: int) -> dict[str, Any]:

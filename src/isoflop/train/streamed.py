@@ -52,7 +52,7 @@ CARRIERS = 4
 CLERKS = 3
 # Beside a GPU the processor's cores have nothing else to do.
 DEVICE_CLERKS = 12
-# Memories for what a layer keeps: one for each lane, and so many on their way.
+# Memories for what a layer keeps: one for each lane that has a microbatch, and so many on their way.
 ON_THEIR_WAY = 1
 
 
@@ -119,6 +119,7 @@ class StreamedLearner(Learns):
             carriers=self._carriers,
             clerks=self._clerks,
             updated=self._updated,
+            offload=self._cut.offload,
         )
         if self._device is None:
             self._executor = Executor(self.model, self._store, self._kept(), self._lanes, given)
@@ -134,7 +135,7 @@ class StreamedLearner(Learns):
         if self._folder is None:
             return KeptInMemory(n_bytes)
         path = self._folder / f"kept-{self._systems.rank}"
-        at_once = self._lanes.count + ON_THEIR_WAY
+        at_once = min(self._lanes.count, self._cut.most) + ON_THEIR_WAY
         return KeptOnDisk(path, n_bytes, self._shape.n_layers, self._cut.most, at_once, self._carriers)
 
     def create(self, seed: int) -> None:
