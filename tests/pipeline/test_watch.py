@@ -145,16 +145,20 @@ def never_falling_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def dead_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+def dead_layer(monkeypatch: pytest.MonkeyPatch, layer: int = 0) -> None:
     update = loop.Learner.update
 
     def update_and_kill(learner: Any, norm: float, lr: float, step: int) -> None:
         update(learner, norm, lr, step)
         if step > fault_step():
             for name in ("attn.c_proj.weight", "mlp.c_proj.weight"):
-                learner.weights[f"transformer.h.0.{name}"].zero_()
+                learner.weights[f"transformer.h.{layer}.{name}"].zero_()
 
     monkeypatch.setattr(loop.Learner, "update", update_and_kill)
+
+
+def dead_last_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead_layer(monkeypatch, layer=1)
 
 
 def fault_step() -> int:
@@ -167,7 +171,13 @@ STEPS = 0
 
 @pytest.mark.parametrize(
     ("fault", "kind", "within"),
-    [(random_tokens, "jump", 8), (dead_layer, "jump", 8), (doubled_rate, "rate", 1), (never_falling_rate, "rate", 1)],
+    [
+        (random_tokens, "jump", 8),
+        (dead_layer, "jump", 8),
+        (dead_last_layer, "dead", 16),
+        (doubled_rate, "rate", 1),
+        (never_falling_rate, "rate", 1),
+    ],
 )
 def test_a_fault_is_warned_of_within_so_many_steps(
     ladder: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[pytest.MonkeyPatch], None], kind: str, within: int

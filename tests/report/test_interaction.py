@@ -91,7 +91,7 @@ def test_two_hundred_runs_of_a_million_points_make_a_small_page(
         loss = 2.5 + 4 * np.arange(1, steps + 1) ** -0.3 + rng.normal(0, 0.05, steps)
         one = np.ones(steps)
         like: Any = run.models[i % len(run.models)]
-        return replace(like, name=f"run {i}", size=f"size {i // 2}", metrics=Metrics(tokens, loss, one, one, one))
+        return replace(like, name=f"run {i}", size=f"size {i // 2}", metrics=Metrics(tokens, loss, one, one, one, one))
 
     page = tmp_path / "many.html"
     page.write_text(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from isoflop.model import Lanes, load_kernels, weights_sha256
+from isoflop.model import Lanes, Shard, load_kernels, weights_sha256
 from isoflop.recipe import STANDARD, Parametrisation, Shape
 from isoflop.recipe.streaming import Cut
 from isoflop.systems.group import ALONE, Systems
@@ -134,3 +134,41 @@ def test_any_number_of_systems_gives_the_bits_of_one(size: int, on_disk: bool, t
             return run(learner, [one[systems.rank :: size] for one in steps], tokens=len(steps[0]) * 2 * 130)
 
     assert on_threads(size, part) == [wanted] * size
+
+
+@pytest.mark.usefixtures("cut")
+def test_every_way_of_training_knows_the_matrices_that_no_gradient_reaches() -> None:
+    """The second layer's outputs are given zero weights: what its first matrices compute is not used."""
+    shape, names = SHAPES["tiny"], ("attn.c_attn.weight", "mlp.c_fc.weight")
+    dead = tuple(f"transformer.h.1.{name}" for name in names)
+
+    def unreached(learner: Learns, systems: Systems = ALONE) -> tuple[str, ...]:
+        learner.gradients([lambda one=one: one for one in steps_of(shape)[0][systems.rank :: systems.size]], 6 * 64)  # type: ignore[misc]
+        learner.norm()
+        found = learner.unreached()
+        learner.close()
+        return found
+
+    class Killed:
+        """A resident learner's state, its second layer killed"""
+
+        def __init__(self, lanes: Lanes) -> None:
+            self.learner = resident(shape, lanes, "fp32", fused=True, mup=False)
+            for name in ("attn.c_proj.weight", "mlp.c_proj.weight"):
+                self.learner.weights[f"transformer.h.1.{name}"].zero_()
+
+        def read(self, shard: Shard) -> dict[str, Tensor]:
+            return {name: part.clone() for name, part in self.learner.shard(shard).items()}
+
+    with Lanes(2) as lanes:
+        healthy = streamed(shape, lanes, "fp32", True, False, None)
+        assert unreached(resident(shape, lanes, "fp32", fused=True, mup=False)) == unreached(healthy) == ()
+        assert unreached(Killed(lanes).learner) == dead
+
+    def part(systems: Systems) -> tuple[str, ...]:
+        with Lanes(1) as lanes:
+            learner = streamed(shape, lanes, "fp32", True, False, None, 2, systems)
+            learner.restore(Killed(lanes))  # type: ignore[arg-type]
+            return unreached(learner, systems)
+
+    assert on_threads(2, part) == [dead, dead]

@@ -5,6 +5,7 @@ It warns and never stops a run. In training the warnings are heard as notes; the
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,8 @@ from isoflop.pipeline.result import read_result
 from isoflop.recipe.schedule import learning_rate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from isoflop.law.forms import Array
     from isoflop.law.track import Record, Track
     from isoflop.law.watch import Alarm, Standing
@@ -81,8 +84,9 @@ def watch_run(path: Path, only: str | None = None) -> list[Watched]:
         except InputError as error:
             unknown = error
             continue
-        alarms = [alarm for tokens, loss, lr in log if (alarm := watching.see(tokens, loss, lr)) is not None]
+        alarms = [alarm for step in log for alarm in watching.see(*step)]
         finished = model.name in done
+        assert watching.watch is not None
         standing = watching.watch.standing()
         found.append(Watched(model.name, model.steps, finished, watching.off_track, standing, tuple(alarms)))
     if not found and unknown is not None:
@@ -155,25 +159,25 @@ class TrainingWatch:
         if not self._begun:
             self._begun = True
             self._begin(step.step)
-        if self._watching is None:
-            return
+        assert self._watching is not None
         before = (step.tokens - self._watching.step_tokens(step.tokens)) / step.total_tokens
-        alarm = self._watching.see(step.tokens, step.loss, step.lr)
-        if alarm is not None:
+        for alarm in self._watching.see(step.tokens, step.loss, step.lr, len(step.unreached), step.unreached):
             self._alarms.append(alarm | {"time": step.time})
             write_json(_alarms(self._folder, self._model.name), self._alarms)
             self._listener.note(f"warning: {self._model.name}: {alarm['message']}")
-        if any(before < share <= step.tokens / step.total_tokens for share in TOLD_AT):
-            self._listener.note(f"{self._model.name}: {told(self._watching.watch.standing())}")
+        watch = self._watching.watch
+        if watch is not None and any(before < share <= step.tokens / step.total_tokens for share in TOLD_AT):
+            self._listener.note(f"{self._model.name}: {told(watch.standing())}")
 
     def _begin(self, first_step: int) -> None:
         """The finished runs so far lead what is expected; of a run that goes on, the steps made before count."""
         try:
             self._watching = ModelWatch(track_of(self._folder, self._plan, self._model), self._model)
-        except (InputError, WorkError):
-            return  # the first runs of a family have nothing to be held to; training itself says what is damaged
-        for tokens, loss, lr in (_steps_of(self._folder, self._model) or [])[: first_step - 1]:
-            self._watching.see(tokens, loss, lr)
+        except (InputError, WorkError):  # too few have finished; training itself says what is damaged
+            self._watching = ModelWatch(None, self._model)
+        with suppress(WorkError):
+            for step in (_steps_of(self._folder, self._model) or [])[: first_step - 1]:
+                self._watching.see(*step)
         try:
             kept = json.loads(_alarms(self._folder, self._model.name).read_bytes())
             self._alarms = [alarm for alarm in kept if alarm["step"] < first_step]
@@ -192,34 +196,49 @@ def told(standing: "Standing") -> str:
 
 
 class ModelWatch:
-    """One model's steps beside the track, and its rates beside the plan."""
+    """One model's steps beside the track, where there is one; its rates beside the plan; matrices without gradient."""
 
-    def __init__(self, track: "Track", model: "ModelPlan") -> None:
+    def __init__(self, track: "Track | None", model: "ModelPlan") -> None:
         from isoflop.law.watch import Watch
 
-        self.watch: Watch = Watch(track, model.name, float(model.shape.params), planned_rate(model))
-        self._model, self._tokens = model, 0.0
-        self._wrong_rate = False
+        self.watch: Watch | None = None
+        if track is not None:
+            self.watch = Watch(track, model.name, float(model.shape.params), planned_rate(model))
+        self._model, self._tokens, self._steps = model, 0.0, 0
+        self._wrong_rate, self._unreached = False, 0
 
     @property
     def off_track(self) -> bool:
-        return self.watch.off_track or self._wrong_rate
+        return (self.watch is not None and self.watch.off_track) or self._wrong_rate or self._unreached > 0
 
     def step_tokens(self, tokens: float) -> float:
         """Of the step that has brought the run to `tokens` tokens"""
         return tokens - self._tokens
 
-    def see(self, tokens: float, loss: float, lr: float) -> dict[str, Any] | None:
-        """One more step; the alarm that it gives, as alarms.json has it."""
-        alarm = self.watch.see(tokens / self._model.tokens, loss, self.step_tokens(tokens))
-        self._tokens = tokens
-        planned = _planned(self._model, tokens)
+    def see(
+        self, tokens: float, loss: float, lr: float, unreached: int = 0, names: "Sequence[str]" = ()
+    ) -> list[dict[str, Any]]:
+        """One more step; the alarms that it gives, as alarms.json has them.
+
+        `unreached` matrices had no gradient, called `names` where that is known: dead ones, told once.
+        """
+        alarm = None
+        if self.watch is not None:
+            alarm = self.watch.see(tokens / self._model.tokens, loss, self.step_tokens(tokens))
+        self._tokens, self._steps = tokens, self._steps + 1
+        found = [] if alarm is None else [{**asdict(alarm), "message": _message(alarm)}]
+        planned, step = _planned(self._model, tokens), self._steps
         was, self._wrong_rate = self._wrong_rate, abs(lr - planned) > SAME_RATE * self._model.peak_lr
         if self._wrong_rate and not was:
-            step = self.watch.steps
             message = f"step {step:,}: learning rate {lr:.3g}, planned is {planned:.3g}: another schedule than planned"
-            return {"step": step, "kind": "rate", "message": message, "lr": lr, "planned_lr": planned}
-        return None if alarm is None else {**asdict(alarm), "message": _message(alarm)}
+            found.append({"step": step, "kind": "rate", "message": message, "lr": lr, "planned_lr": planned})
+        if unreached > self._unreached:
+            called = f" ({', '.join(name.removeprefix('transformer.') for name in names)})" if names else ""
+            message = f"step {step:,}: no gradient reaches {unreached} of the layers' matrices{called}; they are dead: "
+            message += "look at the weights that follow them"
+            found.append({"step": step, "kind": "dead", "message": message, "unreached": unreached})
+            self._unreached = unreached
+        return found
 
 
 def _message(alarm: "Alarm") -> str:
@@ -258,8 +277,8 @@ def _record(folder: RunFolder, model: "ModelPlan") -> "Record | None":
     )
 
 
-def _steps_of(folder: RunFolder, model: "ModelPlan") -> list[tuple[float, float, float]] | None:
-    """Tokens, loss and rate of each step logged so far
+def _steps_of(folder: RunFolder, model: "ModelPlan") -> list[tuple[float, float, float, int]] | None:
+    """Of each step logged so far: tokens, loss, rate, matrices without gradient
 
     Raises:
         WorkError: lines of the log have changed since they were written.
@@ -273,7 +292,8 @@ def _steps_of(folder: RunFolder, model: "ModelPlan") -> list[tuple[float, float,
         raise WorkError(f"{path}: {log.damage}; bring it back from a copy, or name another model with --model")
     if metrics is None or not (metrics.loss > 0).all():
         return None
-    return list(zip(metrics.tokens.tolist(), metrics.loss.tolist(), metrics.lr.tolist(), strict=True))
+    unreached = [0 if math.isnan(number) else int(number) for number in metrics.unreached.tolist()]
+    return list(zip(metrics.tokens.tolist(), metrics.loss.tolist(), metrics.lr.tolist(), unreached, strict=True))
 
 
 def planned_rate(model: "ModelPlan") -> "Array":

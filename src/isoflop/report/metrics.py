@@ -13,18 +13,22 @@ from numpy.typing import NDArray
 from isoflop.durable import SealedLines
 
 Array = NDArray[np.float64]
-COLUMNS = ("tokens", "loss", "tokens_per_second", "mfu", "lr")
+COLUMNS = ("tokens", "loss", "tokens_per_second", "mfu", "lr", "unreached")
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Columns over steps; NaN where the log says null. `loss` in nats/token, `mfu` as a share of the matrix peak."""
+    """Columns over steps; NaN where the log says null or nothing.
+
+    `loss` is in nats/token, `mfu` a share of the matrix peak, `unreached` the number of matrices without any gradient.
+    """
 
     tokens: Array
     loss: Array
     tokens_per_second: Array
     mfu: Array
     lr: Array
+    unreached: Array
 
 
 def read_metrics(path: Path) -> Metrics | None:

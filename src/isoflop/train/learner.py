@@ -18,6 +18,7 @@ from isoflop.recipe import STANDARD, Parametrisation, Shape
 from isoflop.systems.group import ALONE, Systems, bring_home, owner, send_out
 from isoflop.systems.sums import Sums
 from isoflop.train.optimizer import AdamW, Chunk, chunks_of
+from isoflop.train.reach import Reach
 
 # What a checkpoint holds of each shard, flat fp32.
 STATE = ("weights", "first_moment", "second_moment")
@@ -63,6 +64,9 @@ class Learns(Protocol):
 
     def norm(self) -> float:
         """The global norm of the gradient; NaN if a part of it is not finite or does not fit."""
+
+    def unreached(self) -> tuple[str, ...]:
+        """After `norm`: the layers' matrices whose gradient is zero in every element."""
 
     def update(self, norm: float, lr: float, step: int) -> None:
         """One update of the weights by the gradient, whose norm is `norm`; `step` counts updates from 1."""
@@ -142,6 +146,12 @@ class Learner(Learns):
             lambda chunk: self._optimizer.squares(flat[chunk.start : chunk.stop], unit, self._kernels), self._chunks
         )
         return math.sqrt(totals(self._systems, squares)[0])
+
+    def unreached(self) -> tuple[str, ...]:
+        """As `Learns` says."""
+        reach = Reach(self.weights.shape)
+        reach.see(0, self._sums.into.flat)
+        return reach.missed(self._systems)
 
     @torch.no_grad()
     def update(self, norm: float, lr: float, step: int) -> None:

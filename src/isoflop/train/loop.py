@@ -27,6 +27,7 @@ from isoflop.train.checkpoint import Generation, Position, load_at, load_togethe
 from isoflop.train.learner import CPU, Learner, Learns
 from isoflop.train.learners import make_learner
 from isoflop.train.metrics import Metrics
+from isoflop.train.reach import LOOK_EVERY
 from isoflop.train.recovery import recover, remove_store
 from isoflop.train.spikes import Healthy, Spike, SpikeFile, rewind_base
 
@@ -38,7 +39,10 @@ SECONDS_BETWEEN_JOULES = 5.0
 
 @dataclass(frozen=True)
 class Step:
-    """One finished step, as metrics.jsonl has it, and how much is left."""
+    """One finished step, as metrics.jsonl has it, and how much is left.
+
+    `unreached` names matrices that no gradient reaches; every 16th step is looked at, the log has their number.
+    """
 
     step: int
     steps: int
@@ -53,6 +57,7 @@ class Step:
     time: float
     seconds_left: float
     link_bytes: int | None = None
+    unreached: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -196,6 +201,8 @@ def train(
                     own, counted = joules_now(), perf_counter()
                 if metrics is not None:
                     line = {key: value for key, value in asdict(step).items() if key in _METRIC_KEYS}
+                    if step.unreached:
+                        line["unreached"] = len(step.unreached)
                     joules = position.joules + of_all - heard + own if position.joules is not None else math.nan
                     line["joules"] = None if math.isnan(joules) else round(joules, 3)
                     metrics.write({key: value for key, value in line.items() if value is not None})
@@ -292,6 +299,7 @@ class _Session:
             microbatches = [lambda: torch.from_numpy(reader.take())] * len(self._microbatches(this))
             loss = self.learner.gradients(microbatches, this.sequences * plan.shape.context_length)
             norm = self.learner.norm()
+            unreached = self.learner.unreached() if (i + 1) % LOOK_EVERY == 0 else ()
             spike = self.healthy.judge(loss, norm)
             self.updated = spike is None or self._goes_on(spike, this, loss, norm)
             lr = learning_rate(
@@ -323,6 +331,7 @@ class _Session:
                 time=time(),
                 seconds_left=statistics.median(recent) * (plan.steps - i - 1),
                 link_bytes=self.learner.link_bytes or None,
+                unreached=unreached,
             )
 
     def _goes_on(self, spike: Spike, this: StepPlan, loss: float, norm: float) -> bool:

@@ -44,6 +44,7 @@ from isoflop.train.allocator import give_back_freed_memory, map_large_buffers
 from isoflop.train.journal import Journal
 from isoflop.train.learner import STATE, Learns, Source, totals, write_state
 from isoflop.train.optimizer import AdamW, Chunk, Update, chunks_of
+from isoflop.train.reach import Reach
 
 # Threads that bring weights and activations, and take them away; they hardly compute.
 CARRIERS = 4
@@ -90,7 +91,7 @@ class StreamedLearner(Learns):
         self._own = [shard for shard in self._shards if owner(shard.index, systems) == systems.rank]
         self._chunks = {shard.index: _by_window(shard) for shard in self._own}
         self.lasting, self.generations = folder is not None, 2 if folder is None else 1
-        self.link_bytes = 0
+        self.link_bytes, self._reach = 0, Reach(shape)
         self._carriers = ThreadPoolExecutor(CARRIERS, "carrier", torch.set_num_threads, (1,))
         clerks = CLERKS if device is None else DEVICE_CLERKS
         self._clerks = ThreadPoolExecutor(clerks, "clerk", torch.set_num_threads, (1,))
@@ -176,7 +177,7 @@ class StreamedLearner(Learns):
         """As `Learns` says."""
         self._systems.doing("gradients")
         executor = self._begin()
-        before = executor.moved_bytes
+        before, self._reach = executor.moved_bytes, Reach(self._shape)
         nats = executor.gradients(microbatches, step_tokens)
         self.link_bytes = executor.moved_bytes - before
         self._squared = executor.squares
@@ -188,6 +189,10 @@ class StreamedLearner(Learns):
         if not self._adder.within(self._bounds):
             return math.nan
         return math.sqrt(totals(self._systems, self._squared)[0])
+
+    def unreached(self) -> tuple[str, ...]:
+        """As `Learns` says."""
+        return self._reach.missed(self._systems)
 
     def update(self, norm: float, lr: float, step: int) -> None:
         """As `Learns` says: prepared here, begun with `commit`."""
@@ -272,6 +277,7 @@ class StreamedLearner(Learns):
             self._updated(shard)
 
     def _squares(self, shard: Shard, window: Window, sums: Tensor) -> Iterable[float]:
+        self._reach.see(window.start, sums[: window.stop - window.start])
         for chunk in self._chunks[shard.index][window.start]:
             part = sums[chunk.start - window.start : chunk.stop - window.start]
             yield self._optimizer.squares(part, self._adder.unit, self._kernels)
