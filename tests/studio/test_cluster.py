@@ -96,9 +96,7 @@ def test_a_slurm_that_is_down_and_a_job_that_is_gone_are_told(
             down.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
             assert send(client, "/runs/tiny/tell/pause") == 500
             studio.queue.look()
-            assert (
-                "Slurm says: slurm_load_jobs error: Unable to contact" in client.get("/runs/tiny").text
-            )
+            assert "Slurm says: slurm_load_jobs error: Unable to contact" in client.get("/runs/tiny").text
             assert state(studio) == "at the cluster"
         (job,) = slurm.ask("squeue", "-h", "-o", "%i").split()
         slurm.ask("scancel", job)
