@@ -7,8 +7,8 @@ and on a GPU with `torchtitan==0.3.0` in the list after `--with`.
 Each trains the same shape in a process of its own, on all cores or on the GPU; they take a step by turns while the
 others wait, in an order that changes every round, and a matrix product takes its turn among them: the best of it is the
 peak. Ratios are medians of ratios within a round. Memory of ours stands beside what the plan foretells. Without a
-checkout a peer is left out and said so, and torchtitan, which is for GPUs, on a processor (`--peers torchtitan` asks for
-it all the same); where memory is too small for all at once, `--peers` takes some of them a time.
+checkout a peer is left out and said so; so is torchtitan, which is for GPUs, on a processor (`--peers torchtitan` asks
+for it all the same); where memory is too small for all at once, `--peers` takes some of them a time.
 Writes benchmarks/results/training.json and draws docs/figures/training.svg.
 """
 
