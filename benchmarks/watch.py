@@ -60,7 +60,7 @@ class Silent:
 def rate_times(factor: float, plan: ModelPlan, place: float) -> Iterator[None]:
     planned = loop.learning_rate
 
-    def rate(tokens: int, **rest: Any) -> float:
+    def rate(tokens: int, /, **rest: Any) -> float:
         return planned(tokens, **rest) * (factor if tokens > place * plan.tokens else 1.0)
 
     with patch.object(loop, "learning_rate", rate):
@@ -71,7 +71,7 @@ def rate_times(factor: float, plan: ModelPlan, place: float) -> Iterator[None]:
 def never_falling(plan: ModelPlan, place: float) -> Iterator[None]:
     planned = loop.learning_rate
 
-    def rate(tokens: int, **rest: Any) -> float:
+    def rate(tokens: int, /, **rest: Any) -> float:
         return planned(min(tokens, max(plan.warmup_tokens, int(place * plan.tokens))), **rest)
 
     with patch.object(loop, "learning_rate", rate):
@@ -178,8 +178,9 @@ def main() -> None:
     root.mkdir(parents=True, exist_ok=True)
     (root / "watched.toml").write_text(FAMILY + "".join(MODEL.format(*one) for one in SEEDS.items()))
     family, folder = load_family(root / "watched.toml"), RunFolder(root / "runs" / "watched")
-    plans = make_plan(family, folder).models
-    make_ready(family, make_plan(family, folder), folder, Silent())  # type: ignore[arg-type]
+    plan = make_plan(family, folder)
+    plans = plan.models
+    make_ready(family, plan, plans, folder, Silent())  # type: ignore[arg-type]
     for plan in plans:
         train(plan, folder.data, root / "out" / plan.name)
     seen: dict[str, int] = {}
