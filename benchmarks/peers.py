@@ -185,6 +185,51 @@ def hugging_face_trainer(work: Work) -> Step:
     return step
 
 
+def torchtitan(work: Work) -> Step:
+    """torchtitan's Llama 3 (0.3.0) of the same width, depth and number of parameters, each block compiled, as it does.
+
+    Its feed-forward is gated: of 8 d / 3 inner features it has as many weights as GPT's of 4 d. Its head is tied here.
+    """
+    from torchtitan.models import llama3  # type: ignore[import-not-found]
+    from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm
+    from torchtitan.models.common.attention import ScaledDotProductAttention
+
+    shape, d = work.shape, work.shape.d_model
+    ones, normal = {"weight": nn.init.ones_}, {"weight": lambda weight: nn.init.normal_(weight, std=0.02)}
+    rotary = ComplexRoPE.Config(dim=shape.d_head, max_seq_len=shape.context_length, theta=10_000, scaling="none")
+    layers = llama3._build_llama3_layers(
+        n_layers=shape.n_layers,
+        dim=d,
+        n_heads=shape.n_heads,
+        hidden_dim=-(-8 * d // 3 // 64) * 64,
+        rope=rotary,
+        attn_backend="flex",
+    )
+    for layer in layers:  # samples hold one document here: PyTorch's causal attention does, and is faster than a mask
+        layer.attention.inner_attention = ScaledDotProductAttention.Config()
+    model = llama3.Llama3Model.Config(
+        dim=d,
+        vocab_size=shape.vocab_size,
+        enable_weight_tying=True,
+        tok_embeddings=Embedding.Config(num_embeddings=shape.vocab_size, embedding_dim=d, param_init=normal),
+        norm=RMSNorm.Config(normalized_shape=d, param_init=ones),
+        lm_head=Linear.Config(in_features=d, out_features=shape.vocab_size, param_init=normal),
+        layers=layers,
+    ).build()
+    model.to(work.device)
+    with torch.no_grad():
+        model.init_states(buffer_device=work.device)
+    for block in model.layers.values():
+        block.compile(fullgraph=True)
+    cross_entropy = torch.compile(F.cross_entropy)
+
+    def loss(ids: Tensor, targets: Tensor) -> Tensor:
+        found: Tensor = cross_entropy(model(ids).flatten(0, 1).float(), targets.flatten())
+        return found
+
+    return _compiled(model, loss, work)
+
+
 def _gpt2(shape: Shape) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -232,4 +277,5 @@ RUNNERS = {
     "litgpt": litgpt,
     "transformers": hugging_face,
     "transformers Trainer": hugging_face_trainer,
+    "torchtitan": torchtitan,
 }

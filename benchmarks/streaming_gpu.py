@@ -14,6 +14,8 @@ import argparse
 import json
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -91,6 +93,7 @@ def main() -> None:
     if not given.tiny and not torch.cuda.is_available():
         parser.error("there is no GPU; --tiny goes through all of it on a processor")
     device = torch.device("cpu") if given.tiny else training_device()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # removes the folder
     folder = Path(tempfile.mkdtemp(prefix="isoflop-streaming-", dir=given.store))
     try:
         rates = probe(device, folder, (16 if given.tiny else 1024) * MIB)

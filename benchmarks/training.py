@@ -2,10 +2,13 @@
 
 uv run --with lightning,psutil,accelerate python benchmarks/training.py --nanogpt CHECKOUT --litgpt CHECKOUT
 
+and on a GPU with `torchtitan==0.3.0` in the list after `--with`.
+
 Each trains the same shape in a process of its own, on all cores or on the GPU; they take a step by turns while the
 others wait, in an order that changes every round, and a matrix product takes its turn among them: the best of it is the
 peak. Ratios are medians of ratios within a round. Memory of ours stands beside what the plan foretells. Without a
-checkout a peer is left out and said so; where memory is too small for all at once, `--peers` takes some of them a time.
+checkout a peer is left out and said so; so is torchtitan, which is for GPUs, on a processor (`--peers torchtitan` asks
+for it all the same); where memory is too small for all at once, `--peers` takes some of them a time.
 Writes benchmarks/results/training.json and draws docs/figures/training.svg.
 """
 
@@ -64,6 +67,9 @@ def main() -> None:
     left_out = [name for name, path in checkouts.items() if path is None]
     if left_out:
         print(f"left out for want of a checkout: {', '.join(left_out)}")
+    if given.peers is PEERS and not torch.cuda.is_available():
+        print("torchtitan is left out: it is for GPUs, and there is none")
+        left_out.append("torchtitan")
     names = [OURS, *(name for name in given.peers if name not in left_out)]
     machine = measure_machine()
     about = {

@@ -1,5 +1,6 @@
 """The queue: what it starts, in which order, and that nothing is lost or started twice."""
 
+import asyncio
 import fcntl
 import json
 import os
@@ -15,6 +16,7 @@ from isoflop.durable import write_json
 from isoflop.errors import InputError, WorkError
 from isoflop.studio.catalogue import Catalogue
 from isoflop.studio.context import Studio
+from isoflop.studio.live import Lives
 from isoflop.studio.places import Ordered, Places
 from isoflop.studio.process import look, start, stop
 from isoflop.studio.question import parse_question
@@ -241,3 +243,15 @@ def _token(client: TestClient) -> str:
     from tests.studio.conftest import token_of
 
     return token_of(client)
+
+
+def test_a_page_that_cannot_be_drawn_lets_its_watchers_come_again(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isoflop.studio.live.QUIET_SECONDS", 0.01)
+    lives = Lives(places, lambda _: str(1 // 0))
+
+    async def watch() -> list[bytes]:
+        return [text async for text in lives.events("none")]
+
+    assert asyncio.run(asyncio.wait_for(watch(), 30))[0].startswith(b"retry")

@@ -91,7 +91,7 @@ def _last_logged(rows: Array) -> Array:
 
 def _rows(text: bytes) -> Array:
     """(lines, columns) of the lines that are JSON objects with tokens: at once where all are plain, else one by one."""
-    if not text.strip():
+    if not text or text.isspace():
         return np.empty((0, len(COLUMNS)))
     from pyarrow import ArrowInvalid, BufferReader, field, float64, json, schema
 
