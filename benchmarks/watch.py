@@ -12,7 +12,7 @@ Writes benchmarks/results/watch.json.
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 
 import isoflop.train.loop as loop
 from isoflop.config import load_family
+from isoflop.errors import DivergenceError
 from isoflop.law.track import Record, Track
 from isoflop.model import Lanes
 from isoflop.pipeline import RunFolder
@@ -123,8 +124,9 @@ FAULTS: dict[str, Callable[[ModelPlan, float], Any]] = {
 
 
 def train(plan: ModelPlan, data: Path, folder: Path) -> None:
+    """To its end, or to where the trainer itself stops it."""
     if not (folder / "done").exists():
-        with Lanes(1) as lanes:
+        with Lanes(1) as lanes, suppress(DivergenceError):
             loop.train(
                 plan,
                 data,
@@ -150,7 +152,8 @@ def record(plan: ModelPlan, folder: Path) -> Record:
 
 
 def watch(track: Track, plan: ModelPlan, folder: Path) -> dict[str, Any]:
-    """Its alarms, and where its end was foretold to be at half its way."""
+    """Its alarms, and where its end was foretold to be at half its way. A run that the trainer stopped has an alarm for
+    that, after its last step."""
     log = read_metrics(folder / "metrics.jsonl")
     assert log is not None
     watching = ModelWatch(track, plan)
@@ -161,6 +164,8 @@ def watch(track: Track, plan: ModelPlan, folder: Path) -> dict[str, Any]:
         alarms += watching.see(tokens, loss, lr, int(unreached))
         if half is None and tokens >= plan.tokens / 2:
             half = watching.watch.standing()
+    if len(log.tokens) < plan.steps:
+        alarms.append({"step": len(log.tokens) + 1, "kind": "stopped"})
     assert half is not None
     end = float(np.mean(log.loss[-20:]))
     return {
