@@ -283,7 +283,7 @@ def test_runs_of_a_sweep_are_told_from_seeds_and_many_outliers_do_not_fill_the_p
 
 
 def test_a_form_that_the_runs_refute_weighs_next_to_nothing() -> None:
-    """Runs on a coupled law, the sum to the power of 0.6: the plain sum fits them worse, though each next rung hardly."""
+    """Runs on a coupled law, the sum to the power of 0.6: the plain sum fits them worse, each next rung hardly."""
     rng = np.random.default_rng(6)
     points = []
     for size in np.geomspace(2e8, 3e9, 9):
