@@ -38,7 +38,8 @@ tokens_per_parameter = 2.0
 batch_schedule = [{ from_tokens = 0, sequences = 8 }]
 """ + "".join(f'\n[[models]]\nname = "w{d}"\nn_layers = 1\nd_model = {d}\nn_heads = 2\n' for d in (8, 12, 16, 24, 32))
 
-# What Python says of SIGINT to an interpreter that has not begun a program yet: none of ours can change it.
+# What Python says of SIGINT to an interpreter that has not begun a program yet. PyTorch starts workers in sessions of
+# their own: no Ctrl-C reaches them there, only a signal sent to one by number, as here.
 INTERPRETER = re.compile(
     r"(Fatal Python error: init_import_site|Could not import runpy module).*?\nKeyboardInterrupt\n", re.DOTALL
 )

@@ -21,18 +21,13 @@ def kill_at(at: int, told: Path) -> None:
     """From now on every call is counted; number `at` tells its name and ends the process instead."""
     numbers = count()
 
-    def counted(name: str, call: Any) -> Any:
-        def one(*arguments: Any, **named: Any) -> Any:
-            if next(numbers) == at:
-                told.write_text(f"{name} {arguments[:1]}")
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call(*arguments, **named)
-
-        return one
+    def counted(name: str, call: Any, arguments: tuple[Any, ...]) -> None:
+        if next(numbers) == at:
+            told.write_text(f"{name} {arguments[:1]}")
+            os.kill(os.getpid(), signal.SIGKILL)
 
     # Of a removed folder every file counts.
-    for name in (*killed.CALLS, "rmdir"):
-        setattr(os, name, counted(name, getattr(os, name)))
+    killed.before_calls((*killed.CALLS, "rmdir"), counted)
 
 
 def main(place: Path) -> None:
