@@ -12,7 +12,7 @@ Writes benchmarks/results/watch.json.
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 
 import isoflop.train.loop as loop
 from isoflop.config import load_family
+from isoflop.errors import DivergenceError
 from isoflop.law.track import Record, Track
 from isoflop.model import Lanes
 from isoflop.pipeline import RunFolder
@@ -60,7 +61,7 @@ class Silent:
 def rate_times(factor: float, plan: ModelPlan, place: float) -> Iterator[None]:
     planned = loop.learning_rate
 
-    def rate(tokens: int, **rest: Any) -> float:
+    def rate(tokens: int, /, **rest: Any) -> float:
         return planned(tokens, **rest) * (factor if tokens > place * plan.tokens else 1.0)
 
     with patch.object(loop, "learning_rate", rate):
@@ -71,7 +72,7 @@ def rate_times(factor: float, plan: ModelPlan, place: float) -> Iterator[None]:
 def never_falling(plan: ModelPlan, place: float) -> Iterator[None]:
     planned = loop.learning_rate
 
-    def rate(tokens: int, **rest: Any) -> float:
+    def rate(tokens: int, /, **rest: Any) -> float:
         return planned(min(tokens, max(plan.warmup_tokens, int(place * plan.tokens))), **rest)
 
     with patch.object(loop, "learning_rate", rate):
@@ -123,8 +124,9 @@ FAULTS: dict[str, Callable[[ModelPlan, float], Any]] = {
 
 
 def train(plan: ModelPlan, data: Path, folder: Path) -> None:
+    """To its end, or to where the trainer itself stops it."""
     if not (folder / "done").exists():
-        with Lanes(1) as lanes:
+        with Lanes(1) as lanes, suppress(DivergenceError):
             loop.train(
                 plan,
                 data,
@@ -150,7 +152,8 @@ def record(plan: ModelPlan, folder: Path) -> Record:
 
 
 def watch(track: Track, plan: ModelPlan, folder: Path) -> dict[str, Any]:
-    """Its alarms, and where its end was foretold to be at half its way."""
+    """Its alarms, and where its end was foretold to be at half its way. A run that the trainer stopped has an alarm for
+    that, after its last step."""
     log = read_metrics(folder / "metrics.jsonl")
     assert log is not None
     watching = ModelWatch(track, plan)
@@ -161,6 +164,8 @@ def watch(track: Track, plan: ModelPlan, folder: Path) -> dict[str, Any]:
         alarms += watching.see(tokens, loss, lr, int(unreached))
         if half is None and tokens >= plan.tokens / 2:
             half = watching.watch.standing()
+    if len(log.tokens) < plan.steps:
+        alarms.append({"step": len(log.tokens) + 1, "kind": "stopped"})
     assert half is not None
     end = float(np.mean(log.loss[-20:]))
     return {
@@ -178,8 +183,9 @@ def main() -> None:
     root.mkdir(parents=True, exist_ok=True)
     (root / "watched.toml").write_text(FAMILY + "".join(MODEL.format(*one) for one in SEEDS.items()))
     family, folder = load_family(root / "watched.toml"), RunFolder(root / "runs" / "watched")
-    plans = make_plan(family, folder).models
-    make_ready(family, make_plan(family, folder), folder, Silent())  # type: ignore[arg-type]
+    plan = make_plan(family, folder)
+    plans = plan.models
+    make_ready(family, plan, plans, folder, Silent())  # type: ignore[arg-type]
     for plan in plans:
         train(plan, folder.data, root / "out" / plan.name)
     seen: dict[str, int] = {}

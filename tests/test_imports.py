@@ -1,6 +1,7 @@
 """One way down: a room imports only rooms above it, and the pure rooms start without torch."""
 
 import ast
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,12 @@ PURE = {"config", "recipe", "published", "law", "data", "report", "pipeline", "s
 
 def _imports(path: Path) -> set[tuple[str, bool]]:
     """(module, only while type checking) of every absolute import in the file."""
-    tree = ast.parse(path.read_text())
+    # What is collected meanwhile may parse too, of which Python 3.11 loses count (cpython issue 106905).
+    gc.disable()
+    try:
+        tree = ast.parse(path.read_text())
+    finally:
+        gc.enable()
     checked = {
         id(node)
         for block in ast.walk(tree)

@@ -280,3 +280,17 @@ def test_runs_of_a_sweep_are_told_from_seeds_and_many_outliers_do_not_fill_the_p
     told = [said for said in fit_law([*rich, *wild]).warnings if "far off" in said]
     assert len(told) == 6
     assert told[-1] == "and 3 more lie as far off"
+
+
+def test_a_form_that_the_runs_refute_weighs_next_to_nothing() -> None:
+    """Runs on a coupled law, the sum to the power of 0.6: the plain sum fits them worse, each next rung hardly."""
+    rng = np.random.default_rng(6)
+    points = []
+    for size in np.geomspace(2e8, 3e9, 9):
+        for ratio in (4, 12, 36, 110):
+            n, d = float(size), float(ratio * size)
+            loss = 0.4 + (100 / n**0.5 + 300 / d**0.5) ** 0.6 * np.exp(0.003 * rng.standard_normal())
+            points.append(Point(n, d, float(loss), 6 * n * d, f"{n}-{ratio}", convention="6ND"))
+    weight = {form.name: form.weight for form in fit_law(points).forms}
+    assert weight["coupled"] > 0.98
+    assert weight["chinchilla"] + weight["overtraining"] < 0.02

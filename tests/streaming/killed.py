@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,23 +50,32 @@ def count_calls(last: tuple[str, int] | None) -> Counter[str]:
     """
     counts: Counter[str] = Counter()
 
-    def counted(name: str, call: Any) -> Any:
+    def counted(name: str, call: Any, arguments: tuple[Any, ...]) -> None:
+        kind = kind_of(name, arguments)
+        number = counts[kind]
+        counts[kind] += 1
+        if (kind, number) == last:
+            if name == "pwritev":
+                (content,) = arguments[1]
+                call(arguments[0], [content[: len(content) // 8192 * 4096]], arguments[2])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    before_calls(CALLS, counted)
+    return counts
+
+
+def before_calls(names: Sequence[str], do: Callable[[str, Any, tuple[Any, ...]], None]) -> None:
+    """From now on `do(name, call, arguments)` comes before every call of these of os."""
+
+    def wrapped(name: str, call: Any) -> Any:
         def one(*arguments: Any, **named: Any) -> Any:
-            kind = kind_of(name, arguments)
-            number = counts[kind]
-            counts[kind] += 1
-            if (kind, number) == last:
-                if name == "pwritev":
-                    (content,) = arguments[1]
-                    call(arguments[0], [content[: len(content) // 8192 * 4096]], arguments[2])
-                os.kill(os.getpid(), signal.SIGKILL)
+            do(name, call, arguments)
             return call(*arguments, **named)
 
         return one
 
-    for name in CALLS:
-        setattr(os, name, counted(name, getattr(os, name)))
-    return counts
+    for name in names:
+        setattr(os, name, wrapped(name, getattr(os, name)))
 
 
 def main(data: Path, folder: Path, seed: int, kinds: int) -> None:

@@ -1,16 +1,17 @@
-"""Joins the forms into one forecast: each weighs as much as it has foretold each rung of the ladder from those below.
+"""Joins the forms into one forecast: each weighs as much as it has foretold each rung of the ladder from those below,
+and those of size and tokens, among themselves, as closely as they fit.
 
 Picking the form that fits best in-sample makes intervals too narrow: with the largest runs of public sets held out, the
 bootstrap intervals of one form covered 19 % where they promised 95 %.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import logsumexp, ndtr, ndtri
 
-from isoflop.law.forms import Array, Form
+from isoflop.law.forms import Array, ComputeForm, Form
 from isoflop.law.intervals import Draws, mixture_quantiles
 from isoflop.law.runs import Runs, rungs_of
 
@@ -110,7 +111,8 @@ def forecast(
     forms = [form for form in forms if form.name in drawn]
     held = _foretold(forms, runs, drawer)
     belief = _belief(held, len(forms))
-    weights = np.exp(logsumexp(belief, axis=1) - logsumexp(belief))
+    foretold = logsumexp(belief, axis=1)
+    weights = _with_fits(np.exp(foretold - logsumexp(foretold)), forms, drawn, runs, len(held))
     errors = np.sqrt(np.mean([rung.squares for rung in held], axis=0)) if held else [None] * len(forms)
     members = []
     for form, weight, error, of_drift in zip(forms, weights, errors, belief, strict=True):
@@ -122,6 +124,30 @@ def forecast(
             Member(form, replace(draws, drift=drift), float(weight), None if error is None else float(error))
         )
     return Forecast(tuple(members), _stretch(held, len(forms)), ratios, np.stack([runs.params, runs.tokens]))
+
+
+def _with_fits(weights: Array, forms: Sequence[Form], drawn: Mapping[str, Draws], runs: Runs, n_rungs: int) -> Array:
+    """`weights` (forms), those of N and D shared out anew among themselves by how closely they fit the runs: a Gaussian
+    likelihood in which every foretold rung counts once more, parameters paid for in degrees of freedom.
+
+    A form that the runs themselves refute foretells the next rung hardly worse than the right one, and ten rungs on
+    much worse: by the rungs that it foretold alone it falls out slowly. Forms of compute do not see what the others do
+    and are left as they are.
+    """
+    joint = [i for i, form in enumerate(forms) if not isinstance(form, ComputeForm)]
+    if not joint:
+        return weights
+    fits = np.zeros(len(joint))
+    for k, i in enumerate(joint):
+        form = forms[i]
+        residual = runs.y - form.log_loss(drawn[form.name].theta, runs.x(form))
+        freedom = max(1.0, float(runs.share.sum()) - form.n_parameters)
+        fits[k] = -0.5 * n_rungs * np.log(np.median(residual**2 @ runs.share) / freedom)
+    # No weight is so small that it cannot come back.
+    shares = np.maximum(weights[joint], 1e-300) * np.exp(fits - fits.max())
+    found = weights.copy()
+    found[joint] = weights[joint].sum() * shares / shares.sum()
+    return found
 
 
 def distance(seen: Array, targets: Array) -> Array:

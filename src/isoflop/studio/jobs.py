@@ -43,8 +43,10 @@ class Jobs:
             self._asked = -ASK_SECONDS
 
     def check(self, run: Listed, systems: int) -> None:
-        """Raises:
-        InputError: so many systems fill no whole number of the cluster's nodes.
+        """Whether the run's job could have so many systems.
+
+        Raises:
+            InputError: they fill no whole number of the cluster's nodes.
         """
         if run.order and run.order.cluster:
             path = self._places.ordered(run.name).family_file

@@ -239,7 +239,7 @@ def _data_key(data: dict[str, Any]) -> str:
     """What decides whether losses compare: the text, its tokens, and how many a model sees."""
     full = DataSource.model_validate_json(json.dumps(data)).model_dump(mode="json")
     full["source"] = str(Path(str(full["source"])).resolve()) if "://" not in str(full["source"]) else full["source"]
-    for key in ("licence", "faults_allowed", "tokens"):
+    for key in ("licence", "faults_allowed", "tokens", "epochs"):
         full.pop(key)
     return json.dumps(full, sort_keys=True)
 

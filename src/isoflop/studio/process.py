@@ -102,13 +102,18 @@ def leave_word(ordered: Ordered, code: int, told: str) -> None:
     Raises:
         WorkError: the folder cannot be written.
     """
-    found = look(ordered.process)
-    if found.alive:
-        return
+    pid = look(ordered.process).pid or 0
     try:
-        with open(ordered.log, "a") as log:
-            log.write(f"isoflop: {told}\n")
-        ordered.process.write_text(f"{found.pid or 0}\n{code}\n")
+        # Held meanwhile, so that none begins in between and loses its number.
+        with open(ordered.process, "r+") as file:
+            if not _locked(file.fileno()):
+                return
+            with open(ordered.log, "a") as log:
+                log.write(f"isoflop: {told}\n")
+            file.truncate()
+            file.write(f"{pid}\n{code}\n")
+    except FileNotFoundError:
+        return  # it was put back into the queue
     except OSError as error:
         raise cannot_write(ordered.log, error) from None
 

@@ -145,15 +145,16 @@ class Queue:
         said = {key: value for key, value in (("systems", systems), ("priority", priority)) if value is not None}
         with self._lock:
             ordered, run = self._places.ordered(name), self._catalogue.run(name)
-            other = run is not None and run.order is not None and systems not in (None, run.order.systems)
-            if run is not None and systems is not None and other:
+            if run is None or run.order is None or systems is None or systems == run.order.systems:
+                change_order(ordered, **said)
+            else:
                 self._jobs.check(run, systems)
-                if run.state == "at the cluster":
+                at_the_cluster = run.state == "at the cluster"
+                if at_the_cluster:
                     self._jobs.cancel(run)
-            change_order(ordered, **said)
-            if run is not None and other:
+                change_order(ordered, **said)
                 stop(ordered.process)
-                if run.state == "at the cluster":
+                if at_the_cluster:
                     ordered.process.unlink(missing_ok=True)
         self.nudge()
 
