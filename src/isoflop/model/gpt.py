@@ -50,8 +50,10 @@ class GPT(Passes):
     def compile(self) -> None:
         """From now on one compiled block computes all layers: what it is told of them are tensors of one size.
 
-        Another computes the head's chunks, so that fp32 logits are never written.
+        Another computes the head's chunks, so that fp32 logits are never written. All that was compiled before in this
+        process is forgotten: PyTorch runs a function uncompiled from the ninth size on, and families have more.
         """
+        torch.compiler.reset()
         self._block = torch.compile(layer, dynamic=False)
         self._chunk = torch.compile(chunk_loss, dynamic=False)
 
