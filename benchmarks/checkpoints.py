@@ -98,20 +98,20 @@ def rate(plan: ModelPlan, folder: Path, checkpoint_seconds: float, turn: float) 
         if seen[-1] - seen[0] > turn:
             raise TurnIsOverError
 
-    with tempfile.TemporaryDirectory(dir=folder) as run, Lanes(measure_machine().lanes) as lanes:
-        with contextlib.suppress(TurnIsOverError):
-            train(
-                plan,
-                folder / "data",
-                Path(run),
-                lanes=lanes,
-                whole_systems=1.0,
-                peak_flops_per_second=1e12,
-                checkpoint_seconds=checkpoint_seconds,
-                read_joules=lambda: None,
-                on_step=on_step,
-                on_event=print,
-            )
+    run = tempfile.TemporaryDirectory(dir=folder)
+    with run as place, Lanes(measure_machine().lanes) as lanes, contextlib.suppress(TurnIsOverError):
+        train(
+            plan,
+            folder / "data",
+            Path(place),
+            lanes=lanes,
+            whole_systems=1.0,
+            peak_flops_per_second=1e12,
+            checkpoint_seconds=checkpoint_seconds,
+            read_joules=lambda: None,
+            on_step=on_step,
+            on_event=print,
+        )
     return (len(seen) - 1) * SEQUENCES * CONTEXT / (seen[-1] - seen[0])
 
 
