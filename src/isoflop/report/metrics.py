@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 from isoflop.durable import SealedLines
 
 Array = NDArray[np.float64]
+# Each holds a log's text and its columns.
+MOST_THREADS = 8
 COLUMNS = ("tokens", "loss", "tokens_per_second", "mfu", "lr", "unreached")
 
 
@@ -78,6 +82,15 @@ class MetricsLog:
             return None
         more = f" and {seals.damaged - 1} more" if seals.damaged > 1 else ""
         return f"line {seals.first_damaged}{more} changed since it was written"
+
+
+def read_logs(paths: Sequence[Path], logs: dict[Path, MetricsLog]) -> dict[Path, Metrics | None]:
+    """What is in each of these files, by those of `logs` that know them; new ones are added. On all cores: what takes
+    the time, checksums and parsing, holds no lock of the interpreter.
+    """
+    found = [logs.setdefault(path, MetricsLog(path)) for path in paths]
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+        return dict(zip(paths, pool.map(MetricsLog.read, found), strict=True))
 
 
 def _last_logged(rows: Array) -> Array:
