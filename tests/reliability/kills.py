@@ -127,7 +127,7 @@ def undisturbed(folder: Path) -> dict[str, Any]:
 
 
 def main(folder: Path, seed: int, count: int, each: int = 5) -> None:
-    """`count` kills, so many of them on the way to each of the results, at any instant of what an undisturbed run takes."""
+    """`count` kills, so many on the way to each of the results, at any instant of what an undisturbed run takes."""
     began = time.monotonic()
     wanted = undisturbed(folder / "undisturbed")
     seconds = time.monotonic() - began
