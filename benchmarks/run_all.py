@@ -132,12 +132,11 @@ def _checkpoints(found: Any) -> Iterator[Row]:
 
 
 def _load(found: Any) -> Iterator[Row]:
-    run = f"{found['run']['models']:,} models, {found['run']['metric_lines'] / 1e6:g} million steps"
-    goals = {"report": "10 s"}
-    for name, one in found["commands"].items():
-        yield Row(f"{name}", f"{one['seconds']:.1f} s", run, goals.get(name, ""))
-    later = found["plan"]["later"]["seconds"]
-    yield Row("plan", f"{later:.1f} s", f"a family of {found['plan']['sizes']:,} sizes")
+    lines = f"{found['run']['models']} models, {found['run']['metric_lines'] / 1e6:.0f} million lines"
+    yield Row(f"report of {lines}", f"{found['commands']['report']['seconds']:.1f} s", "", "10 s")
+    yield Row(f"plan of {found['plan']['sizes']:,} sizes", f"{found['plan']['later']['seconds']:.1f} s", "", "2 s")
+    peak = max(one["peak_gib"] for one in found["commands"].values())
+    yield Row(f"memory of any command, {lines}", f"{peak:.2f} GiB", "", "2 GiB")
     first, last = found["training"]["after_a_tenth"], found["training"]["at_the_end"]
     grown = last["anonymous_kib"] / first["anonymous_kib"]
     yield Row("memory at the end of a run", f"{grown:.3f}", f"after a tenth of {found['training']['steps']:,} steps")

@@ -115,6 +115,7 @@ def test_no_tensor_is_left_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> 
     # Tensors without values know their device: an operation on two devices is refused as a GPU refuses it. Autograd
     # asks for a driver; what it gives has its inputs' devices in any case.
     monkeypatch.setattr(DeviceLearner, "compile", lambda self: None)
+    monkeypatch.setattr(DeviceLearner, "check", lambda self: None)  # reads values
     monkeypatch.setattr(torch.autograd, "grad", lambda out, leaves, by: [torch.zeros_like(leaf) for leaf in leaves])
     on_gpu: dict[str, Any] = {"device": torch.device("cuda"), "kernels": None, "lanes": Lanes(1)}
     with FakeTensorMode():

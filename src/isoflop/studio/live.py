@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isoflop.durable import refuse_broken_seal
 from isoflop.errors import InputError, WorkError
 from isoflop.pipeline.folder import RunFolder
 from isoflop.report.metrics import MetricsLog
@@ -136,7 +137,7 @@ class Live:
             folder = self.folder.model(model.name)
             for alarm in self._document(folder / "alarms.json") or []:
                 found.append((float(alarm.get("time", 0)), "alarm", f"{model.name}: {alarm.get('message', '')}"))
-            for spike in self._document(folder / "spikes.json") or []:
+            for spike in (self._document(folder / "spikes.json") or {}).get("spikes", []):
                 told = f"{model.name}: step {spike.get('step')}, {spike.get('kind')} spike; {spike.get('answer')}"
                 found.append((_mtime(folder / "spikes.json"), "alarm", told))
             for one in (folder / "checkpoints").glob("gen-*[0-9]"):
@@ -202,12 +203,12 @@ class Live:
             return None
 
     def _document(self, path: Path) -> Any:
-        """The JSON in a file, parsed once for each time that it is written."""
+        """The JSON in a file, parsed once for each time that it is written; None if it has changed since."""
         try:
             stamp = path.stat().st_mtime_ns
             kept = self._documents.get(path)
             if kept is None or kept[0] != stamp:
-                kept = self._documents[path] = (stamp, json.loads(path.read_bytes()))
+                kept = self._documents[path] = (stamp, refuse_broken_seal(json.loads(path.read_bytes())))
             return kept[1]
         except (OSError, ValueError, RecursionError):
             return None

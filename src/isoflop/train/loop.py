@@ -142,7 +142,7 @@ def train(
         kept_steps = rewind_base(plan, now.steps)
         save_generation(checkpoints, plan, data_sha256, now, session.learner, systems, kept_steps)
 
-    spikes = SpikeFile(folder / "spikes.json", data, position.steps) if leads else None
+    spikes = SpikeFile(folder / "spikes.json", data, position.steps, on_event) if leads else None
     # Several systems speak to each other while they save, and write a part each; a store on disk has its files.
     saving = Saving(save, beside=systems.size == 1 and not (plan.execution == "streamed" and plan.store == "disk"))
     session = _Session(
@@ -159,6 +159,7 @@ def train(
     )
 
     def trained(position: Position) -> Trained:
+        session.learner.check()
         weights = as_standard(session.learner.complete(), plan.parametrisation)
         session.learner.close()
         remove_store(store, systems)
@@ -237,6 +238,7 @@ def train(
                     continue
                 if metrics is not None:
                     metrics.sync()
+                session.learner.check()
                 now = position_now(step)
                 saving.begin(now)
                 saved = perf_counter()

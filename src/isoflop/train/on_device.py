@@ -1,10 +1,11 @@
 """A model that learns on a GPU with everything resident there.
 
-The host runs ahead of the device: it waits twice a step, for the numbers of the passes and for the norm. One compiled
-block computes all layers; sums, norm and update are one compiled function each, over ranges of the flat buffers. Passes
-so short that the host could not ask for their kernels in time are recorded once and replayed.
+The host runs ahead of the device: it waits for the numbers of the passes, for the norm, and for the checksums of what
+nothing may have changed since the last update. One compiled block computes all layers; sums, norm and update are one
+compiled function each, over ranges of the flat buffers. Passes so short that the host could not ask for their kernels
+in time are recorded once and replayed.
 
-On a CPU as the device tests run all of this but the recording. It has never been run on a GPU.
+It has never been run on a GPU. Tests run it with the processor as the device, and with a stand-in for `torch.cuda`.
 """
 
 import math
@@ -70,6 +71,7 @@ class DeviceLearner(Learner):
     @torch.no_grad()
     def update(self, norm: float, lr: float, step: int) -> None:
         """As `Learns` says."""
+        self.check()
         self._systems.doing("update")
         sums, weights, (first, second) = self._sums.into.flat, self.weights.flat, self._moments
         image = None if self._image is self.weights else self._image.flat
@@ -82,6 +84,7 @@ class DeviceLearner(Learner):
             image_part = None if image is None else image[part]
             self._update(sums[part], weights[part], first[part], second[part], image_part, numbers[kind])
         self._share()
+        self._intact.take(self._held())
 
     def _numbers(self, chunk: Chunk, norm: float, lr: float, step: int) -> Tensor:
         """What `update` reads, fp32 (8,)."""
