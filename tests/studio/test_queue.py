@@ -117,10 +117,9 @@ def test_the_highest_priority_starts_first_and_limits_hold(studio: Studio, start
         studio.queue.look()
         assert started == []
     studio.queue.pause("a")
-    runs = studio.catalogue.runs()
-    assert [run.name for run in studio.queue.waiting(runs)] == ["b", "c"]
+    assert studio.queue.waits(studio.catalogue.runs()) == {"b": "next", "c": "1 of 1 at work"}
     studio.queue.look()
-    assert started[0][:2] == ["b", "run"]
+    assert [one[:2] for one in started] == [["b", "run"]]
     assert started[0][-4:] == ["--systems", "1", "--execution", "resident"]
 
 
