@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -107,9 +108,14 @@ def test_the_checker_tells_what_it_is_there_for(page: Browser) -> None:
 
 @pytest.mark.slow  # a browser, two servers, and a family trained
 @pytest.mark.timeout(600)  # a training whole, on whatever else the machine does
-def test_by_keyboard_from_a_quote_to_a_verified_release(page: Browser, places: Places, families: Path) -> None:
-    port = free_port()
-    served, link = open_server(places, families, port)
+def test_by_keyboard_from_a_quote_to_a_verified_release(page: Browser, tmp_path: Path, families: Path) -> None:
+    # Its two smallest models: one is trained, one foretold where there is a law.
+    folder = tmp_path / "two"
+    folder.mkdir()
+    (folder / "tiny.toml").write_text("[[models]]".join((families / "tiny.toml").read_text().split("[[models]]")[:3]))
+    shutil.copy(families / "corpus.jsonl", folder)
+    places, port = Places(tmp_path / "runs", (folder,)), free_port()
+    served, link = open_server(places, folder, port)
     process = places.ordered("mine").process
     here = f"http://{HERE}:{port}"
     try:
@@ -130,6 +136,7 @@ def test_by_keyboard_from_a_quote_to_a_verified_release(page: Browser, places: P
         assert "systems" in page.ask("document.querySelector('#answer').innerText")
         page.ask("document.activeElement.select()")
         page.type("1")
+        page.until("document.querySelector('.answer button.main')")
         page.tab_to("Launch mine")
         page.press("Enter")
         page.until("location.pathname === '/runs/mine'")
@@ -142,13 +149,13 @@ def test_by_keyboard_from_a_quote_to_a_verified_release(page: Browser, places: P
         pid = look(process).pid
         page.until("document.querySelector('#stale').textContent.includes('not reached')")
         assert look(process).alive
-        served, _ = open_server(places, families, port)
+        served, _ = open_server(places, folder, port)
         page.until("document.querySelector('#state').textContent === 'done'", 240)
         page.ready()
         assert look(process) == type(look(process))(pid, False, 0)
         page.until("document.querySelectorAll('.plot.ready').length > 0")
         check(page)
-        for path in ("models/w16", "models/w16/steps/2"):
+        for path in ("models/w12", "models/w12/steps/2"):
             page.goto(f"{here}/runs/mine/{path}")
             check(page)
         page.goto(f"{here}/runs/mine")
@@ -159,6 +166,12 @@ def test_by_keyboard_from_a_quote_to_a_verified_release(page: Browser, places: P
         page.ready()
         page.tab_to("tokens")
         page.type("12")
+        page.tab_to("temperature")
+        page.type("x")
+        page.press("Enter")
+        page.until("/temperature.*give a number/.test(document.querySelector('#trying').textContent)")
+        page.ask("document.activeElement.select()")
+        page.type("0.8")
         page.tab_to("seed")
         page.type("7")
         page.press("Enter")

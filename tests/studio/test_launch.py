@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow  # a family is trained by processes of its own, wh
 
 Launched = tuple[Places, dict[str, str]]
 # The largest lasts long enough to be stopped on its way, three times.
-LONG = 'name = "w32"\nn_layers = 1\nd_model = 32\nn_heads = 2\nrecipe = { tokens = 150_000 }\n'
+LONG = '\nname = "w32"\nn_layers = 1\nd_model = 32\nn_heads = 2\nrecipe = { tokens = 150_000 }\n'
 
 
 def until(what: Callable[[], bool], seconds: float = 120) -> None:
@@ -48,9 +48,10 @@ def launched(tmp_path_factory: pytest.TempPathFactory, families: Path) -> Launch
     """A family that was told to go on with two systems, paused, cancelled, resumed, killed and resumed while it
     trained, its first studio gone on the way; and the state that was shown after each."""
     folder = tmp_path_factory.mktemp("launched")
-    text = (families / "tiny.toml").read_text().replace("parameter = 1.0", "parameter = 2.0\nmicrobatch_tokens = 64")
-    text = text.replace('"fp32"', '"fp32"\ncheckpoint_seconds = 1')
-    (folder / "tiny.toml").write_text(text[: text.rindex("name =")] + LONG)
+    head, small = (families / "tiny.toml").read_text().split("[[models]]")[:2]
+    head = head.replace("parameter = 1.0", "parameter = 2.0\nmicrobatch_tokens = 64")
+    head = head.replace('"fp32"', '"fp32"\ncheckpoint_seconds = 1')
+    (folder / "tiny.toml").write_text("[[models]]".join([head, small, LONG]))
     shutil.copy(families / "corpus.jsonl", folder)
     places = Places(folder / "runs", (folder,))
     seen: dict[str, str] = {}
@@ -154,7 +155,7 @@ def test_the_pages_of_the_run_say_what_its_files_say(launched: Launched, there: 
     result = json.loads(folder.result("w32").read_text())
     page = there.get("/runs/tiny").text
     assert f"{result['nats_per_token']:.3f}" in page
-    assert "5 of 5 models" in page
+    assert "2 of 2 models" in page
     assert "quoted" in page
     assert "Training loss against tokens" in page
     model = there.get("/runs/tiny/models/w32").text
@@ -219,13 +220,6 @@ def test_prepared_tokens_are_a_corpus_that_is_not_made_again(launched: Launched,
     assert "no family.json beside it" in answer.json()["error"]
 
 
-def test_the_next_quote_is_foretold_by_the_own_law(there: TestClient) -> None:
-    said = there.get("/quote.json?family=tiny").json()
-    assert said["law"] == {"name": "tiny", "of": "tiny's ladder", "same_data": True}
-    assert said["family"] == "tiny-2"
-    assert "another text" not in " ".join(said["beware"])
-
-
 def test_members_continue_a_prompt_alike_for_one_seed(there: TestClient) -> None:
     def write(**fields: object) -> dict[str, str]:
         asked = {"prompt": "Number 12 ", "tokens": 12, "seed": 3, "temperature": 1, **fields}
@@ -237,12 +231,17 @@ def test_members_continue_a_prompt_alike_for_one_seed(there: TestClient) -> None
         return texts
 
     first = write()
-    assert set(first) == {"w8", "w12", "w16", "w24", "w32"}
+    assert set(first) == {"w8", "w32"}
     small = {"model": "w8"}
     assert write(**small) == {"w8": first["w8"]}
     assert write(**small, seed=4) != {"w8": first["w8"]}
     assert there.get("/runs/tiny/try/stream", params={"tokens": 0}).status_code == 422
     assert "Number" in there.get("/runs/tiny/try", params={"prompt": "Number"}).text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("isoflop.studio.writing._free_bytes", lambda: 1000)
+        told = there.get("/runs/tiny/try/stream", params={"prompt": "x"}).text
+    assert "event: fault" in told
+    assert "choose fewer or smaller" in told
 
 
 def test_kept_keys_and_values_write_what_reading_all_anew_writes(launched: Launched) -> None:
@@ -253,7 +252,7 @@ def test_kept_keys_and_values_write_what_reading_all_anew_writes(launched: Launc
 
     folder = launched[0].run("tiny")
     (step,) = [step for name, step, _ in readable(folder) if name == "w32"]
-    reader = _reader(str(folder.path), "w32", step)
+    reader = _reader(folder, "w32", step)
     tokenizer = load_tokenizer(folder.data / "tokenizer.json")
     ids = tokenizer.encode("Number 7 squared").ids
     for _ in range(10):
@@ -333,7 +332,7 @@ def test_a_model_in_training_is_shown_beside_what_is_expected(launched: Launched
     live = studio.lives.of("tiny")
     live.folder = launched[0].run("tiny")
     model = live.read().models[-1]
-    assert live.watch(model) is None  # four others are too few
+    assert live.watch(model) is None  # one other is too few
     assert model.result is not None
     assert model.metrics is not None
     assert 0 < trained_seconds(model.metrics) < 1.1 * (model.result.seconds or 0)

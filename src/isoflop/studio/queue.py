@@ -184,8 +184,8 @@ class Queue:
             if run is not None and run.state == "at the cluster":
                 self._jobs.cancel(run)
             change_order(ordered, wanted=wanted)
-            note_event(ordered, "told", f"to {wanted}: it saves and ends")
-            stop(ordered.process)
+            stopped = stop(ordered.process)
+            note_event(ordered, "told", f"to {wanted}{': it saves and ends' if stopped else ''}")
         self.nudge()
 
     def _remind(self, runs: Sequence[Listed]) -> None:
@@ -206,7 +206,7 @@ class Queue:
         child = start(ordered, [command, str(ordered.family_file), *options])
         self._children.append(child)
         systems = f"{run.order.systems} system{'s' * (run.order.systems > 1)}"
-        note_event(ordered, "start", f"{'goes on' if again else 'started'} on {systems}, {run.order.execution}")
+        note_event(ordered, "start", f"{'goes on' if again else 'started'} with {systems}, {run.order.execution}")
 
 
 def _of(owner: str, runs: Sequence[Listed]) -> list[Listed]:

@@ -124,6 +124,10 @@ class Quotes:
         family = _consenting(family, plan, tokens)
         foretold = law.foretell(plan.models)
         joules, origin = energy_of(family, plan)
+        # What is prepared is linked or copied from there: the corpus that it was made of may be gone.
+        known = family
+        if prepared is not None and tokens is not None:
+            known = family.model_copy(update={"data": family.data.model_copy(update={"tokens": tokens})})
         folder = self._places.run(name)
         return Quote(
             question=question,
@@ -133,7 +137,7 @@ class Quotes:
             law=law,
             beware=tuple(law.beware(foretold)),
             notes=tuple(_epochs(plan, tokens)),
-            lacks=tuple(unmet_needs(family, plan, plan.models, folder)),
+            lacks=tuple(unmet_needs(known, plan, plan.models, folder)),
             joules=joules,
             joules_origin=origin,
             price=plan.totals()["price"],

@@ -175,7 +175,9 @@ def _warm_up(studio: "Studio") -> None:
     for family in studio.places.family_files():
         with suppress(InputError, WorkError, OSError):
             parts = answer_parts(studio, ALONE, Question(family=family))
-            environment().get_template("answer.html.jinja").render(parts=parts, account=ALONE)
+            environment().get_template("answer.html.jinja").render(
+                said="", parts=parts, account=ALONE, token="", here=""
+            )
             break
     published().cheapest_params(3.0)
 

@@ -18,6 +18,14 @@ function enliven(root) {
   for (const box of boxes) observer.observe(box);
 }
 
+// New content in the place of old; whoever held something there by the keyboard holds what is in its place.
+function renew(root, nodes) {
+  const focusable = "a, button, summary, input, [tabindex]", at = [...root.querySelectorAll(focusable)].indexOf(document.activeElement);
+  root.replaceChildren(...nodes);
+  if (root.querySelector(".plot")) enliven(root);
+  if (at >= 0) root.querySelectorAll(focusable)[at]?.focus({preventScroll: true});
+}
+
 // In words why an answer is none that was asked for; "" where it is.
 const lacking = answer => answer.redirected || answer.status === 401 ? "you are signed out here; come in again in another tab" :
   answer.status === 404 ? "it is not here any more" : answer.ok ? "" : `the studio answered ${answer.status}`;
@@ -52,8 +60,7 @@ function followForm(form) {
       if (mine !== number) return;
       asking.textContent = lacks;
       if (lacks) return;
-      answer.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
-      enliven(answer);
+      renew(answer, new DOMParser().parseFromString(html, "text/html").body.childNodes);
     } catch {
       if (mine === number) asking.textContent = unreached;
     }
@@ -136,11 +143,8 @@ function followRun(box) {
         ["x", "y"].some((axis, i) => panel[axis].low !== panel.home[i].low || panel[axis].high !== panel.home[i].high)));
       if (now.querySelector("details[open]") || now.querySelector(".plot:focus-within, .plot:focus") || zoomed) continue;
       shown.set(name, part.outerHTML);
-      const focusable = "a, button, summary, [tabindex]", at = [...now.querySelectorAll(focusable)].indexOf(document.activeElement);
       for (const {name, value} of part.attributes) now.setAttribute(name, value);
-      now.replaceChildren(...part.childNodes);
-      if (now.querySelector(".plot")) enliven(now);
-      if (at >= 0) now.querySelectorAll(focusable)[at]?.focus({preventScroll: true});
+      renew(now, part.childNodes);
     }
   };
   document.addEventListener("visibilitychange", follow);
