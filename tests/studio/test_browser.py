@@ -134,9 +134,11 @@ def test_by_keyboard_from_a_quote_to_a_verified_release(page: Browser, tmp_path:
         page.type("0")
         page.until("document.querySelector('#answer [role=alert]')")
         assert "systems" in page.ask("document.querySelector('#answer').innerText")
+        assert page.ask("document.activeElement.matches('[name=systems][aria-invalid=true]')")
         page.ask("document.activeElement.select()")
         page.type("1")
         page.until("document.querySelector('.answer button.main')")
+        assert page.ask("document.querySelectorAll('[aria-invalid=true]').length") == 0
         page.tab_to("Launch mine")
         page.press("Enter")
         page.until("location.pathname === '/runs/mine'")

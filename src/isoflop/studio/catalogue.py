@@ -72,6 +72,8 @@ class Listed:
         return "failed"
 
 
+# States that end only when someone tells the run something.
+SETTLED = ("done", "paused", "cancelled", "failed")
 # What was read of a run that was not.
 _NOTHING: tuple[str, Order | None, dict[str, Any]] = ("", None, {})
 
@@ -85,20 +87,36 @@ class Catalogue:
         places.make_home()
         self._read: dict[str, tuple[str, Order | None, dict[str, Any]]] = {}
         self._orders: dict[str, tuple[str, Order | None]] = {}
+        self._settled: dict[str, str] = {}
 
     def runs(self) -> list[Listed]:
         """All runs, newest first. What has not changed since the last look is not read again."""
-        names = self._places.names()
+        found = self._now(self._places.names())
+        return sorted(found, key=lambda run: (run.order.ordered if run.order else "", run.name), reverse=True)
+
+    def unsettled(self) -> list[Listed]:
+        """The ordered runs that are at work or wait, in no order: few, whatever the number of all."""
+        stamps = {
+            name: f"{self._orders[name][0]} {_touched(f'{self._places.runs}/{name}/studio/process')}"
+            for name, order in self.orders().items()
+            if order is not None
+        }
+        names = [name for name, stamp in stamps.items() if self._settled.get(name) != stamp]
+        found = []
+        for run in self._now(names):
+            if run.state in SETTLED:
+                self._settled[run.name] = stamps[run.name]
+            else:
+                found.append(run)
+        return found
+
+    def _now(self, names: Sequence[str]) -> list[Listed]:
         with self._lock:
             stamps = {name: self._stamp(name) for name in names}
             changed = [name for name in names if self._read.get(name, _NOTHING)[0] != stamps[name]]
             if changed:
                 self._read_anew(changed, stamps)
-            gone = self._read.keys() - stamps.keys()
-            for name in gone:
-                del self._read[name]
-            found = [self._listed(name, *self._read[name][1:]) for name in names]
-        return sorted(found, key=lambda run: (run.order.ordered if run.order else "", run.name), reverse=True)
+            return [self._listed(name, *self._read[name][1:]) for name in names]
 
     def orders(self) -> dict[str, Order | None]:
         """Of all runs, which are less to look at than `runs`."""
@@ -126,11 +144,9 @@ class Catalogue:
                 found = self._summary(name)
                 new.append((name, stamps[name], json.dumps(found)))
             self._read[name] = (stamps[name], read_order(self._places.ordered(name).order), found)
-        gone = [(name,) for name in kept.keys() - stamps.keys()]
-        if new or gone:
+        if new:
             with suppress(WorkError), self._open() as database:
                 database.executemany("replace into runs values (?, ?, ?)", new)
-                database.executemany("delete from runs where name = ?", gone)
 
     def run(self, name: str) -> Listed | None:
         """One run as it is now; None where there is none."""

@@ -63,7 +63,7 @@ class Queue:
         self._jobs.look()  # Slurm may take its time: nobody is kept waiting
         with self._lock:
             self._children = [child for child in self._children if child.poll() is None]
-            runs = self._catalogue.runs()
+            runs = self._catalogue.unsettled()
             self._remind(runs)
             for run, why in self._waiting(runs):
                 if not why:

@@ -61,9 +61,15 @@ function followForm(form) {
       asking.textContent = lacks;
       if (lacks) return;
       renew(answer, new DOMParser().parseFromString(html, "text/html").body.childNodes);
+      mark();
     } catch {
       if (mine === number) asking.textContent = unreached;
     }
+  };
+  // What cannot work begins with the name of its field.
+  const mark = () => {
+    const wrong = answer.querySelector("[role=alert] p")?.textContent.match(/^\w+/)?.[0];
+    for (const field of form.elements) if (field.name) field.setAttribute("aria-invalid", String(field.name === wrong));
   };
   const soon = () => { clearTimeout(timer); timer = setTimeout(ask, 120); };
   by.addEventListener("change", () => {
@@ -82,6 +88,7 @@ function followForm(form) {
   form.addEventListener("submit", event => { event.preventDefault(); ask(); });
   document.getElementById("bring")?.addEventListener("change", bring);
   arrange();
+  mark();
 
   async function bring(event) {
     const [file] = event.target.files, told = document.getElementById("brought");
