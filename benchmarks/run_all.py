@@ -23,6 +23,7 @@ PROGRAMS = {
     "data.py": ["--corpus", "corpora/larger", "--gib", "1"],
     "law_speed.py": [],
     "mup_speed.py": [],
+    "load.py": [],
 }
 
 
@@ -107,6 +108,14 @@ def _mup_speed(found: Any) -> Iterator[Row]:
         yield Row(f"muP, width {row['width']}", row["ratio"], "the standard parametrisation", "")
 
 
+def _load(found: Any) -> Iterator[Row]:
+    lines = f"{found['run']['models']} models, {found['run']['metric_lines'] / 1e6:.0f} million lines"
+    yield Row(f"report of {lines}", found["commands"]["report"]["seconds"] / 10, "10 s", "at most 1")
+    yield Row(f"plan of {found['plan']['sizes']:,} sizes", found["plan"]["later"]["seconds"] / 2, "2 s", "at most 1")
+    peak = max(one["peak_gib"] for one in found["commands"].values())
+    yield Row(f"memory of any command, {lines}", peak / 2, "2 GiB", "at most 1")
+
+
 READERS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "training": _training,
     "streaming": _streaming,
@@ -114,6 +123,7 @@ READERS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "data": _data,
     "law_speed": _law_speed,
     "mup_speed": _mup_speed,
+    "load": _load,
 }
 
 

@@ -51,12 +51,12 @@ def of_studio(ordered: Ordered) -> list[Event]:
 
 
 def of_model(run: RunFolder, model: Model, alarms: Any, spikes: Any) -> list[Event]:
-    """A model's alarms and spikes, as alarms.json and spikes.json hold them, its checkpoints and its result."""
+    """A model's alarms and spikes, as alarms.json and spikes.json hold them (None without), its checkpoints and result."""
     found: list[Event] = []
     folder = run.model(model.name)
     for alarm in _rows(alarms):
         found.append((float(alarm.get("time") or 0), "alarm", f"{model.name}: {alarm.get('message', '')}"))
-    for spike in _rows(spikes):
+    for spike in _rows(spikes.get("spikes") if isinstance(spikes, dict) else None):
         told = f"{model.name}: step {spike.get('step')}, {spike.get('kind')} spike; {spike.get('answer')}"
         found.append((changed_at(folder / "spikes.json"), "alarm", told))
     for one in (folder / "checkpoints").glob("gen-*[0-9]"):

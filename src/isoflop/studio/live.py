@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isoflop.durable import refuse_broken_seal
 from isoflop.errors import InputError, WorkError
 from isoflop.pipeline.folder import RunFolder
 from isoflop.report.metrics import MetricsLog
@@ -202,12 +203,12 @@ class Live:
             return None
 
     def _document(self, path: Path) -> Any:
-        """The JSON in a file, parsed once for each time that it is written."""
+        """The JSON in a file, parsed once for each time that it is written; None if it has changed since."""
         try:
             stamp = path.stat().st_mtime_ns
             kept = self._documents.get(path)
             if kept is None or kept[0] != stamp:
-                kept = self._documents[path] = (stamp, json.loads(path.read_bytes()))
+                kept = self._documents[path] = (stamp, refuse_broken_seal(json.loads(path.read_bytes())))
             return kept[1]
         except (OSError, ValueError, RecursionError):
             return None

@@ -137,12 +137,13 @@ def train(
         learner.close()
         return learner_from(source), unbegun if source is None else source.position
 
-    spikes = SpikeFile(folder / "spikes.json", data, position.steps) if leads else None
+    spikes = SpikeFile(folder / "spikes.json", data, position.steps, on_event) if leads else None
     session = _Session(
         plan, data, learner_from(generation), systems, position, peak_flops_per_second, back_at, spikes, on_event
     )
 
     def trained(position: Position) -> Trained:
+        session.learner.check()
         weights = as_standard(session.learner.complete(), plan.parametrisation)
         session.learner.close()
         remove_store(store, systems)
@@ -163,6 +164,7 @@ def train(
     def save(now: Position) -> None:
         if metrics is not None:
             metrics.sync()
+        session.learner.check()
         kept_steps = rewind_base(plan, now.steps)
         save_generation(checkpoints, plan, data_sha256, now, session.learner, systems, kept_steps)
 
