@@ -51,7 +51,7 @@ def of_studio(ordered: Ordered) -> list[Event]:
 
 
 def of_model(run: RunFolder, model: Model, alarms: Any, spikes: Any) -> list[Event]:
-    """A model's alarms and spikes, as alarms.json and spikes.json hold them (None without), its checkpoints and result."""
+    """A model's alarms and spikes, as alarms.json and spikes.json hold them, or None; its checkpoints and result."""
     found: list[Event] = []
     folder = run.model(model.name)
     for alarm in _rows(alarms):
