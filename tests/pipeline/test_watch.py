@@ -163,6 +163,7 @@ def dead_layer(monkeypatch: pytest.MonkeyPatch, layer: int = 0) -> None:
         if step > fault_step():
             for name in ("attn.c_proj.weight", "mlp.c_proj.weight"):
                 learner.weights[f"transformer.h.{layer}.{name}"].zero_()
+            learner._intact.take(learner._held())  # a layer that died in training, no bit that flipped in memory
 
     monkeypatch.setattr(loop.Learner, "update", update_and_kill)
 
