@@ -25,7 +25,7 @@ WINDOW, CLERKS, CARRIERS = 2**19, 3, 4
 # Beside a GPU; and how many pieces' images and sums of gradients it holds, and inputs of layers where others are away.
 DEVICE_CLERKS, IMAGES, SUMS, INPUT_SLOTS = 12, 3, 2, 2
 # Rows of the head whose logits exist at once, and of the vocabulary whose gradient does.
-HEAD_TOKENS, HEAD_ROWS = 512, 4096
+HEAD_TOKENS, HEAD_TOKENS_ON_GPU, HEAD_ROWS = 512, 4096, 4096
 QUERIES = 128
 
 
@@ -179,13 +179,15 @@ def lane_bytes(shape: Shape, precision: str, sequences: int, device: str) -> int
 
     A layer's backward pass: two norms (2 d), GELU's output (4 d), its gradient (4 d) and the output's (d), and the
     gradient of the widest matrix (4 d^2) with what matrix products lay out anew. The head: logits of a chunk, the last
-    norm, its gradient and that of the stream; autograd's has fp32 logits, their gradient, and the embeddings' twice.
+    norm, its gradient and that of the stream; a GPU's has
+    logits, their gradient, and the embeddings' of a chunk, in that precision and in fp32, and of all chunks.
     """
     item, tokens, d = _image_bytes(precision), sequences * shape.context_length, shape.d_model
     layer = 11 * item * tokens * d + 2 * 4 * d * d * item
-    rows = min(tokens, max(HEAD_TOKENS, 2**20 // shape.vocab_size))
+    fewest = HEAD_TOKENS_ON_GPU if device == "cuda" else HEAD_TOKENS
+    rows = min(tokens, max(fewest, 2**20 // shape.vocab_size))
     if device == "cuda":
-        head = rows * shape.vocab_size * (8 + item) + 2 * 4 * shape.vocab_size * d
+        head = rows * shape.vocab_size * 2 * item + (8 + item) * shape.vocab_size * d
     else:
         head = rows * shape.vocab_size * item + HEAD_ROWS * d * item
     return max(layer, head + tokens * d * (2 * item + 4))

@@ -216,7 +216,8 @@ class Learner(Learns):
             for name, part in self.shard(shard).items():
                 if name == WEIGHTS or shard in self._own:
                     part.copy_(state[name])
-        self._image = self.model.image(self.weights)
+        if self._image is not self.weights:
+            self._image.flat.copy_(self.weights.flat)
         self._intact.take(self._held())
 
     def close(self) -> None:
