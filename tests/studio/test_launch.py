@@ -271,8 +271,13 @@ def test_what_is_fetched_is_checked_and_whole(launched: Launched, there: TestCli
     with pytest.MonkeyPatch.context() as patch:  # tests/report draws them
         patch.setattr("isoflop.pipeline.report.save_figures", lambda _, to: [_written(to / "compute.svg")])
         names = zipfile.ZipFile(io.BytesIO(there.get("/runs/tiny/figures.zip").content)).namelist()
+        patch.setattr("isoflop.pipeline.report.save_figures", None)  # for the same state they are not drawn again
+        assert there.get("/runs/tiny/figures.zip").status_code == 200
     assert names == ["tiny-figures/compute.svg"]
-    assert "isoflop report" in there.get("/runs/tiny/report").text
+    page = there.get("/runs/tiny/report")
+    assert "isoflop report" in page.text
+    assert page.headers["Content-Security-Policy"].startswith("sandbox allow-scripts")
+    assert "allow-same-origin" not in page.headers["Content-Security-Policy"]
     token = token_of(there)
     assert "every file is as it was released" in there.post("/runs/tiny/verify", data={"token": token}).text
     card = launched[0].run("tiny").release("w8") / "README.md"
