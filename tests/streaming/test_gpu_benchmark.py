@@ -18,7 +18,7 @@ from tests.streaming.cuda import Cuda
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "streaming_gpu.py"
 # What a GPU, or a whole minute, has no need of.
-ELSEWHERE = ("parser.error(", "signal.signal(", "except ", 'return {"why": "', 'connection.send({"why"')
+ELSEWHERE = ("parser.error(", "print(json", "signal.signal(", "except ", 'return {"why": "', 'connection.send({"why"')
 
 
 class Worker(threading.Thread):
