@@ -91,7 +91,7 @@ def streamed_footprint(
         # What a layer would have kept is made again, of one microbatch.
         again = kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
         held = CONTEXT_BYTES + device_buffers_bytes(shape, precision, reproducible, cut) + working + again
-        in_host = PROGRAM_BYTES + stream + _window_bytes(DEVICE_CLERKS, image, sums)
+        in_host = PROGRAM_BYTES + stream + _window_bytes(shape, DEVICE_CLERKS, image, sums)
         in_host += _inputs_bytes(shape, precision, cut)[1]
         link = sum(device_link_bytes(shape, precision, reproducible, cut))
         if store == "host":
@@ -106,7 +106,7 @@ def streamed_footprint(
     link = link_bytes(shape, precision, reproducible, cut, kept if store == "disk" else 0)
     if store == "host":
         return Footprint(held + kept * all_kept, store_bytes, checkpoints, link // systems)
-    held += _window_bytes(CLERKS, image, sums) + kept * (busy + 1)
+    held += _window_bytes(shape, CLERKS, image, sums) + kept * (busy + 1)
     return Footprint(held, 0, on_disk + kept * all_kept, link // systems)
 
 
@@ -175,9 +175,9 @@ def widest(shape: Shape) -> int:
     return max(_wide(shape), _layer(shape))
 
 
-def _window_bytes(clerks: int, image: int, sums: int) -> int:
+def _window_bytes(shape: Shape, clerks: int, image: int, sums: int) -> int:
     """`update` has weights, moments, gradient, image and sums of a window in its hands, `look_up` its weights."""
-    return WINDOW * (clerks * (16 + image + 2 * sums) + CARRIERS * 4)
+    return min(WINDOW, widest(shape)) * (clerks * (16 + image + 2 * sums) + CARRIERS * 4)
 
 
 def _holes(width: int) -> float:
