@@ -152,6 +152,8 @@ def _measure(
     for name in names:
         ours, theirs = context.Pipe()
         work = (theirs, name, case.shape, cut, folder / name)
+        # As `isoflop train` has it for streamed runs.
+        os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(name == "streamed"))
         context.Process(target=_work, args=work, daemon=True).start()
         theirs.close()
         runners[name] = ours

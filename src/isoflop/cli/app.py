@@ -1,5 +1,6 @@
 """The commands. Each reads its file or folder, calls the pipeline, and prints what came of it."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -547,6 +548,10 @@ def _family(
         if execution not in ("resident", "streamed"):
             raise InputError(f"--execution {execution}: no such way; use resident or streamed")
         family = family.model_copy(update={"execution": execution})
+    if family.execution == "streamed":
+        # PyTorch reads it as it takes its first memory: wide layers' buffers are mapped anew each time, and in pages of
+        # 4 KiB that takes a tenth of a step (docs/streaming.md).
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         yield family, RunFolder(runs / family.name)
     except FamilyError as error:
