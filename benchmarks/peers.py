@@ -19,6 +19,7 @@ from isoflop.model import Lanes, load_kernels
 from isoflop.recipe import Shape
 from isoflop.train.allocator import keep_freed_memory
 from isoflop.train.learner import Learner
+from isoflop.train.on_device import DeviceLearner
 
 Step = Callable[[Tensor], None]
 RATE, CLIP = 3e-4, 1.0
@@ -46,7 +47,7 @@ def isoflop(work: Work) -> Step:
     """Ours: kernels, one lane a core, fixed-point sums, exact clipping."""
     keep_freed_memory()
     on_cpu = work.device.type == "cpu"
-    learner = Learner(
+    learner = (Learner if on_cpu else DeviceLearner)(
         work.shape,
         seed=0,
         precision="bf16",

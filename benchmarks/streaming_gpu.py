@@ -47,6 +47,7 @@ from isoflop.systems.device import training_device
 from isoflop.systems.group import ALONE
 from isoflop.train.journal import Journal
 from isoflop.train.learner import Learner
+from isoflop.train.on_device import DeviceLearner
 from isoflop.train.optimizer import AdamW
 from isoflop.train.streamed import StreamedLearner
 
@@ -280,7 +281,8 @@ def _steps(case: Case, device: torch.device, folder: Path) -> dict[str, Any]:
 
 def _learner(case: Case, device: torch.device, folder: Path) -> Learner | StreamedLearner:
     if case.where == "resident":
-        return Learner(case.shape, seed=0, precision="bf16", lanes=Lanes(1), kernels=None, device=device)
+        resident = DeviceLearner if device.type == "cuda" else Learner
+        return resident(case.shape, seed=0, precision="bf16", lanes=Lanes(1), kernels=None, device=device)
     on_disk = case.where == "disk"
     learner = StreamedLearner(
         case.shape,

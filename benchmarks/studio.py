@@ -2,11 +2,12 @@
 
     uv run python benchmarks/studio.py [--runs 500] [--watchers 100] [--phase-seconds 30] [--phases 8] [--write]
 
-Starts `isoflop studio` as people do, over a folder of so many finished runs, and times: from the command to its
-address, the listing of all runs, and quotes of every kind, the first time and then. Then it launches two models of the
-pocket family and, by turns of so many seconds, lets watchers follow them and go away: tokens a second in metrics.jsonl
-with them over without. Takes some six minutes on two cores that do nothing else. With --write,
-benchmarks/results/studio.json.
+Starts `isoflop studio` as people do, over a folder of so many runs that it launched (every tenth is paused, the others
+are done), and times: from the command to its address and to its first page, the listing of all runs, and quotes of
+every kind, the first time and then. Then it launches two models of the pocket family and, by turns of so many seconds,
+lets watchers follow them and go away: tokens a second in metrics.jsonl with them over without, and what the server
+takes of the machine's cores meanwhile, which bounds their cost however much rates vary. Takes some six minutes on two
+cores that do nothing else. With --write, benchmarks/results/studio.json.
 """
 
 import argparse
@@ -27,7 +28,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from isoflop.studio.detached import words
+from isoflop.studio.order import Order
+from isoflop.studio.places import Places
 from isoflop.studio.process import look
+from isoflop.studio.question import Question
+from isoflop.studio.queue import Limits
+from isoflop.studio.server import Opening, open_studio
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "studio.json"
@@ -58,6 +65,8 @@ class Studio:
         self.where, self.cookie, self.token = link.netloc, "", ""
         answer = self._ask("GET", f"{link.path}?{link.query}")
         self.cookie = (answer.getheader("set-cookie") or "").partition(";")[0]
+        self.get("/")
+        self.first_page_seconds = time.perf_counter() - begin
 
     def get(self, path: str) -> str:
         """A page."""
@@ -66,6 +75,11 @@ class Studio:
         if answer.status != 200:
             raise SystemExit(f"{path}: {answer.status} {text[:200]}")
         return text
+
+    def cpu_seconds(self) -> float:
+        """Of all cores, since it began."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def send(self, path: str, **fields: str) -> None:
         """A form."""
@@ -106,7 +120,8 @@ def main() -> None:
         make_runs(runs, given.runs)
         studio = Studio(runs)
         try:
-            found: dict[str, Any] = {"start_seconds": studio.start_seconds, "runs": given.runs, **speeds(studio)}
+            begun = {"start_seconds": studio.start_seconds, "first_page_seconds": studio.first_page_seconds}
+            found: dict[str, Any] = {**begun, "runs": given.runs, **speeds(studio)}
             if given.phases:
                 found["watchers"] = watchers_cost(studio, runs, given.watchers, given.phase_seconds, given.phases)
         finally:
@@ -150,14 +165,16 @@ def _by_turns(studio: Studio, logs: Path, watchers: int, seconds: float, phases:
     wait(lambda: any(logs.glob("*/metrics.jsonl")))
     time.sleep(10)
     turns: list[tuple[bool, float, float]] = []
+    cores: dict[bool, list[float]] = {False: [], True: []}
     for phase in range(phases):
         watched, until = phase % 2 == 1, threading.Event()
         if watched:
             for _ in range(watchers):
                 threading.Thread(target=studio.watch, args=("/runs/watched/events", until), daemon=True).start()
         time.sleep(2)
-        begin = time.time()
+        begin, before = time.time(), studio.cpu_seconds()
         time.sleep(seconds)
+        cores[watched].append((studio.cpu_seconds() - before) / seconds / (os.cpu_count() or 1))
         turns.append((watched, begin, time.time()))
         until.set()
         time.sleep(3)
@@ -174,6 +191,10 @@ def _by_turns(studio: Studio, logs: Path, watchers: int, seconds: float, phases:
         "tokens_per_second": {"with": rates[True], "without": rates[False]},
         "ratios": ratios,
         "ratio": statistics.median(ratios),
+        "share_of_cores": {
+            "with": statistics.median(cores[True]),
+            "without": statistics.median(cores[False]),
+        },
     }
 
 
@@ -187,7 +208,7 @@ def tokens_per_second(log: Path, begin: float, end: float) -> float:
 
 
 def make_runs(runs: Path, count: int) -> None:
-    """Finished runs of the pocket family's plan, each with its results."""
+    """Runs of the pocket family's plan with their orders and results."""
     if not count:
         return
     runs.mkdir(parents=True)
@@ -200,8 +221,23 @@ def make_runs(runs: Path, count: int) -> None:
         folder.mkdir(parents=True)
         result = {"name": model["name"], "nats_per_token": 4.0, "seconds": 10.0, "params": model["params"]}
         (folder / "result.json").write_text(json.dumps(result))
-    for number in range(1, count):
-        shutil.copytree(first, runs / f"run-{number}")
+    places = Places(runs, (ROOT / "families",))
+    quote = open_studio(places, Limits(), Opening()).quotes.answer(Question(family="pocket")).to_json()
+    for number in range(count):
+        folder = runs / f"run-{number}"
+        if number:
+            shutil.copytree(first, folder)
+        ordered = places.ordered(folder.name)
+        ordered.path.mkdir(exist_ok=True)
+        paused = number % 10 == 9
+        order = Order(
+            owner="local",
+            ordered=datetime.now(UTC).isoformat(),
+            wanted="pause" if paused else "train",
+            quote=quote,
+        )
+        ordered.order.write_text(json.dumps(order.model_dump(mode="json")))
+        ordered.process.write_bytes(words(1, 143 if paused else 0))
 
 
 def wait(what: Callable[[], bool]) -> None:

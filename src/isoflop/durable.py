@@ -55,7 +55,7 @@ def write_sealed(path: Path, document: dict[str, Any]) -> None:
 
 def sealed(document: dict[str, Any]) -> dict[str, Any]:
     """With a last key, the SHA-256 of all others: `refuse_broken_seal` sees whatever changes later."""
-    plain = json.loads(to_json(document))
+    plain = json.loads(to_json(document, indent=None))  # with an indent it is written in Python, not in C
     return {**plain, SEAL: _hash_of(plain)}
 
 

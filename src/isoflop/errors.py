@@ -22,6 +22,17 @@ class WorkError(Exception):
     """
 
 
+class ChangedError(WorkError):
+    """Bits in memory are not those that were written there: the machine is at fault."""
+
+    def __init__(self, what: str, where: str = "") -> None:
+        super().__init__(
+            f"{where}bits of {what} changed in memory by themselves since the last update; nothing made of them was "
+            "saved: run again to go on from the last checkpoint, on another machine if it happens again"
+        )
+        self.what = what
+
+
 class DivergenceError(WorkError):
     """Training has run away: its loss or gradient is not finite."""
 

@@ -1,6 +1,5 @@
 """A changed setting is refused with what it was; accepted, the run goes on and its result and card tell."""
 
-import json
 import os
 import re
 import signal
@@ -11,7 +10,8 @@ from typing import Any
 import pytest
 
 from isoflop.config import Family, load_family
-from isoflop.errors import InputError, Interrupted
+from isoflop.durable import write_sealed
+from isoflop.errors import InputError, Interrupted, WorkError
 from isoflop.pipeline import RunFolder
 from isoflop.pipeline.changes import accept_family_changes
 from isoflop.pipeline.release import release_run
@@ -62,7 +62,7 @@ def test_accepted_changes_are_told_by_result_and_card(
         ("peak_lr", STOPPED_AFTER),
         ("weight_decay", STOPPED_AFTER),
     ]
-    (folder.model("w8") / "spikes.json").write_text(json.dumps([SPIKE]))
+    write_sealed(folder.model("w8") / "spikes.json", {"spikes": [SPIKE]})
     cards: list[Card] = []
     monkeypatch.setattr("isoflop.release.release_model", lambda *given: cards.append(given[3]))
     release_run(folder.path, heard)
@@ -70,6 +70,11 @@ def test_accepted_changes_are_told_by_result_and_card(
     assert "## Settings changed on the way" in card
     assert re.search(rf"\| {STOPPED_AFTER} \| weight.{{0,6}}decay \| 0.1 \| 0.2 \|", card)
     assert re.search(r"\| 3 \| not finite \| nan \| 2 \| - \| 1 \| the batch was passed over \|", card)
+
+    path = folder.model("w8") / "spikes.json"
+    path.write_text(path.read_text().replace("passed over", "trained on"))
+    with pytest.raises(WorkError, match=r"spikes\.json: damaged"):
+        release_run(folder.path, heard)
 
     # A finished model stays what it is.
     with pytest.raises(InputError, match=r"result\.json: trained with other .*weight_decay was 0\.2 and is 0\.1"):

@@ -208,6 +208,56 @@ def test_none_outlives_the_launcher_and_one_system_goes_on(
     assert bits(place, request.node.name) == alone
 
 
+# Laid on the path of the systems: number 1 tells where its weights lie after a step, and waits until that was read.
+TELLS = """
+import os, time
+from pathlib import Path
+if os.environ.get("RANK") == "1":
+    from isoflop.train.learner import Learner
+    update, told = Learner.update, Path(__file__).with_name("told")
+    def telling(self, *given):
+        update(self, *given)
+        if self._systems.place == "w16 step 30":
+            flat = self.weights.flat
+            told.with_name("part").write_text(f"{os.getpid()} {flat.data_ptr() + flat.nbytes // 2}")
+            told.with_name("part").rename(told)
+            while told.exists():
+                time.sleep(0.01)
+    Learner.update = telling
+"""
+
+
+def test_a_bit_that_flips_in_one_systems_memory_is_found_and_the_system_named(
+    place: Path, alone: dict[str, object], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(TELLS)
+    process = subprocess.Popen(
+        command(place, "flipped", 2),
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    told, end = tmp_path / "told", time.monotonic() + LONGEST
+    while not told.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    worker, address = map(int, told.read_text().split())
+    with open(f"/proc/{worker}/mem", "r+b", buffering=0) as memory:
+        memory.seek(address)
+        (byte,) = memory.read(1)
+        memory.seek(address)
+        memory.write(bytes([byte ^ 16]))
+    told.unlink()
+    _, said = process.communicate(timeout=LONGEST)
+    assert process.returncode == 1, said
+    (line,) = [one for one in said.splitlines() if one.startswith("isoflop: ")]
+    assert "w16 step 31: system 1: bits of the weights of " in line
+    assert "Traceback" not in said
+    done = train(place, "flipped", 1)
+    assert done.returncode == 0, done.stderr
+    assert bits(place, "flipped") == alone
+
+
 def test_a_fault_that_no_restart_mends_is_told_once_in_one_line(place: Path, alone: dict[str, object]) -> None:
     file = place / "tiny.toml"
     other = place / "other.toml"

@@ -89,7 +89,7 @@ def test_a_healthy_run_is_told_of_and_not_warned(ladder: Path, monkeypatch: pyte
 def test_the_studio_draws_the_band_and_says_what_is_off_its_track(
     ladder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from isoflop.studio.curves import draw_course
+    from isoflop.studio.curves import draw_course, draw_courses
     from isoflop.studio.live import Live
 
     folder = RunFolder(ladder.parent / "watched")
@@ -109,6 +109,15 @@ def test_the_studio_draws_the_band_and_says_what_is_off_its_track(
         (panel,) = figure.drawing.panels
         assert [(line.series, line.closed) for line in panel.lines[:2]] == [("band", True), ("expected", False)]
         assert panel.x.high >= float(model.planned.tokens)  # drawn to the end that is still to come
+        row = {"loss": 3.0, "low_80": 2.9, "high_80": 3.1, "low_95": 2.8, "high_95": 3.2}
+        for quoted, ends in (({}, 0), ({"w28": row, "w16": row}, 2)):  # w16 is finished: nothing of it is foretold
+            figure = draw_courses(now, quoted)
+            assert figure is not None
+            (panel,) = figure.drawing.panels
+            assert [line.series for line in panel.lines].count("band") == 1
+            assert [line.series for line in panel.lines].count("foretold") == ends
+            assert panel.x.high >= float(model.planned.tokens)
+        assert panel.y.low < 2.8 < 3.2 < panel.y.high
         alarms.write_text(f'[{{"message": "step 4: astray", "time": {time.time()}}}]')
         now = live.read()
         assert now.off_track == frozenset({"w28"})

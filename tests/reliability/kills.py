@@ -19,7 +19,8 @@ from typing import Any
 WAYS: tuple[tuple[str, ...], ...] = ((), ("--systems", "2"), ("--execution", "streamed"))
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 WHO = ("command", "one", "all")
-LATEST_SECONDS = 8.0
+# Nothing hangs for so long: a run that was killed once may go on to its end on a machine with much else to do.
+LONGEST_SECONDS = 600
 FAMILY = """
 name = "tiny"
 precision = "fp32"
@@ -67,10 +68,10 @@ def below(pid: int) -> list[int]:
     return [one for child in children for one in (int(child), *below(int(child)))]
 
 
-def kill_once(folder: Path, dice: random.Random) -> str:
+def kill_once(folder: Path, dice: random.Random, latest_seconds: float) -> str:
     """Starts the run, kills it at some instant, and waits until nothing of it is left; what was done."""
     way, number, who = dice.choice(WAYS), dice.choice(SIGNALS), dice.choice(WHO)
-    instant = dice.uniform(0.0, LATEST_SECONDS)
+    instant = dice.uniform(0.0, latest_seconds)
     process = subprocess.Popen(command(*way), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     time.sleep(instant)
     started = below(process.pid)
@@ -80,7 +81,7 @@ def kill_once(folder: Path, dice: random.Random) -> str:
             os.kill(victim, number)
         except ProcessLookupError:
             continue
-    said = process.communicate(timeout=120)[1]
+    said = process.communicate(timeout=LONGEST_SECONDS)[1]
     while any(Path(f"/proc/{pid}").exists() for pid in started):
         time.sleep(0.02)
     told = f"{number.name} to {who} after {instant:.2f} s of {' '.join(way) or 'run'}: exit code {process.returncode}"
@@ -108,11 +109,11 @@ def outcome(folder: Path) -> dict[str, Any]:
     }
 
 
-def chain(folder: Path, seed: int, count: int) -> tuple[dict[str, Any], list[str]]:
-    """What a run ends with that was killed `count` times, and how it was."""
+def chain(folder: Path, seed: int, count: int, latest_seconds: float) -> tuple[dict[str, Any], list[str]]:
+    """What a run ends with that was killed `count` times, each so long after its start at most, and how it was."""
     write_family(folder)
     dice = random.Random(seed)
-    told = [kill_once(folder, dice) for _ in range(count)]
+    told = [kill_once(folder, dice, latest_seconds) for _ in range(count)]
     done = subprocess.run(command(), cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, "\n".join([*told, done.stderr])
     return outcome(folder), told
@@ -126,11 +127,16 @@ def undisturbed(folder: Path) -> dict[str, Any]:
 
 
 def main(folder: Path, seed: int, count: int, each: int = 5) -> None:
-    """`count` kills, so many of them on the way to each of the results."""
+    """`count` kills, so many on the way to each of the results.
+
+    Each comes within a quarter of what an undisturbed run takes: the next one goes on from there.
+    """
+    began = time.monotonic()
     wanted = undisturbed(folder / "undisturbed")
+    latest_seconds = (time.monotonic() - began) / 4
     lost = 0
     for i in range(-(-count // each)):
-        found, told = chain(folder / str(i), seed + i, min(each, count - i * each))
+        found, told = chain(folder / str(i), seed + i, min(each, count - i * each), latest_seconds)
         lost += found != wanted
         print("\n".join(told), "same" if found == wanted else f"LOST: {found} instead of {wanted}", flush=True)
     print(f"{count} kills, {lost} results of another kind")

@@ -1,7 +1,9 @@
 """Logs survive kills, and thinned curves keep what matters."""
 
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoflop.durable import SealedLines
-from isoflop.report.metrics import COLUMNS, MetricsLog, read_metrics, smoothed, thinned
+from isoflop.report.metrics import COLUMNS, MetricsLog, _row, _rows, _rows_alike, read_metrics, smoothed, thinned
 from isoflop.report.run import read_run
 
 
@@ -112,6 +114,47 @@ def test_a_changed_digit_is_told_and_its_line_left_out(tmp_path: Path) -> None:
     )
     assert run.models[0].metrics is not None
     assert run.models[0].metrics.tokens.tolist() == [1, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("foreign", [0, 1, 2, 7])
+def test_lines_that_are_alike_are_read_as_one_by_one(foreign: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = random.Random(foreign)
+    lines = []
+    for step in range(1, 400):
+        loss, lr = dice.choice([2.5, 1e-7, 31.408820663333874]), dice.random() * 10.0 ** dice.randrange(-12, 0)
+        line: dict[str, Any] = {"step": step, "tokens": 16 * step, "loss": loss, "lr": lr, "mfu": dice.random()}
+        if foreign and dice.random() < 0.2:
+            line |= dice.choice([{"unreached": 3}, {"link_bytes": 5, "unreached": 1}, {"joules": 1.5}][: 1 + foreign])
+        text = json.dumps({**line, "crc": "0123abcd"})
+        if foreign == 7 and step == 300:  # as many commas, and no number where one should be
+            text = text.replace('"mfu": ', '"mfu": "a" "')
+        lines.append(text)
+    content = "\n".join(lines).encode() + b"\n"
+    monkeypatch.setattr("isoflop.report.metrics.BLOCK", 4096)
+    found = _rows(content)
+    assert (_rows_alike(content) is None) == (foreign == 7)
+    wanted = [row for line in lines if (row := _row(line)) is not None]
+    np.testing.assert_array_equal(found, np.array(wanted))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"tokens": 3, "loss": 2.0, "crc": "x"',
+        '{"tokens": 3, "lose": 2.0, "crc": "x"}',
+        '{"tokens": 3, "loss": "2,0", "crc": "x"}',
+        '{"tokens": 3, "loss": null, "crc": "x"}',
+        '{"loss": 2.0, "tokens": 3, "crc": "x"}',
+        '{"tokens": 3,\r"loss": 2.0, "crc": "x"}',
+        "[1, 2, 3]",
+        "\x00",
+        '\n{"tokens": 3, "loss": 2.0, "lr": 1.0, "crc": "x"}',
+    ],
+)
+def test_a_line_unlike_the_others_is_read_as_json(line: str) -> None:
+    content = ('{"tokens": 1, "loss": 4.0, "crc": "x"}\n' * 3 + line + "\n").encode()
+    wanted = [row for one in content.split(b"\n") if (row := _row(one)) is not None]
+    np.testing.assert_array_equal(_rows(content), np.array(wanted))
 
 
 def test_a_log_that_was_begun_again_is_read_again(tmp_path: Path) -> None:

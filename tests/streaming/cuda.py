@@ -122,6 +122,7 @@ class Cuda:
         for name, stand_in in cuda.items():
             patch.setattr(torch.cuda, name, stand_in)
         patch.setattr(torch, "compile", lambda function, dynamic: function)
+        patch.setattr(torch.compiler, "reset", lambda: None)
         patch.setattr(ThreadPoolExecutor, "submit", self._submitting(ThreadPoolExecutor.submit))
         patch.setattr(threading.Thread, "start", self._starting(threading.Thread.start))
         patch.setattr(threading.Thread, "run", self._running(threading.Thread.run))
@@ -328,12 +329,17 @@ class Cuda:
         """A call in Python: what has to do with devices becomes one about the processor."""
         name = getattr(function, "__name__", "")
         first = arguments[0] if arguments and isinstance(arguments[0], Tensor) else None
-        if first is not None and name in ("__get__", "to", "cpu", "numpy", "data_ptr"):
+        if first is not None and name in ("__get__", "to", "cpu", "numpy", "data_ptr", "pin_memory"):
             if function == torch.Tensor.device.__get__:
                 return self.device if self.on_device(first) else torch.device("cpu")
             if name == "cpu" or (name == "to" and isinstance(arguments[1], torch.device)):
                 wanted = name == "to" and arguments[1].type == "cuda"
-                return first if self.on_device(first) == wanted else self._moved(first, wanted)
+                waits = not named.get("non_blocking", False)
+                return first if self.on_device(first) == wanted else self._moved(first, wanted, waits)
+            if name == "pin_memory":
+                locked = first.clone()
+                self._locked[locked.data_ptr()] = locked.untyped_storage().nbytes()
+                return locked
             if name in ("numpy", "data_ptr"):
                 if self.on_device(first):
                     self.fault(f"{name} of a tensor of the device")
@@ -343,7 +349,10 @@ class Cuda:
         if device is None:
             wanted = function is torch.autograd.grad and self.on_device(next(_tensors(arguments)))
             return self._creating(wanted, function, arguments, named)
-        return self._creating(device.type == "cuda", function, arguments, {**named, "device": "cpu"})
+        made = self._creating(device.type == "cuda", function, arguments, {**named, "device": "cpu"})
+        if device.type == "cuda" and not self.on_device(made):  # of Python's numbers, which no operation makes
+            self._new(made, True)
+        return made
 
     def _creating(self, on_device: bool, function: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Calls it; tensors that come of no other are the device's, or not."""
@@ -353,9 +362,9 @@ class Cuda:
         finally:
             self._own.creates = before
 
-    def _moved(self, tensor: Tensor, to_device: bool) -> Tensor:
+    def _moved(self, tensor: Tensor, to_device: bool, waits: bool) -> Tensor:
         made: Tensor = self._creating(to_device, torch.empty, tuple(tensor.shape), {"dtype": tensor.dtype})
-        return made.copy_(tensor)
+        return made.copy_(tensor, non_blocking=not waits)
 
     def operate(self, function: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """An operation of ATen: done at once, with a look at the clocks."""

@@ -2,8 +2,9 @@
 
     python -m tests.streaming.killed DATA FOLDER SEED KINDS
 
-Calls are of one kind if they do the same to files of one name but for layer and step; of that many kinds one call each
-is the last of a run. Each run is a fork of this process, which itself computes nothing.
+The first that it tells of is what an undisturbed run ends with. Calls are of one kind if they do the same to files of
+one name but for layer and step; of that many kinds one call each is the last of a run. Each run is a fork of this
+process, which itself computes nothing.
 """
 
 import json
@@ -14,13 +15,19 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from isoflop.model import weights_sha256
+from isoflop.recipe import BatchStage
 from tests.streaming.runs import DISK, RESIDENT, losses, run
 
 CALLS = ("pwritev", "fsync", "replace", "unlink", "link", "ftruncate")
+# Every kind of call comes in every step, or at the beginning or the end.
+STEPS = 6
+SHORT = {"tokens": STEPS * 4 * 32, "steps": STEPS, "batch_schedule": (BatchStage(0, 4),)}
+PLANS = (replace(DISK, **SHORT), replace(RESIDENT, **SHORT))
 
 
 def forked(work: Callable[[], None]) -> int:
@@ -83,25 +90,24 @@ def main(data: Path, folder: Path, seed: int, kinds: int) -> None:
 
     def whole() -> None:
         counts = count_calls(None)
-        run(data, folder / "whole", DISK)
-        told.write_text(json.dumps(counts))
+        told.write_text(json.dumps([weights_sha256(run(data, folder / "whole", PLANS[0]).weights), counts]))
 
     assert forked(whole) == 0
-    counts = json.loads(told.read_text())
-    found = []
+    wanted, counts = json.loads(told.read_text())
+    found = [{"at": "never", "weights": wanted, "losses": losses(folder / "whole", STEPS)}]
     for i, kind in enumerate(dice.sample(sorted(counts), min(kinds, len(counts)))):
-        place, plan, last = folder / str(i), (DISK, RESIDENT)[i % 2], (kind, dice.randrange(counts[kind]))
+        place, plan, last = folder / str(i), PLANS[i % 2], (kind, dice.randrange(counts[kind]))
 
         def killed(place: Path = place, last: tuple[str, int] = last) -> None:
             count_calls(last)
-            run(data, place, DISK)
+            run(data, place, PLANS[0])
 
         def resumed(place: Path = place, plan: Any = plan) -> None:
             told.write_text(weights_sha256(run(data, place, plan).weights))
 
         assert os.WTERMSIG(forked(killed)) == signal.SIGKILL, last
         assert forked(resumed) == 0, last
-        found.append({"at": last, "weights": told.read_text(), "losses": losses(place)})
+        found.append({"at": last, "weights": told.read_text(), "losses": losses(place, STEPS)})
     print(json.dumps(found))
 
 

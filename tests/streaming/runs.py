@@ -87,9 +87,9 @@ def run(
         )
 
 
-def losses(folder: Path) -> list[float]:
+def losses(folder: Path, steps: int = STEPS) -> list[float]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in lines] == list(range(1, steps + 1))
     return [line["loss"] for line in lines]
 
 

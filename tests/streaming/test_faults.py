@@ -29,19 +29,13 @@ def killed(data: Path, folder: Path, seed: int, kinds: int) -> list[dict[str, ob
     return found
 
 
-def test_killed_at_any_system_call_it_goes_on_to_the_same_weights_in_either_execution(
-    data: Path, tmp_path: Path, wanted: tuple[str, list[float]]
+def test_killed_at_any_kind_of_system_call_it_goes_on_to_the_same_weights_in_either_execution(
+    data: Path, tmp_path: Path
 ) -> None:
-    for one in killed(data, tmp_path, seed=1, kinds=4):
-        assert (one["weights"], one["losses"]) == wanted, one["at"]
-
-
-@pytest.mark.slow  # a run for each kind of call
-def test_killed_at_every_kind_of_system_call(data: Path, tmp_path: Path, wanted: tuple[str, list[float]]) -> None:
-    found = killed(data, tmp_path, seed=2, kinds=100)
+    undisturbed, *found = killed(data, tmp_path, seed=2, kinds=100)
     assert len(found) > 20
     for one in found:
-        assert (one["weights"], one["losses"]) == wanted, one["at"]
+        assert (one["weights"], one["losses"]) == (undisturbed["weights"], undisturbed["losses"]), one["at"]
 
 
 class CrashError(Exception):

@@ -68,6 +68,18 @@ class Browser:
             self._ask("Input.dispatchKeyEvent", down)
             self._ask("Input.dispatchKeyEvent", {**said, "type": "keyUp"})
 
+    def tab_to(self, what: str, most: int = 150) -> None:
+        """Tab until what has the focus says this, or has it as its name or label; the focus is seen on the way."""
+        look = """(e => [[e.textContent.trim(), e.name, e.getAttribute("aria-label")],
+            e === document.body || getComputedStyle(e).outlineStyle !== "none"])(document.activeElement)"""
+        for _ in range(most):
+            said, outlined = self.ask(look)
+            assert outlined, f"nothing shows that {said} has the focus"
+            if what in said:
+                return
+            self.press("Tab")
+        raise AssertionError(f"no Tab leads to {what!r} at {self.ask('location.href')}")
+
     def type(self, text: str) -> None:
         self._ask("Input.insertText", {"text": text})
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +10,12 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from isoflop.config import load_family
+from isoflop.pipeline import train_family
 from isoflop.studio import jobs
 from isoflop.studio.context import Studio
 from isoflop.studio.places import Places
+from tests.pipeline.conftest import Heard
 from tests.pipeline.test_cluster_job import CLUSTER, FAMILY
 from tests.studio.conftest import send
 
@@ -72,8 +73,7 @@ def test_a_job_is_paused_and_goes_on_with_other_systems_to_the_same_bits(
     logs = sorted(path for path in folder.logs.glob("job-*.txt") if "node" not in path.name)
     assert len(logs) == 2
     assert f"== {logs[1].name}" in client.get("/runs/tiny/log").text
-    command = [sys.executable, "-m", "isoflop", "train", str(families / "here.toml"), "--runs", str(places.runs)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    train_family(load_family(families / "here.toml"), places.run("here"), Heard())  # type: ignore[arg-type]
     ends = [json.loads(places.run(name).result("w16").read_text())["weights_sha256"] for name in ("tiny", "here")]
     assert ends[0] == ends[1]
 

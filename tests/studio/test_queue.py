@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from isoflop.studio.catalogue import Catalogue
 from isoflop.studio.context import Studio
 from isoflop.studio.live import Lives
 from isoflop.studio.places import Ordered, Places
-from isoflop.studio.process import look, start, stop
+from isoflop.studio.process import Process, look, start, stop
 from isoflop.studio.question import parse_question
 from isoflop.studio.queue import Limits, Queue
 from tests.studio.conftest import send
@@ -77,6 +78,16 @@ def test_a_process_holds_its_run_and_leaves_its_exit_code(tmp_path: Path) -> Non
     assert "no such run directory" in ordered.log.read_text()
 
 
+def test_who_is_told_to_stop_in_its_first_moment_hears_it(tmp_path: Path) -> None:
+    ordered = Ordered(tmp_path / "studio")
+    ordered.path.mkdir()
+    for _ in range(3):
+        child = start(ordered, ["report", str(tmp_path / "none")])
+        os.kill(child.pid, signal.SIGTERM)
+        assert child.wait(60) == 143
+        assert look(ordered.process) == Process(child.pid, False, 143)
+
+
 def test_another_process_with_the_number_is_never_told_to_stop(tmp_path: Path) -> None:
     ordered = Ordered(tmp_path)
     with at_work(ordered, os.getpid()):
@@ -117,10 +128,9 @@ def test_the_highest_priority_starts_first_and_limits_hold(studio: Studio, start
         studio.queue.look()
         assert started == []
     studio.queue.pause("a")
-    runs = studio.catalogue.runs()
-    assert [run.name for run in studio.queue.waiting(runs)] == ["b", "c"]
+    assert studio.queue.waits(studio.catalogue.runs()) == {"b": "next", "c": "1 of 1 at work"}
     studio.queue.look()
-    assert started[0][:2] == ["b", "run"]
+    assert [one[:2] for one in started] == [["b", "run"]]
     assert started[0][-4:] == ["--systems", "1", "--execution", "resident"]
 
 
@@ -143,6 +153,21 @@ def test_systems_and_money_are_limited(places: Places, studio: Studio, started: 
         queue.look()
         assert started == []
     assert not places.run("c").path.exists()
+
+
+def test_whoever_waits_for_systems_is_not_passed_by_smaller_ones(
+    places: Places, studio: Studio, started: list[list[str]]
+) -> None:
+    queue = Queue(places, studio.catalogue, Limits(at_once=5, systems=3))
+    for name, systems in (("a", "2"), ("b", "2"), ("c", "1")):
+        place(studio, name, systems=systems)
+    with at_work(places.ordered("a")):
+        queue.look()
+        assert started == []
+        assert queue.waits(studio.catalogue.runs()) == {"b": "2 of 3 systems taken", "c": "others are first"}
+    ended(places.ordered("a"), 0)
+    queue.look()
+    assert [one[0] for one in started] == ["b", "c"]
 
 
 def test_of_two_who_launch_one_name_at_once_one_gets_it(studio: Studio) -> None:

@@ -1,5 +1,6 @@
 """Quotes: what the plan says, in an address, a file and a page."""
 
+import json
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -8,13 +9,18 @@ from starlette.testclient import TestClient
 
 from isoflop.config import load_family
 from isoflop.errors import InputError
+from isoflop.pipeline.data import prepare_data
+from isoflop.pipeline.law import ladder_law
+from isoflop.pipeline.plan import store_plan
+from isoflop.pipeline.result import write_result
 from isoflop.recipe import plan_family
 from isoflop.studio.context import Studio
 from isoflop.studio.family_text import family_text
 from isoflop.studio.laws import PUBLISHED, published
 from isoflop.studio.question import parse_question
 from isoflop.studio.quote import energy_of
-from tests.pipeline.conftest import MACHINE
+from isoflop.studio.silent import Silent
+from tests.pipeline.conftest import MACHINE, result_of
 from tests.studio.conftest import send
 
 
@@ -145,3 +151,36 @@ def test_a_bad_family_cannot_be_asked_for_twice_by_name(studio: Studio) -> None:
     assert studio.quotes.answer(parse_question({"family": "tiny"})).family.name == "tiny-2"
     with pytest.raises(InputError, match="there already"):
         studio.queue.place(studio.quotes.answer(parse_question({"family": "tiny", "name": "tiny"})), "local")
+
+
+def test_the_own_law_foretells_the_same_text_wherever_it_lies(studio: Studio, families: Path, tmp_path: Path) -> None:
+    family = load_family(families / "tiny.toml")
+    plan, folder = plan_family(family, MACHINE), studio.places.run("ladder")
+    store_plan(family, plan, folder)
+    prepare_data(family, folder, Silent())
+    for model in plan.ladder:
+        write_result(folder, result_of(model))
+    ladder_law(plan, folder)
+
+    def law(**fields: str) -> str:
+        quote = studio.quotes.answer(parse_question({"family": "tiny", **fields}))
+        assert quote.law.same_data == ("another text" not in " ".join(quote.beware))
+        return quote.law.name if quote.law.same_data else "another text"
+
+    elsewhere, text = tmp_path / "copy.jsonl", (families / "corpus.jsonl").read_text()
+    elsewhere.write_text(text)
+    assert law() == law(corpus=str(elsewhere)) == law(corpus=str(folder.data)) == "ladder"
+    # Another text of the same length at the path of the one before is another.
+    elsewhere.write_text(text.replace("Number 7 ", "Number 8 "))
+    assert law(corpus=str(elsewhere)) == "another text"
+    # So are the same files where they make other tokens.
+    (families / "other.toml").write_text((families / "tiny.toml").read_text().replace("= 300", "= 320"))
+    try:
+        assert law(family="other") == "another text"
+    finally:
+        (families / "other.toml").unlink()
+    # The tokens of a run are enough: its corpus may be gone.
+    document = json.loads(folder.family.read_text())
+    document["data"]["source"] = str(tmp_path / "gone.jsonl")
+    folder.family.write_text(json.dumps(document))
+    assert law(corpus=str(folder.data)) == "ladder"

@@ -1,5 +1,6 @@
 """Every address, asked by nobody, by a page of someone else, and for what lies outside its folder."""
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from isoflop.studio.accounts import Account
 from isoflop.studio.app import make_app
 from isoflop.studio.context import Studio
 from isoflop.studio.guard import OPEN
+from isoflop.studio.money import taken
 from isoflop.studio.sessions import form_token
 from tests.studio.conftest import NAME, send, token_of
 from tests.studio.test_queue import ended, place
@@ -93,6 +95,30 @@ def test_a_cancelled_run_is_resumed_only_within_the_limit(studio: Studio, client
     assert send(client, "/runs/a/tell/resume") == 422
     assert send(client, "/runs/b/tell/cancel") == 303
     assert send(client, "/runs/a/tell/resume") == 303
+
+
+def test_a_cancelled_run_counts_by_what_it_trained(studio: Studio, client: TestClient) -> None:
+    object.__setattr__(studio.queue.limits, "price", 9.0)
+    priced = {"family": "tiny", "by": "money", "amount": "2", "price": "1"}
+    assert send(client, "/launch", **priced, name="a") == 303
+    run = studio.catalogue.run("a")
+    assert run is not None
+    assert run.order is not None
+    # Half of its time went into a model that is not finished.
+    step = {"step": 1, "tokens": 1000, "loss": 5.0, "tokens_per_second": 2000 / run.order.quote["totals"]["seconds"]}
+    log = studio.places.run("a").model("w8") / "metrics.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps(step) + "\n")
+    assert send(client, "/runs/a/tell/cancel") == 303
+    run = studio.catalogue.run("a")
+    assert run is not None
+    assert run.order is not None
+    price = run.order.quote["totals"]["price"]
+    assert taken(studio.places, run) == pytest.approx(price / 2)
+    object.__setattr__(studio.queue.limits, "price", 1.45 * price)
+    assert send(client, "/launch", **priced, name="b") == 422
+    object.__setattr__(studio.queue.limits, "price", 1.55 * price)
+    assert send(client, "/launch", **priced, name="b") == 303
 
 
 def test_a_fifth_prompt_at_once_waits(studio: Studio, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

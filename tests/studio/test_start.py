@@ -11,7 +11,7 @@ from isoflop.studio.app import make_app
 from isoflop.studio.context import Studio
 from isoflop.studio.places import Places
 from isoflop.studio.queue import Limits
-from isoflop.studio.server import Opening, only_one, serve_studio
+from isoflop.studio.server import Opening, only_one, open_studio, serve_studio
 from tests.studio.conftest import NAME, send, token_of
 
 
@@ -26,11 +26,30 @@ def test_a_link_opens_one_session_and_is_spent(studio: Studio) -> None:
     assert first.get("/").status_code == 200
 
 
+def test_what_looks_ahead_spends_no_link(studio: Studio) -> None:
+    app = make_app(studio, [NAME])
+    client, link = TestClient(app, base_url=f"http://{NAME}"), f"/enter?token={studio.sessions.new_link()}"
+    assert client.head(link).status_code == 204
+    assert client.get(link, headers={"Sec-Purpose": "prefetch;prerender"}).status_code == 204
+    assert client.get(link).status_code == 200
+
+
+def test_a_second_studio_of_the_machine_signs_nobody_out_of_the_first(
+    studio: Studio, client: TestClient, places: Places, tmp_path: Path
+) -> None:
+    # Cookies go to every port of a host.
+    other = open_studio(Places(tmp_path / "other", places.families), Limits(), Opening())
+    second = TestClient(make_app(other, [NAME]), base_url=f"http://{NAME}")
+    second.cookies = client.cookies
+    assert second.get("/").status_code == 401
+    assert second.get(f"/enter?token={other.sessions.new_link()}").status_code == 200
+    client.cookies = second.cookies
+    assert [one.get("/").status_code for one in (client, second)] == [200, 200]
+
+
 def test_a_session_outlives_the_server_and_ends_with_the_database(
     studio: Studio, client: TestClient, places: Places
 ) -> None:
-    from isoflop.studio.server import open_studio
-
     again = TestClient(make_app(open_studio(places, Limits(), Opening()), [NAME]), base_url=f"http://{NAME}")
     again.cookies = client.cookies
     assert again.get("/").status_code == 200

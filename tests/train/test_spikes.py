@@ -1,6 +1,5 @@
 """A step that goes wrong is told with its documents and answered as the plan says: alike everywhere, always."""
 
-import json
 import math
 import os
 import signal
@@ -20,7 +19,7 @@ from isoflop.recipe import ModelPlan
 from isoflop.systems.group import ALONE, Systems
 from isoflop.train import Step, Trained, train
 from isoflop.train.learner import Learner
-from isoflop.train.spikes import Healthy
+from isoflop.train.spikes import Healthy, read_spikes
 from isoflop.train.streamed import StreamedLearner
 from tests.streaming.runs import DISK, HOST, RESIDENT, STEPS, prepare_data
 from tests.systems.test_group import on_threads
@@ -81,8 +80,7 @@ def run(
 
 
 def spikes(folder: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((folder / "spikes.json").read_bytes())
-    return found
+    return read_spikes(folder / "spikes.json")
 
 
 def test_a_healthy_run_has_no_spikes_and_the_bits_of_any_answer(data: Path, tmp_path: Path) -> None:
@@ -110,6 +108,10 @@ def test_a_spike_is_told_with_the_documents_of_its_batch_and_the_run_goes_on(
     assert len(events) == 1
     assert "step 8" in events[0]
     assert "is a spike" in events[0]
+    path = tmp_path / "spikes.json"
+    path.write_text(path.read_text().replace('"step": 8', '"step": 7'))
+    assert run(data, tmp_path, RESIDENT, events=events).steps == STEPS
+    assert f"{path}: damaged (its SHA-256" in events[1]
 
 
 @EXECUTIONS

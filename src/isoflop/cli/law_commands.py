@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from isoflop.cli.options import Debug, Json
 from isoflop.cli.streams import print_json
 from isoflop.errors import InputError
 
@@ -25,8 +26,6 @@ TaskLoss = Annotated[
 Chance = Annotated[
     float | None, typer.Option("--chance", metavar="SHARE", help="With --accuracy: that of guessing, as in 0.25.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show where in the program an error arose.")]
 
 
 def law(
@@ -45,7 +44,10 @@ def law(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fit the law, test it on the largest run, and say which runs would narrow a target's interval most."""
+    """Fit the law and test it on the largest run.
+
+    With --target, say which runs would narrow that run's interval most.
+    """
     from isoflop.cli import law_tables
     from isoflop.pipeline.law import law_of, next_runs
     from isoflop.pipeline.task_law import TaskQuestion, task_law
@@ -116,7 +118,10 @@ def predict(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Foretell losses, with 80 % and 95 % intervals; or the run that a budget, tokens or a loss call for."""
+    """Foretell losses with intervals, or the run for a budget.
+
+    Intervals are of 80 % and 95 %. Tokens or a wanted loss call for a run too.
+    """
     from isoflop.cli import law_tables
     from isoflop.law import price_of_smaller
     from isoflop.pipeline.predict import Wish, bits_per_byte, choices, parse_target, predict, read_targets

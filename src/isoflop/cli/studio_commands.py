@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from isoflop.cli.groups import WithDefault
+from isoflop.cli.options import Debug
 from isoflop.errors import InputError
 
 Runs = Annotated[Path, typer.Option("--runs", metavar="RUNS", help="Where the families' folders lie.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show where in the program an error arose.")]
 
 studio = typer.Typer(cls=WithDefault, help="The same in a browser: quote, launch, watch, fetch, try.")
 

@@ -52,6 +52,15 @@ class Hashes:
             self._is_new = True
         return sha256
 
+    def known(self, path: Path) -> str | None:
+        """The SHA-256 of a whole file where it is kept and the file was not touched since.
+
+        Raises:
+            OSError: it cannot be looked at.
+        """
+        kept = self._kept.get(f"{os.path.abspath(path)}@0+None")
+        return str(kept[-1]) if kept is not None and kept[:-1] == _touched(path) else None
+
     def keep(self) -> None:
         """Writes down what was hashed. A cache that cannot be written costs time, nothing else."""
         if self._is_new:

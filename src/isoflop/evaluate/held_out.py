@@ -13,7 +13,7 @@ from isoflop.data import DocumentIndex, Manifest, TokenStream, load_manifest
 from isoflop.model import Lanes, Weights, load_kernels, make_model
 
 CPU = torch.device("cpu")
-MOST_TOKENS_AT_ONCE = 4_096  # on each lane
+MOST_TOKENS_AT_ONCE, MOST_ON_GPU = 4_096, 65_536  # on each lane; a GPU would wait for the host's next request
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def held_out_loss(
         return summed(1 + first * length, stream.batch(range(first, min(first + at_once, whole)), length))
 
     whole = stream.n_samples(length)
-    at_once = max(1, MOST_TOKENS_AT_ONCE // length)
+    at_once = max(1, (MOST_ON_GPU if device.type == "cuda" else MOST_TOKENS_AT_ONCE) // length)
     first_token = stream.sample(0, 1)[:1]
     sums = [summed(0, np.array([[manifest.tokenizer.end_of_text, *first_token]]))]
     sums += lanes.map(of_windows, range(0, whole, at_once))

@@ -7,7 +7,6 @@ parametric: the optimum of a fitted L(N, D). Each gives N*(C) ~ C^a and D*(C) ~ 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.interpolate import Akima1DInterpolator
 from scipy.optimize import minimize_scalar
 
 from isoflop.law.descent import HUBER_DELTA
@@ -71,6 +70,8 @@ def _bottom(runs: Runs, rows: Index, curve: str) -> tuple[float, float, float] |
     fine = np.linspace(size[0], size[-1], FINE)
     middle = float(size.mean())
     if curve == "isoFLOP, Akima":
+        from scipy.interpolate import Akima1DInterpolator  # a second of every command's start, of which few come here
+
         value = Akima1DInterpolator(size, loss, method="makima")(fine)
     else:
         degree = 3 if curve == "isoFLOP, cubic" and len(size) >= CUBIC_RUNS else 2

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import theilslopes
 
 from isoflop.law.forecast import Forecast
 from isoflop.law.points import Point
@@ -121,6 +120,8 @@ def _units(points: Sequence[Point]) -> list[str]:
 
 def _far_off(runs: Runs) -> list[str]:
     """The runs that a line through the others, log loss over log FLOPs, cannot explain."""
+    from scipy.stats import theilslopes  # a second of every command's start, of which few come here
+
     some = np.linspace(0, len(runs) - 1, min(len(runs), MOST_IN_PAIRS)).astype(int)
     slope = theilslopes(runs.y[some], runs.flops[some]).slope
     off = runs.y - slope * runs.flops

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from isoflop.errors import InputError
 from isoflop.law.course import JUMP_SHARES, PARTS, WATCHED_FROM, Course, Expected, part_of
@@ -156,7 +156,7 @@ class Track:
         z = np.abs(np.nan_to_num(moves)) / np.sqrt(alone**2 + wander[:, part] ** 2)
         margin = 1.0 + MARGIN / len(self.finished)
         freedom = len(self.finished) - min(2, len(np.unique(self._size)))
-        level_limit = max(float(student.ppf(1 - MISS / 2, freedom)), margin * max(levels))
+        level_limit = max(float(stdtrit(freedom, 1 - MISS / 2)), margin * max(levels))
         return Limits(wander, np.maximum(JUMP_LIMIT, margin * z.max(axis=1)), level_limit)
 
 

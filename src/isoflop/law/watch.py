@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from isoflop.law.course import JUMP_SHARES, WATCHED_FROM, Course
 from isoflop.law.forms import Array
@@ -114,7 +114,7 @@ class Watch:
         reach = self._limits.level * sd
         middle = expected.final + kept * off
         low_80, high_80, low_95, high_95 = (
-            float(np.exp(middle + side * student.ppf(0.5 + share / 2, freedom) * left))
+            float(np.exp(middle + side * stdtrit(freedom, 0.5 + share / 2) * left))
             for share in (0.8, 0.95)
             for side in (-1, 1)
         )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isoflop.model.gradients import Gradients
-from isoflop.model.head import loss_and_gradients, summed_loss, token_losses
+from isoflop.model.head import chunk_loss, loss_and_gradients, summed_loss, token_losses
 from isoflop.model.passes import Passes
 from isoflop.model.weights import LAYER_TENSORS, Weights
 from isoflop.recipe import STANDARD, Parametrisation, Shape
@@ -45,14 +45,21 @@ class GPT(Passes):
         self._attention_scale = parametrisation.attention_scale(shape)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._block: Callable[..., Tensor] = layer
+        self._chunk: Callable[..., tuple[Tensor, Tensor, Tensor]] = chunk_loss
 
     def compile(self) -> None:
-        """From now on one compiled block computes all layers: what it is told of them are tensors of one size."""
+        """From now on one compiled block computes all layers: what it is told of them are tensors of one size.
+
+        Another computes the head's chunks, so that fp32 logits are never written. All that was compiled before in this
+        process is forgotten: PyTorch runs a function uncompiled from the ninth size on, and families have more.
+        """
+        torch.compiler.reset()
         self._block = torch.compile(layer, dynamic=False)
+        self._chunk = torch.compile(chunk_loss, dynamic=False)
 
     def image(self, weights: Weights) -> Weights:
-        """As `Passes` says: the weights themselves, which layers cast as they go."""
-        return weights
+        """As `Passes` says; in fp32 the weights are their own image."""
+        return weights if self.dtype == torch.float32 else Weights(self.shape, weights.flat.detach().to(self.dtype))
 
     def embed(self, weights: Mapping[str, Tensor], ids: Tensor) -> Tensor:
         """As `Passes` says."""
@@ -118,7 +125,9 @@ class GPT(Passes):
         tokens = image["transformer.wte.weight"]
         if gradients is None:
             return token_losses(norm.detach(), tokens, targets, self._output_multiplier), torch.zeros_like(x)
-        nats, d_norm, d_tokens = loss_and_gradients(norm.detach(), tokens, targets, self._output_multiplier)
+        nats, d_norm, d_tokens = loss_and_gradients(
+            norm.detach(), tokens, targets, self._output_multiplier, self._chunk
+        )
         gradients.add("transformer.wte.weight", d_tokens)
         dx, *others = torch.autograd.grad(norm, leaves, d_norm)
         for name, gradient in zip(names, others, strict=True):

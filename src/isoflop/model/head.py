@@ -1,13 +1,15 @@
 """The output head fused with its loss: logits exist for one chunk of tokens at a time, in either direction."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# A chunk of logits has this many elements, or FEWEST_ROWS rows if that is more: fewer make poor products.
+# A chunk of logits has this many elements, or so many rows if that is more: fewer make poor products, and on a GPU each
+# chunk's gradient by the embeddings (154 MB at V 50,257 and width 768) is added up in memory.
 CHUNK_ELEMENTS = 2**20
-FEWEST_ROWS = 512
+FEWEST_ROWS, FEWEST_ON_GPU = 512, 4096
 
 
 def summed_loss(x: Tensor, embedding: Tensor, targets: Tensor, scale: float) -> Tensor:
@@ -21,16 +23,35 @@ def summed_loss(x: Tensor, embedding: Tensor, targets: Tensor, scale: float) -> 
     return loss
 
 
-def loss_and_gradients(x: Tensor, embedding: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`summed_loss` with its gradient by x (tokens, d_model), in x's precision, and by the embedding, in fp32."""
+def chunk_loss(x: Tensor, head: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed loss of a chunk, its gradient by x, and its gradient by the head (fp32)."""
+    logits = (x @ head.t()).float() * scale  # (chunk, vocabulary)
+    log_sum = logits.logsumexp(-1, keepdim=True)
+    loss = (log_sum - logits.gather(1, targets[:, None])).sum()
+    vocabulary = torch.arange(head.shape[0], device=x.device)
+    gradient = (((logits - log_sum).exp() - (vocabulary == targets[:, None]).float()) * scale).to(x.dtype)
+    return loss, gradient @ head, (gradient.t() @ x).float()
+
+
+def loss_and_gradients(
+    x: Tensor,
+    embedding: Tensor,
+    targets: Tensor,
+    scale: float,
+    chunk: Callable[..., tuple[Tensor, Tensor, Tensor]] = chunk_loss,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`summed_loss` with its gradient by x (tokens, d_model), in x's precision, and by the embedding, in fp32.
+
+    `chunk` is `chunk_loss`, or the same compiled.
+    """
     head = embedding.to(x.dtype)
     x_gradient = torch.empty_like(x)
     head_gradient = torch.zeros_like(embedding, dtype=torch.float32)
     loss = torch.zeros((), dtype=torch.float32, device=x.device)
-    size = chunk_rows(head.shape[0])
+    size = chunk_rows(head.shape[0], x.device.type)
     for start in range(0, x.shape[0], size):
         part = slice(start, start + size)
-        part_loss, x_gradient[part], part_gradient = _chunk_loss(x[part], head, targets[part], scale)
+        part_loss, x_gradient[part], part_gradient = chunk(x[part], head, targets[part], scale)
         loss += part_loss
         head_gradient += part_gradient
     return loss, x_gradient, head_gradient
@@ -39,7 +60,7 @@ def loss_and_gradients(x: Tensor, embedding: Tensor, targets: Tensor, scale: flo
 def token_losses(x: Tensor, embedding: Tensor, targets: Tensor, scale: float) -> Tensor:
     """Cross-entropy in nats of each token, fp32 (tokens,), chunk by chunk and without gradients."""
     head = embedding.to(x.dtype)
-    size = chunk_rows(head.shape[0])
+    size = chunk_rows(head.shape[0], x.device.type)
     losses = [
         torch.nn.functional.cross_entropy((part @ head.t()).float() * scale, wanted, reduction="none")
         for part, wanted in zip(torch.split(x, size), torch.split(targets, size), strict=True)
@@ -47,9 +68,9 @@ def token_losses(x: Tensor, embedding: Tensor, targets: Tensor, scale: float) ->
     return torch.cat(losses)
 
 
-def chunk_rows(vocab_size: int) -> int:
+def chunk_rows(vocab_size: int, device: str = "cpu") -> int:
     """Rows (tokens) whose logits exist at once."""
-    return max(FEWEST_ROWS, CHUNK_ELEMENTS // vocab_size)
+    return max(FEWEST_ON_GPU if device == "cuda" else FEWEST_ROWS, CHUNK_ELEMENTS // vocab_size)
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -63,13 +84,3 @@ class _SummedLoss(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x_gradient, head_gradient = ctx.saved_tensors
         return x_gradient * scale.to(x_gradient.dtype), head_gradient * scale, None, None
-
-
-def _chunk_loss(x: Tensor, head: Tensor, targets: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed loss of a chunk, its gradient by x, and its gradient by the head (fp32)."""
-    logits = (x @ head.t()).float() * scale  # (chunk, vocabulary)
-    log_sum = logits.logsumexp(-1, keepdim=True)
-    loss = (log_sum - logits.gather(1, targets[:, None])).sum()
-    vocabulary = torch.arange(head.shape[0], device=x.device)
-    gradient = (((logits - log_sum).exp() - (vocabulary == targets[:, None]).float()) * scale).to(x.dtype)
-    return loss, gradient @ head, (gradient.t() @ x).float()

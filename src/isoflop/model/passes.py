@@ -59,6 +59,10 @@ class Passes(Protocol):
 
     def gradients(self, weights: Weights, image: Weights, samples: Tensor, gradients: Gradients) -> float:
         """Nats summed over the targets of `samples`, int64 (B, T + 1); `gradients` receives that sum's gradient."""
+        return float(self.backpropagate(weights, image, samples, gradients))
+
+    def backpropagate(self, weights: Weights, image: Weights, samples: Tensor, gradients: Gradients) -> Tensor:
+        """As `gradients`, with the nats left where they are computed, fp64 (): nothing waits for a GPU."""
         ids, targets = samples[:, :-1].contiguous(), samples[:, 1:].contiguous().view(-1)
         x = self.embed(weights, ids)
         saved = []
@@ -69,7 +73,7 @@ class Passes(Protocol):
         for i in reversed(range(self.shape.n_layers)):
             self.layer_backward(i, weights.layer(i), image.layer(i), saved.pop(), dx, gradients)
         self.embed_backward(ids, dx, gradients)
-        return float(nats.double().sum())
+        return nats.double().sum()
 
     @torch.no_grad()
     def nats(self, weights: Weights, image: Weights, samples: Tensor) -> Tensor:

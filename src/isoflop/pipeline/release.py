@@ -1,6 +1,5 @@
 """One Hugging Face folder for each trained model, written again only when what it says has changed."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -148,10 +147,9 @@ def _spikes(folder: RunFolder, model: "ModelPlan") -> "tuple[Spike, ...]":
         WorkError: the file is damaged.
     """
     from isoflop.release import Spike
+    from isoflop.train.spikes import read_spikes
 
     path = folder.model(model.name) / "spikes.json"
-    if not path.exists():
-        return ()
     try:
         return tuple(
             Spike(
@@ -163,7 +161,7 @@ def _spikes(folder: RunFolder, model: "ModelPlan") -> "tuple[Spike, ...]":
                 answer=str(one["answer"]),
                 documents=len(one["documents"]),
             )
-            for one in json.loads(path.read_bytes())
+            for one in read_spikes(path)
         )
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise WorkError(

@@ -17,9 +17,9 @@ from isoflop.recipe.streaming import WIDE, Cut
 PROGRAM_BYTES = 345_000_000
 # A GPU's context and the workspace of its matrix products.
 CONTEXT_BYTES = 700_000_000
-# Where freed buffers are kept, holes between them are so many times what lanes use at once; in narrow streamed models,
-# which give their logits back, fewer.
-HOLES, STREAMED_HOLES = 2.5, 1.5
+# Where freed buffers are kept, holes between them are so many times what lanes use at once. Streamed models give their
+# logits back, and wide ones all that is large.
+HOLES = 2.5
 # State passes through memory in windows of this many elements, in the hands of so many threads: clerks finish gradients
 # and update weights, carriers bring weights and activations and take them away, and hardly compute.
 WINDOW, CLERKS, CARRIERS = 2**19, 3, 4
@@ -32,7 +32,7 @@ IMAGES, KEPT_IMAGES, SUMS, INPUT_SLOTS = 3, 2, 2, 2
 # Of a GPU's memory, what images that stay may fill up: what is foretold is right within a tenth.
 ROOM = 0.9
 # Rows of the head whose logits exist at once, and of the vocabulary whose gradient does.
-HEAD_TOKENS, HEAD_ROWS = 512, 4096
+HEAD_TOKENS, HEAD_TOKENS_ON_GPU, HEAD_ROWS = 512, 4096, 4096
 QUERIES = 128
 
 
@@ -100,7 +100,8 @@ def streamed_footprint(
     buffers = image_elements(shape) * image + sums_elements(shape) * sums
     vectors = 4 * (13 * d * shape.n_layers + 2 * d)
     kept, all_kept = kept_bytes(shape, precision, cut), shape.n_layers * cut.most
-    held = PROGRAM_BYTES + buffers + vectors + stream + working + round(_holes(d) * working)
+    holes = 0 if d >= WIDE else round(HOLES * busy * _layer_work(shape, precision, cut.sequences))
+    held = PROGRAM_BYTES + buffers + vectors + stream + working + holes
     if cut.recompute:
         held += busy * kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
     link = link_bytes(shape, precision, reproducible, cut, kept if store == "disk" else 0)
@@ -180,11 +181,6 @@ def _window_bytes(shape: Shape, clerks: int, image: int, sums: int) -> int:
     return min(WINDOW, widest(shape)) * (clerks * (16 + image + 2 * sums) + CARRIERS * 4)
 
 
-def _holes(width: int) -> float:
-    """Of a streamed model: holes between the buffers of lanes, in parts of what they use at once."""
-    return 0.0 if width >= WIDE else STREAMED_HOLES
-
-
 def image_elements(shape: Shape) -> int:
     """Of the buffer of images: layers alternate between two slots, of which one is the embeddings' as well.
 
@@ -217,16 +213,23 @@ def lane_bytes(shape: Shape, precision: str, sequences: int, device: str) -> int
 
     A layer's backward pass: two norms (2 d), GELU's output (4 d), its gradient (4 d) and the output's (d), and the
     gradient of the widest matrix (4 d^2) with what matrix products lay out anew. The head: logits of a chunk, the last
-    norm, its gradient and that of the stream; autograd's has fp32 logits, their gradient, and the embeddings' twice.
+    norm, its gradient and that of the stream; a GPU's has logits, their gradient, and the embeddings' of a chunk, in
+    that precision and in fp32, and of all chunks.
     """
     item, tokens, d = _image_bytes(precision), sequences * shape.context_length, shape.d_model
-    layer = 11 * item * tokens * d + 2 * 4 * d * d * item
-    rows = min(tokens, max(HEAD_TOKENS, 2**20 // shape.vocab_size))
+    layer = _layer_work(shape, precision, sequences)
+    fewest = HEAD_TOKENS_ON_GPU if device == "cuda" else HEAD_TOKENS
+    rows = min(tokens, max(fewest, 2**20 // shape.vocab_size))
     if device == "cuda":
-        head = rows * shape.vocab_size * (8 + item) + 2 * 4 * shape.vocab_size * d
+        head = rows * shape.vocab_size * 2 * item + (8 + item) * shape.vocab_size * d
     else:
         head = rows * shape.vocab_size * item + HEAD_ROWS * d * item
     return max(layer, head + tokens * d * (2 * item + 4))
+
+
+def _layer_work(shape: Shape, precision: str, sequences: int) -> int:
+    item, d = _image_bytes(precision), shape.d_model
+    return 11 * item * sequences * shape.context_length * d + 2 * 4 * d * d * item
 
 
 def link_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut, kept: int) -> int:

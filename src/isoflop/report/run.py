@@ -11,7 +11,7 @@ from isoflop.data import Manifest, load_manifest
 from isoflop.durable import refuse_broken_seal
 from isoflop.errors import InputError, WorkError
 from isoflop.law import Law
-from isoflop.report.metrics import Metrics, MetricsLog
+from isoflop.report.metrics import Metrics, MetricsLog, read_logs
 from isoflop.report.records import (
     Comparison,
     Forecast,
@@ -147,13 +147,13 @@ def _read_models(
     folder = directory / "models"
     # The names of folders, not those in files, make paths: a name like ../../x reads nothing.
     found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    read = read_logs([folder / name / "metrics.jsonl" for name in found], logs)
     models = []
     for name in [*planned, *(name for name in found if name not in planned)]:
         metrics, result, scores = None, None, None
         if name in found:
             path = folder / name / "metrics.jsonl"
-            log = logs.setdefault(path, MetricsLog(path))
-            metrics = log.read()
+            log, metrics = logs[path], read[path]
             result = _read(directory, f"models/{name}/result.json", Result, gaps, "")
             gaps += _gap_of_log(f"models/{name}/metrics.jsonl", log, metrics, result)
             scores = _read(directory, f"models/{name}/tasks.json", Scores, gaps, "")

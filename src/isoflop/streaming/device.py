@@ -26,10 +26,7 @@ from isoflop.streaming.pages import BLOCK
 from isoflop.streaming.store import Store, Window, matrix_part
 from isoflop.streaming.visits import Microbatch
 from isoflop.systems.group import bring_home
-from isoflop.systems.sums import UNIT, Sums
-
-# Elements of a gradient that are turned into fixed point at once.
-SLICE = 2**24
+from isoflop.systems.sums import MarkedSums, Sums
 
 
 @dataclass(eq=False)
@@ -284,21 +281,10 @@ def _parts(inputs: Tensor, batch: Sequence[Microbatch]) -> list[Tensor]:
     return list(torch.split(inputs[: sum(sizes)], sizes))
 
 
-class DeviceSums(Sums):
-    """Sums on a device. Bounds stay there as well, `marks` of all tensors: no gradient waits until one is read."""
+class DeviceSums(MarkedSums):
+    """Sums of the piece in a `slot`."""
 
     def __init__(self, into: Weights, slot: int, marks: Tensor, places: dict[str, int], step_tokens: int) -> None:
-        super().__init__(into, None)
-        self.slot, self._marks, self._of = slot, marks, places
-        self._scale = 1.0 / ((UNIT if into.flat.dtype == torch.int64 else 1.0) * step_tokens)
-
-    def add(self, name: str, gradient: Tensor, start: int = 0) -> None:
-        """As `Gradients` says, on the calling thread alone."""
-        start += self.into.offsets[name]
-        target = self.into.flat[start : start + gradient.numel()]
-        most = torch.zeros((), device=target.device)
-        for own, part in zip(torch.split(target, SLICE), torch.split(gradient.reshape(-1), SLICE), strict=True):
-            scaled = part.float() * self._scale
-            own += scaled.to(own.dtype)
-            most = torch.maximum(most, scaled.abs().amax())
-        self._marks[self._of[name]] += most
+        super().__init__(into, marks, places)
+        self.slot = slot
+        self.begin(step_tokens)

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from isoflop.errors import ChangedError
 from isoflop.model import Piece, Shard
+from isoflop.streaming.checksum import checksum
 from isoflop.streaming.pages import pages
+from isoflop.streaming.shard_file import TENSORS
 from isoflop.streaming.store import Counter, State, Store, Vectors, Window, Work, matrix_part, windows_of
 
 
@@ -27,6 +30,8 @@ class HostStore(Store):
         self._sums_dtype, self._moved = sums_dtype, moved
         self._state = {shard.index: [_new(shard, torch.float32) for _ in range(4)] for shard in shards}
         self._images = {shard.index: _new(shard, image_dtype, device) for shard in shards}
+        # Of what an update leaves in a window, by shard and window: nothing but the next one may change it.
+        self._checksums: dict[tuple[int, int], dict[str, int]] = {}
         self._sums: dict[int, Tensor] = {}
         self._lock = threading.Lock()
 
@@ -45,7 +50,16 @@ class HostStore(Store):
         weights = self.state(shard)[0]
         self._images[shard.index].copy_(weights)
         for window in windows_of(shard):
-            self.vectors.take(shard, window, weights[window.of(shard)])
+            self._left(shard, window)
+
+    def verify(self, shard: Shard) -> None:
+        """Whether the state is what the last update left.
+
+        Raises:
+            ChangedError: it is another.
+        """
+        for window in windows_of(shard):
+            self._check(shard, window)
 
     def image(self, shard: Shard, into: Tensor) -> None:
         """As `Store` says."""
@@ -82,14 +96,35 @@ class HostStore(Store):
         """As `Store` says: nothing here survives a crash."""
 
     def update(self, shard: Shard, window: Window, step: int, work: Work) -> None:
-        """As `Store` says."""
-        part = window.of(shard)
-        weights, first, second, gradient = (tensor[part] for tensor in self._state[shard.index])
-        work(window, State(gradient, weights, first, second, self._images[shard.index][part]))
-        self.vectors.take(shard, window, weights)
+        """As `Store` says.
+
+        Raises:
+            ChangedError: the state has changed since the last one.
+        """
+        self._check(shard, window)
+        gradient = self._state[shard.index][3][window.of(shard)]
+        work(window, State(gradient, *self._lasting(shard, window).values()))
+        self._left(shard, window)
 
     def commit(self, shard: Shard, step: int) -> None:
         """As `Store` says."""
+
+    def _lasting(self, shard: Shard, window: Window) -> dict[str, Tensor]:
+        """What stays from one update to the next."""
+        tensors = (*self.state(shard), self._images[shard.index])
+        return {name: tensor[window.of(shard)] for name, tensor in zip((*TENSORS, "image"), tensors, strict=True)}
+
+    def _left(self, shard: Shard, window: Window) -> None:
+        """Takes over the window's vectors, and knows from now on what is there."""
+        tensors = self._lasting(shard, window)
+        self._checksums[shard.index, window.start] = {name: checksum(one) for name, one in tensors.items()}
+        self.vectors.take(shard, window, tensors[TENSORS[0]])
+
+    def _check(self, shard: Shard, window: Window) -> None:
+        tensors, left = self._lasting(shard, window), self._checksums[shard.index, window.start]
+        for name, one in tensors.items():
+            if checksum(one) != left[name]:
+                raise ChangedError(f"the {name} of {shard.name}")
 
 
 def _new(shard: Shard, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:

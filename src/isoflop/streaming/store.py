@@ -8,7 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from isoflop.errors import ChangedError
 from isoflop.model import Piece, Shard
+from isoflop.streaming.checksum import checksum
 from isoflop.streaming.pages import pages
 
 # State passes through memory in windows of this many elements; the optimizer's chunks divide it. State files have a
@@ -101,6 +103,8 @@ class Vectors:
         for piece in pieces:
             count = piece.stop - piece.vectors
             self._of[piece.name] = pages(4 * count, device).view(torch.float32)[:count]
+        # By shard and window: what was taken of it last, and its checksum.
+        self._taken: dict[tuple[int, int], tuple[str, Tensor, int]] = {}
 
     def piece(self, piece: Piece) -> Tensor:
         """All vectors of the piece, one after the other."""
@@ -117,7 +121,19 @@ class Vectors:
         if first < window.stop:
             start = first - shard.piece.vectors
             part = weights[first - window.start :]
-            self._of[shard.piece.name][start : start + len(part)] = part
+            own = self._of[shard.piece.name][start : start + len(part)]
+            own.copy_(part)
+            self._taken[shard.index, window.start] = shard.name, own, checksum(part)
+
+    def check(self) -> None:
+        """Whether they are what was taken.
+
+        Raises:
+            ChangedError: they are not.
+        """
+        for name, own, taken in self._taken.values():
+            if checksum(own) != taken:
+                raise ChangedError(f"a vector of {name}")
 
 
 class Counter:

@@ -17,7 +17,7 @@ from isoflop.studio import fetching, pages, quoting, running, trying
 from isoflop.studio.context import Studio, studio_of
 from isoflop.studio.guard import HEADERS, POLICY, ForbiddenError, Guard, account_of, form_of, read_form
 from isoflop.studio.question import Question
-from isoflop.studio.sessions import COOKIE, SESSION_SECONDS
+from isoflop.studio.sessions import SESSION_SECONDS
 
 
 def make_app(studio: Studio, names: list[str]) -> Starlette:
@@ -54,9 +54,9 @@ def make_app(studio: Studio, names: list[str]) -> Starlette:
 def home(request: Request) -> Response:
     """All runs that may be seen; on a fresh clone, the pocket family ready to launch."""
     studio, account = studio_of(request), account_of(request)
-    runs = studio.runs_of(account)
     everyone = studio.catalogue.runs()
-    waits = {run.name: why for run in runs if (why := studio.queue.waits(run, everyone))}
+    runs = [run for run in everyone if studio.visible(account, run)]
+    waits = studio.queue.waits(everyone)
     first: dict[str, Any] = {}
     families = studio.places.family_files()
     if not runs and families and account.may("launch"):
@@ -69,6 +69,9 @@ def home(request: Request) -> Response:
 def enter(request: Request) -> Response:
     """Opens a session for a link that was not used yet."""
     studio = studio_of(request)
+    # A browser that looks ahead, or a program that looks what a link is, must not spend it.
+    if request.method == "HEAD" or "prefetch" in request.headers.get("sec-purpose", ""):
+        return Response(status_code=204)
     secret = studio.sessions.use_link(request.query_params.get("token", ""))
     if secret is None:
         if request.state.account is not None:
@@ -110,9 +113,9 @@ async def logout(request: Request) -> Response:
     """Ends the session."""
     await form_of(request)
     studio = studio_of(request)
-    studio.sessions.end(request.cookies.get(COOKIE))
+    studio.sessions.end(request.cookies.get(studio.sessions.cookie))
     answer = RedirectResponse("/login" if studio.sessions.by_account else "/enter", 303)
-    answer.delete_cookie(COOKIE)
+    answer.delete_cookie(studio.sessions.cookie)
     return answer
 
 
@@ -148,7 +151,9 @@ def wants_json(request: Request) -> bool:
 def _with_session(studio: Studio, secret: str) -> Response:
     answer = RedirectResponse("/", 303)
     # Lax, not strict: a link from a terminal or a mail must find the session it has opened.
-    answer.set_cookie(COOKIE, secret, int(SESSION_SECONDS), httponly=True, samesite="lax", secure=studio.secure)
+    answer.set_cookie(
+        studio.sessions.cookie, secret, int(SESSION_SECONDS), httponly=True, samesite="lax", secure=studio.secure
+    )
     return answer
 
 

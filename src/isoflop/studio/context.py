@@ -19,7 +19,8 @@ from isoflop.studio.sessions import Audit, Sessions
 
 @dataclass(frozen=True)
 class Studio:
-    """What every page is made from. `secure` marks cookies for HTTPS only; one password is looked at at a time."""
+    """What every page is made from. `secure` marks cookies for HTTPS only; one password is
+    looked at at a time, and `bringing` lets each account send one file at a time."""
 
     places: Places
     catalogue: Catalogue
@@ -32,15 +33,21 @@ class Studio:
     most_upload_bytes: int
     secure: bool = False
     entering: asyncio.Lock = field(default_factory=asyncio.Lock)
+    bringing: dict[str, asyncio.Lock] = field(default_factory=dict)
 
     def visible(self, account: Account, run: Listed) -> bool:
         """Whether someone may see a run: their own, a shared one, or all if they administer."""
         if account.may("administer"):
             return True
-        return run.order is not None and (run.order.shared or run.owner == account.name)
+        return run.order is not None and run.order.seen_by(account.name)
 
     def runs_of(self, account: Account) -> list[Listed]:
         return [run for run in self.catalogue.runs() if self.visible(account, run)]
+
+    def names_of(self, account: Account) -> frozenset[str]:
+        """Of the runs that someone may see."""
+        everything, orders = account.may("administer"), self.catalogue.orders().items()
+        return frozenset(name for name, order in orders if everything or (order and order.seen_by(account.name)))
 
     def run_of(self, request: Request, mine: bool = False) -> Listed:
         """The run that an address names; with `mine`, to change it.

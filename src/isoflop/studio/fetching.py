@@ -1,5 +1,6 @@
 """What is taken away from the studio, and what is brought: report, figures, checked releases; corpora."""
 
+import asyncio
 import hashlib
 import io
 import os
@@ -16,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from isoflop.durable import part_of
+from isoflop.durable import part_of, sync_folder
 from isoflop.errors import InputError, WorkError
 from isoflop.studio import pages
 from isoflop.studio.context import studio_of
@@ -114,28 +115,46 @@ async def bring(request: Request) -> Response:
     name = request.query_params.get("name", "")
     if not CORPUS_NAME.fullmatch(name):
         raise InputError(f"{name[:80]!r}: bring .jsonl (.zst, .gz), .parquet, .arrow or .txt, named in plain letters")
-    folder = studio.places.corpora(account.name)
-    path = folder / name
+    path = studio.places.corpora(account.name) / name
+    # One after the other: at once each would find room for itself.
+    async with studio.bringing.setdefault(account.name, asyncio.Lock()):
+        size = await _keep(request, path, studio.most_upload_bytes)
+    studio.audit.add(account.name, "brought a corpus", file=name, bytes=size)
+    return JSONResponse({"corpus": str(path.absolute()), "bytes": size})
+
+
+async def _keep(request: Request, path: Path, most: int) -> int:
+    """The body as the file at `path`, whole or not at all, with what lies beside it at most `most` bytes; its own.
+
+    Raises:
+        InputError: it is more, nothing, or there already.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        raise InputError(f"{name}: there already; rename yours")
-    folder.mkdir(parents=True, exist_ok=True)
+        raise InputError(f"{path.name}: there already; rename yours")
+    for left in path.parent.glob("*.part"):  # of a server that was killed meanwhile
+        left.unlink(missing_ok=True)
+    there = sum(one.stat().st_size for one in path.parent.iterdir() if one.is_file())
     part, size = part_of(path), 0
-    there = sum(one.stat().st_size for one in folder.iterdir() if one.is_file())
     try:
         with open(part, "wb") as file:
             async for piece in request.stream():
                 size += len(piece)
-                if there + size > studio.most_upload_bytes:
-                    most = f"{studio.most_upload_bytes / 1e6:,.0f} MB"
-                    raise InputError(f"{name}: more than {most} with what you brought before; give its path instead")
+                if there + size > most:
+                    told = f"{most / 1e6:,.0f} MB"
+                    raise InputError(
+                        f"{path.name}: more than {told} with what you brought before; give its path instead"
+                    )
                 await run_in_threadpool(file.write, piece)
+            file.flush()
+            await run_in_threadpool(os.fsync, file.fileno())
         if size == 0:
-            raise InputError(f"{name}: empty")
+            raise InputError(f"{path.name}: empty")
         os.replace(part, path)
+        sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
-    studio.audit.add(account.name, "brought a corpus", file=name, bytes=size)
-    return JSONResponse({"corpus": str(path.absolute()), "bytes": size})
+    return size
 
 
 def _named(name: str) -> dict[str, str]:

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from isoflop.errors import InputError
+from isoflop.errors import InputError, WorkError
 from isoflop.studio.accounts import Account, Role
-from isoflop.studio.sessions import COOKIE, Sessions, is_form_token
+from isoflop.studio.sessions import Sessions, is_form_token
 
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -75,9 +75,12 @@ class Guard:
         ):
             return PlainTextResponse("asked for by another page: refused", 403)
         state = scope.setdefault("state", {})
-        secret = Request(scope).cookies.get(COOKIE)
+        secret = Request(scope).cookies.get(self._sessions.cookie)
         given = {name.lower(): value for name, value in headers.items()}
-        state["account"] = self._sessions.who(secret, given)
+        try:
+            state["account"] = self._sessions.who(secret, given)
+        except WorkError:
+            return PlainTextResponse("who may come in cannot be read: look at .studio/ in the run directories", 503)
         account: Account | None = state["account"]
         state["secret"] = self._sessions.secret_of(secret, account)
         if account is not None or scope["path"].startswith(OPEN):

@@ -25,7 +25,8 @@ class Jobs:
         if time.monotonic() - self._asked < ASK_SECONDS:
             return
         self._asked = time.monotonic()
-        self._said = {run.name: self._ask(run) for run in self._catalogue.runs() if run.order and run.order.cluster}
+        clustered = [name for name, order in self._catalogue.orders().items() if order and order.cluster]
+        self._said = {name: self._ask(name) for name in clustered}
 
     def said(self, name: str) -> str:
         """In words; empty where the run has no job."""
@@ -53,9 +54,9 @@ class Jobs:
             family = load_family(path).model_copy(update={"systems": systems})
             job_script(family, path, self._places.run(run.name))
 
-    def _ask(self, run: Listed) -> str:
+    def _ask(self, name: str) -> str:
         try:
-            found = job_of(self._places.run(run.name))
+            found = job_of(self._places.run(name))
         except (InputError, WorkError) as error:
             return str(error)
         if found is None:
@@ -63,9 +64,9 @@ class Jobs:
         job, state = found
         if state is not None:
             return f"job {job} is {state.lower()}"
-        now = self._catalogue.run(run.name)  # what was trained before the job ended
+        now = self._catalogue.run(name)  # what was trained before the job ended
         if now is not None and now.state == "at the cluster":
-            log = self._places.run(run.name).logs / f"job-{job}.txt"
+            log = self._places.run(name).logs / f"job-{job}.txt"
             told = f"job {job} has ended before all was trained; {log} has its last words, Resume goes on"
-            leave_word(self._places.ordered(run.name), 1, told)
+            leave_word(self._places.ordered(name), 1, told)
         return ""

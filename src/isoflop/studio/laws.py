@@ -2,20 +2,19 @@
 
 import json
 import math
-import threading
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoflop.config import DataSource
 from isoflop.durable import refuse_broken_seal
 from isoflop.errors import InputError, WorkError
 from isoflop.pipeline.folder import RunFolder
 from isoflop.studio.places import Places
+from isoflop.studio.texts import Asked, Texts
 
 if TYPE_CHECKING:
     from isoflop.law import Law
@@ -109,94 +108,64 @@ class Foreteller:
 
 
 class Laws:
-    """Every law there is; what was read once is read again only when its file has changed. Safe between threads."""
+    """Every law there is; what was read once is read again only when its file has changed."""
 
     def __init__(self, places: Places) -> None:
         self._places = places
-        self._lock = threading.Lock()
-        self._data: dict[Path, tuple[int, str | None]] = {}
-        self._laws: dict[tuple[Path, bool], tuple[int, Foreteller]] = {}
+        self._texts = Texts(places)
+        self._laws: dict[tuple[str, bool], tuple[int, Foreteller]] = {}
 
-    def nearest(self, data: DataSource, wanted: str = "", visible: Sequence[str] | None = None) -> Foreteller:
-        """The law named `wanted`; without it that of the newest ladder on the same data, else the published one.
+    def nearest(self, asked: Asked, wanted: str = "", visible: Collection[str] | None = None) -> Foreteller:
+        """The law named `wanted`; without it that of the newest ladder on the same text, else the published one.
 
         Raises:
             InputError: there is no law of that name.
         """
         if wanted == PUBLISHED:
             return published()
-        for name in [wanted] if wanted else self._on_same(data, visible):
-            found = self._of_run(name, data) if visible is None or name in visible else None
+        names = [name for name in self.names(visible) if wanted in ("", name)]
+        for name in names if wanted else self._texts.same(asked, names):
+            found = self._of_run(name, asked)
             if found is not None:
                 return found
         if wanted:
             raise InputError(f"law = {wanted[:80]!r}: no such run with a law; use {PUBLISHED}, or leave it out")
         return published()
 
-    def names(self, visible: Sequence[str] | None = None) -> list[str]:
+    def names(self, visible: Collection[str] | None = None) -> list[str]:
         """Runs that have a law, newest first."""
-        return [name for name, _ in self._with_laws() if visible is None or name in visible]
-
-    def tokens(self, data: DataSource) -> int | None:
-        """Training tokens of the data, where a run here has prepared them."""
-        for name in self._on_same(data, None, needs_law=False):
-            try:
-                manifest = json.loads((self._places.run(name).data / "manifest.json").read_bytes())
-                return int(manifest["splits"]["train"]["tokens"])
-            except (OSError, ValueError, TypeError, KeyError):
-                continue
-        return None
-
-    def _with_laws(self) -> list[tuple[str, int]]:
         found = []
         for name in self._places.names():
-            try:
-                found.append((name, self._places.run(name).law.stat().st_mtime_ns))
-            except OSError:
-                continue
-        return sorted(found, key=lambda one: -one[1])
+            if visible is None or name in visible:
+                try:
+                    found.append((os.stat(self._path(name)).st_mtime_ns, name))
+                except OSError:
+                    continue
+        return [name for _, name in sorted(found, reverse=True)]
 
-    def _on_same(self, data: DataSource, visible: Sequence[str] | None, needs_law: bool = True) -> list[str]:
-        key = _data_key(data.model_dump(mode="json"))
-        names = [name for name, _ in self._with_laws()] if needs_law else self._places.names()
-        return [
-            name
-            for name in names
-            if (visible is None or name in visible) and self._data_of(self._places.run(name).family) == key
-        ]
+    def tokens(self, asked: Asked) -> int | None:
+        """Training tokens of the text, where a run here has prepared it."""
+        for name in self._texts.same(asked, self._places.names()):
+            text = self._texts.of_run(name)
+            if text is not None and text.train_tokens:
+                return text.train_tokens
+        return None
 
-    def _data_of(self, path: Path) -> str | None:
+    def _path(self, name: str) -> str:
+        return f"{self._places.runs}/{name}/law.json"
+
+    def _of_run(self, name: str, asked: Asked) -> Foreteller | None:
         try:
-            stamp = path.stat().st_mtime_ns
+            stamp = os.stat(self._path(name)).st_mtime_ns
         except OSError:
             return None
-        with self._lock:
-            kept = self._data.get(path)
+        same = asked.is_that_of(self._texts.of_run(name))
+        kept = self._laws.get((name, same))
         if kept is None or kept[0] != stamp:
-            try:
-                kept = (stamp, _data_key(json.loads(path.read_bytes())["data"]))
-            except (OSError, ValueError, TypeError, KeyError):
-                kept = (stamp, None)
-            with self._lock:
-                self._data[path] = kept
-        return kept[1]
-
-    def _of_run(self, name: str, data: DataSource) -> Foreteller | None:
-        folder = self._places.run(name)
-        try:
-            stamp = folder.law.stat().st_mtime_ns
-        except OSError:
-            return None
-        same = self._data_of(folder.family) == _data_key(data.model_dump(mode="json"))
-        with self._lock:
-            kept = self._laws.get((folder.law, same))
-        if kept is None or kept[0] != stamp:
-            found = _read(name, folder, same)
+            found = _read(name, self._places.run(name), same)
             if found is None:
                 return None
-            kept = (stamp, found)
-            with self._lock:
-                self._laws[folder.law, same] = kept
+            kept = self._laws[name, same] = (stamp, found)
         return kept[1]
 
 
@@ -233,15 +202,6 @@ def _read(name: str, folder: RunFolder, same: bool) -> Foreteller | None:
     except (OSError, ValueError, RecursionError, InputError, WorkError):
         return None
     return Foreteller(name, f"{name}'s ladder", law, bits, paper=False, same_data=same)
-
-
-def _data_key(data: dict[str, Any]) -> str:
-    """What decides whether losses compare: the text, its tokens, and how many a model sees."""
-    full = DataSource.model_validate_json(json.dumps(data)).model_dump(mode="json")
-    full["source"] = str(Path(str(full["source"])).resolve()) if "://" not in str(full["source"]) else full["source"]
-    for key in ("licence", "faults_allowed", "tokens", "epochs"):
-        full.pop(key)
-    return json.dumps(full, sort_keys=True)
 
 
 def _times(times: float) -> str:

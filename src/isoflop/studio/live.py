@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isoflop.durable import refuse_broken_seal
 from isoflop.errors import InputError, WorkError
 from isoflop.pipeline.folder import RunFolder
 from isoflop.report.metrics import MetricsLog
 from isoflop.report.records import Forecast, Plan, Result
 from isoflop.report.run import Model
-from isoflop.studio.places import Places
+from isoflop.studio.events import Event, changed_at, last_lines, of_model, of_studio
+from isoflop.studio.money import trained_seconds
+from isoflop.studio.places import Ordered, Places
 from isoflop.studio.process import look
 
 if TYPE_CHECKING:
-    from isoflop.law.track import Track
-    from isoflop.law.watch import Standing
+    from isoflop.law.watch import Standing, Watch
+    from isoflop.pipeline.watch import Tracks
 
 # Between two looks at the files, and between two drawings: a drawing takes some hundredths of a second of one core,
 # however many watch.
@@ -33,14 +36,16 @@ MOST_EVENTS = 14
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is shown of a run. `standing` by model: where it stands beside what finished ones lead to expect;
-    `off_track` names those of them that are outside of that, or were told of by an alarm."""
+    """What is shown of a run. `watches` and `standing` by model, of those that train: what finished ones lead to
+    expect, and where each stands beside that; `off_track` names those that are outside of it, or were told of by an
+    alarm. `log` is the end of what was printed."""
 
     name: str
     plan: Plan | None
     models: tuple[Model, ...]
     forecast: Forecast | None
-    events: tuple[tuple[float, str, str], ...]
+    events: tuple[Event, ...]
+    watches: "dict[str, Watch]"
     standing: "dict[str, Standing]"
     off_track: frozenset[str]
     joules: float | None
@@ -48,6 +53,7 @@ class Snapshot:
     seconds: float
     price: float | None
     currency: str
+    log: str
 
 
 @dataclass
@@ -57,7 +63,7 @@ class Live:
     folder: RunFolder
     _documents: dict[Path, tuple[int, Any]] = field(default_factory=dict)
     _logs: dict[Path, MetricsLog] = field(default_factory=dict)
-    _track: "tuple[int, Track | None]" = (-1, None)
+    _tracks: "tuple[int, Tracks] | None" = None
     _why_no_track: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -68,10 +74,13 @@ class Live:
         seen = [str(look(ordered / "process"))]
         for path in (
             ordered / "order.json",
+            ordered / "events.jsonl",
+            ordered / "log.txt",
             self.folder.plan,
             self.folder.forecast,
             self.folder.report,
             *self._model_files(),
+            *sorted(self.folder.logs.glob("job-*.txt")),
         ):
             try:
                 status = path.stat()
@@ -93,15 +102,17 @@ class Live:
         running = [model for model in models if model.metrics is not None and model.result is None]
         joules += [self._last(model.name).get("joules") for model in running]
         known = [one for one in joules if one is not None]
-        standing = self._standing(models)
+        watches = self._watches(models)
+        standing = {name: watch.standing() for name, watch in watches.items()}
         seconds = sum(result.seconds or 0.0 for result in results)
-        seconds += sum(map(_trained_seconds, running))
+        seconds += sum(trained_seconds(model.metrics) for model in running if model.metrics is not None)
         return Snapshot(
             name=self.folder.path.name,
             plan=plan,
             models=models,
             forecast=self._record(self.folder.forecast, Forecast),
             events=tuple(self._events(models)),
+            watches=watches,
             standing=standing,
             off_track=frozenset(name for name, one in standing.items() if self._is_off(name, one)),
             joules=sum(known) if known and len(known) == len(joules) else None,
@@ -109,6 +120,7 @@ class Live:
             seconds=seconds,
             price=_price(plan, seconds),
             currency=(plan.currency if plan else None) or "",
+            log=last_lines(self.folder),
         )
 
     def _model(self, planned: Any) -> Model:
@@ -129,40 +141,31 @@ class Live:
         except (OSError, ValueError, IndexError):
             return {}
 
-    def _events(self, models: tuple[Model, ...]) -> list[tuple[float, str, str]]:
-        """When, of which kind, in words; newest first."""
-        found: list[tuple[float, str, str]] = []
+    def _events(self, models: tuple[Model, ...]) -> list[Event]:
+        found = of_studio(Ordered(self.folder.path / "studio"))
         for model in models:
             folder = self.folder.model(model.name)
-            for alarm in self._document(folder / "alarms.json") or []:
-                found.append((float(alarm.get("time", 0)), "alarm", f"{model.name}: {alarm.get('message', '')}"))
-            for spike in self._document(folder / "spikes.json") or []:
-                told = f"{model.name}: step {spike.get('step')}, {spike.get('kind')} spike; {spike.get('answer')}"
-                found.append((_mtime(folder / "spikes.json"), "alarm", told))
-            for one in (folder / "checkpoints").glob("gen-*[0-9]"):
-                found.append((_mtime(one), "checkpoint", f"{model.name}: saved after step {int(one.name[4:]):,}"))
-            if model.result:
-                told = f"{model.name}: held-out loss {model.result.nats_per_token or 0:.3f} nats/token"
-                found.append((_mtime(self.folder.result(model.name)), "done", told))
+            alarms, spikes = self._document(folder / "alarms.json"), self._document(folder / "spikes.json")
+            found += of_model(self.folder, model, alarms, spikes)
         if self.folder.forecast.is_file():
-            found.append((_mtime(self.folder.forecast), "forecast", "the held-out model's loss is foretold"))
+            found.append((changed_at(self.folder.forecast), "forecast", "the held-out model's loss is foretold"))
         return sorted(found, reverse=True)[:MOST_EVENTS]
 
-    def _standing(self, models: tuple[Model, ...]) -> "dict[str, Standing]":
+    def _watches(self, models: tuple[Model, ...]) -> "dict[str, Watch]":
         """Of the models that train now, where enough are finished."""
         training = [model for model in models if model.result is None and model.metrics is not None]
         watched = {model.name: self.watch(model) for model in training}
-        return {name: watch.standing() for name, watch in watched.items() if watch is not None}
+        return {name: watch for name, watch in watched.items() if watch is not None}
 
     def _is_off(self, name: str, standing: "Standing") -> bool:
         alarms = self._document(self.folder.model(name) / "alarms.json")
         return bool(alarms) or not standing.low <= standing.loss <= standing.high
 
-    def watch(self, model: Model) -> Any:
-        """A `law.watch.Watch` that has seen the model's steps; None where too few runs are finished."""
+    def watch(self, model: Model) -> "Watch | None":
+        """What is expected of a model, having seen its steps; None where too few runs are finished."""
         from isoflop.law.watch import Watch
         from isoflop.pipeline.plan import stored_plan
-        from isoflop.pipeline.watch import planned_rate, track_of
+        from isoflop.pipeline.watch import Tracks, planned_rate
 
         metrics = model.metrics
         if metrics is None or not (metrics.loss > 0).all():
@@ -171,13 +174,11 @@ class Live:
             _, plan = stored_plan(self.folder)
             planned = next(one for one in plan.models if one.name == model.name)
             done = sum(self.folder.result(one.name).exists() for one in plan.models)
-            if self._track[0] != done:
-                self._track = (done, None)
-                self._track = (done, track_of(self.folder, plan, planned))
-            if self._track[1] is None:
-                return None
+            if self._tracks is None or self._tracks[0] != done:
+                self._tracks = (done, Tracks(self.folder, plan))
+            track = self._tracks[1].of(planned)
             self._why_no_track = ""
-            watch = Watch(self._track[1], model.name, float(planned.shape.params), planned_rate(planned))
+            watch = Watch(track, model.name, float(planned.shape.params), planned_rate(planned))
         except (InputError, WorkError) as error:
             self._why_no_track = str(error)
             return None
@@ -202,22 +203,25 @@ class Live:
             return None
 
     def _document(self, path: Path) -> Any:
-        """The JSON in a file, parsed once for each time that it is written."""
+        """The JSON in a file, parsed once for each time that it is written; None if it has changed since."""
         try:
             stamp = path.stat().st_mtime_ns
             kept = self._documents.get(path)
             if kept is None or kept[0] != stamp:
-                kept = self._documents[path] = (stamp, json.loads(path.read_bytes()))
+                kept = self._documents[path] = (stamp, refuse_broken_seal(json.loads(path.read_bytes())))
             return kept[1]
         except (OSError, ValueError, RecursionError):
             return None
 
 
 class Lives:
-    """The runs that are looked at, and those who watch them: each is looked at once a second, for all together."""
+    """The runs that are looked at, and those who watch them: each is looked at once a second, for all together.
 
-    def __init__(self, places: Places, draw: Callable[[Live], str]) -> None:
-        self._places, self._draw = places, draw
+    `said` tells what is known of a run beside its files.
+    """
+
+    def __init__(self, places: Places, draw: Callable[[Live], str], said: Callable[[str], str] = lambda _: "") -> None:
+        self._places, self._draw, self._said = places, draw, said
         self._lives: dict[str, Live] = {}
         self._pumps: dict[str, _Pump] = {}
 
@@ -229,7 +233,7 @@ class Lives:
 
     async def events(self, name: str) -> AsyncIterator[bytes]:
         """Server-sent events: the live part of the run's page, whenever it has changed."""
-        pump = self._pumps.setdefault(name, _Pump(self.of(name), self._draw))
+        pump = self._pumps.setdefault(name, _Pump(self.of(name), self._draw, self._said))
         pump.watchers += 1
         if pump.task is None or pump.task.done():
             pump.task = asyncio.create_task(pump.run())
@@ -252,8 +256,8 @@ class Lives:
 class _Pump:
     """Draws the live part of a page while someone watches."""
 
-    def __init__(self, live: Live, draw: Callable[[Live], str]) -> None:
-        self._live, self._draw = live, draw
+    def __init__(self, live: Live, draw: Callable[[Live], str], said: Callable[[str], str]) -> None:
+        self._live, self._draw, self._said = live, draw, said
         self.watchers = 0
         self.task: asyncio.Task[None] | None = None
         self._number, self._text = 0, b""
@@ -262,7 +266,7 @@ class _Pump:
     async def run(self) -> None:
         version, drawn = "", 0.0
         while self.watchers:
-            now = await asyncio.to_thread(self._live.version)
+            now = await asyncio.to_thread(self._live.version) + self._said(self._live.folder.path.name)
             if now != version and time.monotonic() - drawn >= DRAW_SECONDS:
                 version, drawn = now, time.monotonic()
                 try:
@@ -284,20 +288,6 @@ class _Pump:
             except TimeoutError:
                 return None
         return self._number, self._text
-
-
-def _trained_seconds(model: Model) -> float:
-    """Time in steps: pauses are none of it."""
-    metrics = model.metrics
-    assert metrics is not None
-    return float(np.nansum(np.diff(metrics.tokens, prepend=0.0) / metrics.tokens_per_second))
-
-
-def _mtime(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _price(plan: Plan | None, seconds: float) -> float | None:

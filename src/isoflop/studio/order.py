@@ -34,6 +34,10 @@ class Order(BaseModel):
     wanted: Literal["train", "pause", "cancel"] = "train"
     quote: dict[str, Any]
 
+    def seen_by(self, name: str) -> bool:
+        """Whether an account sees the run without administering."""
+        return self.shared or self.owner == name
+
 
 def place_order(places: Places, quote: Quote, owner: str) -> Order:
     """Makes the run directory with the order and its family file: of two who ask for one name at once, one gets it.
@@ -48,7 +52,7 @@ def place_order(places: Places, quote: Quote, owner: str) -> Order:
     ordered = places.ordered(name)
     order = Order(
         owner=owner,
-        ordered=datetime.now(UTC).isoformat(timespec="seconds"),
+        ordered=datetime.now(UTC).isoformat(timespec="microseconds"),
         systems=quote.family.systems,
         execution=quote.family.execution,
         cluster=quote.family.cluster is not None,

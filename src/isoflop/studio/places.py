@@ -1,5 +1,6 @@
 """Where the studio's files lie: a folder of its own beside the run directories, and one in each that it launched."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,11 @@ class Ordered:
     @property
     def log(self) -> Path:
         return self.path / "log.txt"
+
+    @property
+    def events(self) -> Path:
+        """A line for each time that the studio started it or told it something."""
+        return self.path / "events.jsonl"
 
 
 @dataclass(frozen=True)
@@ -94,13 +100,13 @@ class Places:
 
     def names(self) -> list[str]:
         """Of all run directories: those with a plan, and those that were ordered and have none yet."""
+        there = os.path.isfile
         try:
-            found = [path for path in self.runs.iterdir() if NAME.fullmatch(path.name)]
+            with os.scandir(self.runs) as entries:
+                found = [(entry.name, entry.path) for entry in entries if NAME.fullmatch(entry.name)]
         except OSError:
             return []
-        return sorted(
-            path.name for path in found if (path / "plan.json").is_file() or (path / "studio" / "order.json").is_file()
-        )
+        return sorted(name for name, path in found if there(f"{path}/plan.json") or there(f"{path}/studio/order.json"))
 
     def family_files(self) -> dict[str, Path]:
         """Family files to begin with, by the name of the file; pocket first."""

@@ -11,12 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from isoflop.durable import cannot_write
 from isoflop.errors import WorkError
+from isoflop.studio.detached import WORDS_BYTES, words
 from isoflop.studio.places import Ordered
 
 MODULE = "isoflop.studio.detached"
@@ -47,8 +49,10 @@ def start(ordered: Ordered, arguments: Sequence[str]) -> "subprocess.Popen[bytes
     try:
         if not _locked(descriptor):
             raise WorkError(f"{ordered.path.parent.name}: a process is at work there already")
-        os.ftruncate(descriptor, 0)
-        with open(ordered.log, "ab") as log:
+        # Room for all that it will ever say: on a full disk nothing starts, and how it ended is always told.
+        os.pwrite(descriptor, words(None, None), 0)
+        os.ftruncate(descriptor, WORDS_BYTES)
+        with open(ordered.log, "ab") as log, _held_back(signal.SIGTERM):
             child = subprocess.Popen(
                 [sys.executable, "-m", MODULE, str(descriptor), *arguments],
                 stdin=subprocess.DEVNULL,
@@ -57,12 +61,22 @@ def start(ordered: Ordered, arguments: Sequence[str]) -> "subprocess.Popen[bytes
                 start_new_session=True,
                 pass_fds=[descriptor],
             )
-        os.pwrite(descriptor, f"{child.pid}\n".encode(), 0)
+        os.pwrite(descriptor, words(child.pid, None), 0)
         return child
     except OSError as error:
         raise cannot_write(ordered.log, error) from None
     finally:
         os.close(descriptor)  # the child's copy keeps the lock
+
+
+@contextmanager
+def _held_back(number: signal.Signals) -> Iterator[None]:
+    """What is begun within gets the signal only when it can hear it: else it would end without a word."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _locked(descriptor: int) -> bool:
@@ -83,7 +97,7 @@ def look(path: Path) -> Process:
     except OSError:
         return NONE
     try:
-        words = os.pread(descriptor, 64, 0).decode(errors="replace").split()
+        said = os.pread(descriptor, WORDS_BYTES, 0).decode(errors="replace").split()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             alive = False
@@ -91,7 +105,7 @@ def look(path: Path) -> Process:
             alive = True
     finally:
         os.close(descriptor)
-    numbers = [int(word) if word.lstrip("-").isdigit() else None for word in words[:2]]
+    numbers = [int(word) if word.lstrip("-").isdigit() else None for word in said[:2]]
     pid, code = (*numbers, None, None)[:2]
     return Process(pid, alive, None if alive else code)
 
@@ -110,8 +124,8 @@ def leave_word(ordered: Ordered, code: int, told: str) -> None:
                 return
             with open(ordered.log, "a") as log:
                 log.write(f"isoflop: {told}\n")
-            file.truncate()
-            file.write(f"{pid}\n{code}\n")
+            os.pwrite(file.fileno(), words(pid, code), 0)
+            file.truncate(WORDS_BYTES)
     except FileNotFoundError:
         return  # it was put back into the queue
     except OSError as error:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from isoflop.errors import InputError, WorkError
 from isoflop.studio.catalogue import Catalogue, Listed
+from isoflop.studio.events import note_event
 from isoflop.studio.jobs import Jobs
+from isoflop.studio.money import quoted_price, refuse_dear
 from isoflop.studio.order import Order, change_order, place_order
 from isoflop.studio.places import Places
 from isoflop.studio.process import look, start, stop
@@ -37,6 +39,7 @@ class Queue:
         self._ended = threading.Event()
         self._nudged = threading.Event()
         self._told: dict[str, str] = {}
+        self._unheard: set[str] = set()
 
     def run(self) -> None:
         """A thread's life."""
@@ -60,41 +63,49 @@ class Queue:
         self._jobs.look()  # Slurm may take its time: nobody is kept waiting
         with self._lock:
             self._children = [child for child in self._children if child.poll() is None]
-            runs = self._catalogue.runs()
+            runs = self._catalogue.unsettled()
             self._remind(runs)
-            for run in self.waiting(runs):
-                if self.why_not(run, runs) is None:
+            for run, why in self._waiting(runs):
+                if not why:
                     try:
                         self._start(run)
                         self._told.pop(run.name, None)
                     except WorkError as error:  # a full disk: said on the page, and tried again
                         self._told[run.name] = str(error)
-                    runs = self._catalogue.runs()
 
-    def waiting(self, runs: Sequence[Listed]) -> list[Listed]:
-        """Those in the queue, next first."""
-        queued = [run for run in runs if run.order and run.state == "queued"]
-        return sorted(queued, key=lambda run: (-run.order.priority, run.order.ordered) if run.order else (0, ""))
+    def said(self, name: str) -> str:
+        """What a cluster says of a run; empty where it has no job."""
+        return self._jobs.said(name)
 
-    def waits(self, run: Listed, runs: Sequence[Listed]) -> str:
-        """In words why a run is still in the queue, or where it is at the cluster; else empty."""
-        if run.state != "queued" or run.order is None:
-            return self._jobs.said(run.name)
-        return self._told.get(run.name) or self.why_not(run, runs) or "next"
+    def waits(self, runs: Sequence[Listed]) -> dict[str, str]:
+        """In words why runs are still in the queue, or where they are at the cluster; of all runs there are."""
+        found = {run.name: self._jobs.said(run.name) for run in runs}
+        found |= {run.name: self._told.get(run.name) or why or "next" for run, why in self._waiting(runs)}
+        return {name: why for name, why in found.items() if why}
 
-    def why_not(self, run: Listed, runs: Sequence[Listed]) -> str | None:
-        """Why a run has to wait; None where it may start."""
-        assert run.order is not None
-        if self._jobs.said(run.name):
-            return self._jobs.said(run.name)  # it saves, or nothing is known of it: a second one would train the same
-        here = sum(one.state in ("running", "stopping") and one.order is not None for one in runs)
-        if here >= self.limits.at_once:
-            return f"{here} of {self.limits.at_once} at work"
-        active = [one.order for one in runs if one.state in ("running", "stopping", "at the cluster")]
-        used = sum(order.systems for order in active if order)
-        if self.limits.systems is not None and used + run.order.systems > self.limits.systems:
-            return f"{used} of {self.limits.systems} systems taken"
-        return None
+    def _waiting(self, runs: Sequence[Listed]) -> list[tuple[Listed, str]]:
+        """Those in the queue, next first, with why each has to wait; "" where it may start.
+
+        Whoever is first and finds no room keeps those behind waiting: smaller ones would pass it for ever.
+        """
+        active = [run for run in runs if run.order and run.state in ("running", "stopping", "at the cluster")]
+        here = sum(run.state != "at the cluster" for run in active)
+        systems = sum(run.order.systems for run in active if run.order)
+        queued = [(run, run.order) for run in runs if run.order and run.state == "queued"]
+        found: list[tuple[Listed, str]] = []
+        full = False
+        for run, order in sorted(queued, key=lambda one: (-one[1].priority, one[1].ordered, one[0].name)):
+            why = self._jobs.said(run.name)  # it saves, or nothing is known of it: a second one would train the same
+            if not why and full:
+                why = "others are first"
+            elif not why and here >= self.limits.at_once:
+                why, full = f"{here} of {self.limits.at_once} at work", True
+            elif not why and self.limits.systems is not None and systems + order.systems > self.limits.systems:
+                why, full = f"{systems} of {self.limits.systems} systems taken", True
+            elif not why:
+                here, systems = here + 1, systems + order.systems
+            found.append((run, why))
+        return found
 
     def place(self, quote: Quote, owner: str, most_price: float | None = None) -> Order:
         """Puts a quoted family into the queue.
@@ -107,8 +118,8 @@ class Queue:
             raise InputError(f"systems = {quote.family.systems}: this studio has {systems}; ask for fewer")
         with self._lock:
             runs = self._catalogue.runs()
-            self._refuse_dear(quote.price, runs, self.limits.price, "this studio")
-            self._refuse_dear(quote.price, _of(owner, runs), most_price, owner)
+            refuse_dear(self._places, quote.price, runs, self.limits.price, "this studio")
+            refuse_dear(self._places, quote.price, _of(owner, runs), most_price, owner)
             order = place_order(self._places, quote, owner)
         self.nudge()
         return order
@@ -130,10 +141,12 @@ class Queue:
         with self._lock:
             ordered, run = self._places.ordered(name), self._catalogue.run(name)
             if run is not None and run.state == "cancelled":
+                price = quoted_price(run)
                 others = [one for one in self._catalogue.runs() if one.name != name]
-                self._refuse_dear(_price(run), others, self.limits.price, "this studio")
-                self._refuse_dear(_price(run), _of(run.owner, others), most_price, run.owner)
+                refuse_dear(self._places, price, others, self.limits.price, "this studio")
+                refuse_dear(self._places, price, _of(run.owner, others), most_price, run.owner)
             change_order(ordered, wanted="train")
+            note_event(ordered, "told", "put back into the queue")
             if not look(ordered.process).alive:
                 ordered.process.unlink(missing_ok=True)
         self.nudge()
@@ -153,7 +166,9 @@ class Queue:
                 if at_the_cluster:
                     self._jobs.cancel(run)
                 change_order(ordered, **said)
-                stop(ordered.process)
+                note_event(ordered, "told", f"to go on with {systems} systems")
+                if not stop(ordered.process) and look(ordered.process).alive:
+                    self._unheard.add(name)
                 if at_the_cluster:
                     ordered.process.unlink(missing_ok=True)
         self.nudge()
@@ -169,49 +184,30 @@ class Queue:
             if run is not None and run.state == "at the cluster":
                 self._jobs.cancel(run)
             change_order(ordered, wanted=wanted)
-            stop(ordered.process)
+            stopped = stop(ordered.process)
+            note_event(ordered, "told", f"to {wanted}{': it saves and ends' if stopped else ''}")
         self.nudge()
 
     def _remind(self, runs: Sequence[Listed]) -> None:
-        """Whoever was told to stop while it was too young to hear is told again."""
+        """Whoever was told to stop while it was too young to be known by its number is told again."""
         for run in runs:
-            if run.state == "stopping":
-                stop(self._places.ordered(run.name).process)
+            if run.state == "stopping" or run.name in self._unheard:
+                told = stop(self._places.ordered(run.name).process)
+                if told or not run.process.alive:
+                    self._unheard.discard(run.name)
 
     def _start(self, run: Listed) -> None:
         assert run.order is not None
         command = "train" if run.order.cluster and run.done < run.models else "run"
         ordered = self._places.ordered(run.name)
+        again = ordered.log.exists()
         options = ["--runs", str(self._places.runs), "--systems", str(run.order.systems)]
         options += ["--execution", run.order.execution]
         child = start(ordered, [command, str(ordered.family_file), *options])
         self._children.append(child)
-
-    @staticmethod
-    def _refuse_dear(price: float | None, runs: Sequence[Listed], most: float | None, whose: str) -> None:
-        if most is None:
-            return
-        if price is None:
-            raise InputError(
-                f"price: {whose} may spend {most:g}, and this quote has no price; give one a system and hour"
-            )
-        spent = sum(map(_spent, runs))
-        if spent + price > most:
-            raise InputError(f"price: {whose} may spend {most:g}, {spent:.2f} are taken and this is {price:.2f}")
+        systems = f"{run.order.systems} system{'s' * (run.order.systems > 1)}"
+        note_event(ordered, "start", f"{'goes on' if again else 'started'} with {systems}, {run.order.execution}")
 
 
 def _of(owner: str, runs: Sequence[Listed]) -> list[Listed]:
     return [run for run in runs if run.owner == owner]
-
-
-def _price(run: Listed) -> float:
-    price = run.order.quote.get("totals", {}).get("price") if run.order else None
-    return float(price) if isinstance(price, int | float) else 0.0
-
-
-def _spent(run: Listed) -> float:
-    """The price as quoted; of a cancelled run, the share that its finished models have of its time."""
-    if run.state != "cancelled" or run.order is None:
-        return _price(run)
-    seconds = float(run.order.quote.get("totals", {}).get("seconds") or 0.0)
-    return _price(run) * min(1.0, run.seconds / seconds) if seconds else 0.0

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from isoflop.recipe import Machine, ModelPlan, Plan, check_against_data, machine
 from isoflop.studio.laws import Foreteller, Laws
 from isoflop.studio.places import Places, checked_name
 from isoflop.studio.question import Question, listed_sizes
+from isoflop.studio.texts import Asked
 
 if TYPE_CHECKING:
     from isoflop.report.figure import Figure
@@ -102,23 +103,31 @@ class Quotes:
         self.laws = Laws(places)
         self._families: dict[Path, tuple[int, Family]] = {}
 
-    def answer(self, question: Question, visible: Sequence[str] | None = None) -> Quote:
-        """
+    def answer(self, question: Question, visible: Collection[str] | None = None) -> Quote:
+        """`visible` are the runs whose laws may be used; all, unless given.
+
         Raises:
             InputError: the question asks for what there is not, or for what no run can do.
         """
         machine = self._machine()
-        base = _changed(self._family(question.family), question)
+        prepared = prepared_folder(question.corpus)
+        base = _changed(self._family(question.family), question, prepared)
         name = checked_name(question.name) if question.name else self.free_name(base.name)
         base = base.model_copy(update={"name": name})
-        law = self.laws.nearest(base.data, question.law, visible)
+        asked = Asked(base.data, prepared)
+        law = self.laws.nearest(asked, question.law, visible)
         try:
             family, plan = _sized(base, question, law, machine)
         except FamilyError as error:
             raise InputError(str(error)) from None
-        family = self._consenting(family, plan)
+        tokens = self.laws.tokens(asked) or family.data.tokens
+        family = _consenting(family, plan, tokens)
         foretold = law.foretell(plan.models)
         joules, origin = energy_of(family, plan)
+        # What is prepared is linked or copied from there: the corpus that it was made of may be gone.
+        known = family
+        if prepared is not None and tokens is not None:
+            known = family.model_copy(update={"data": family.data.model_copy(update={"tokens": tokens})})
         folder = self._places.run(name)
         return Quote(
             question=question,
@@ -127,13 +136,13 @@ class Quotes:
             foretold=tuple(foretold),
             law=law,
             beware=tuple(law.beware(foretold)),
-            notes=tuple(self._epochs(family, plan)),
-            lacks=tuple(unmet_needs(family, plan, plan.models, folder)),
+            notes=tuple(_epochs(plan, tokens)),
+            lacks=tuple(unmet_needs(known, plan, plan.models, folder)),
             joules=joules,
             joules_origin=origin,
             price=plan.totals()["price"],
             time=datetime.now(UTC).isoformat(timespec="seconds"),
-            prepared=prepared_folder(question.corpus),
+            prepared=prepared,
         )
 
     def free_name(self, name: str) -> str:
@@ -161,31 +170,30 @@ class Quotes:
             kept = self._families[path] = (stamp, load_family(path))
         return kept[1]
 
-    def _consenting(self, family: Family, plan: Plan) -> Family:
-        """Whoever launches what a quote tells to repeat its data has agreed to it."""
-        tokens = self.laws.tokens(family.data) or family.data.tokens
-        if tokens is None:
-            epochs = family.data.epochs if "epochs" in family.data.model_fields_set else MOST_EPOCHS
-        else:
-            epochs = math.ceil(10 * max(model.tokens for model in plan.models) / tokens) / 10
-        if epochs <= family.data.epochs:
-            return family
-        data = family.data.model_copy(update={"epochs": epochs})
-        return family.model_copy(update={"data": data})
-
-    def _epochs(self, family: Family, plan: Plan) -> list[str]:
-        tokens = self.laws.tokens(family.data) or family.data.tokens
-        if tokens is None:
-            return ["how often models read the data is known once they are prepared; launching agrees to it"]
-        try:
-            return check_against_data(plan, tokens, tokens)
-        except FamilyError as error:
-            raise InputError(str(error)) from None
-
 
 def memory_of(model: ModelPlan) -> Any:
     """What a system holds at its fullest in the execution that was asked for."""
     return model.resident if model.execution == "resident" else model.streamed
+
+
+def _consenting(family: Family, plan: Plan, tokens: int | None) -> Family:
+    """Whoever launches what a quote tells to repeat its data has agreed to it. `tokens` are the data's, where known."""
+    if tokens is None:
+        epochs = family.data.epochs if "epochs" in family.data.model_fields_set else MOST_EPOCHS
+    else:
+        epochs = math.ceil(10 * max(model.tokens for model in plan.models) / tokens) / 10
+    if epochs <= family.data.epochs:
+        return family
+    return family.model_copy(update={"data": family.data.model_copy(update={"epochs": epochs})})
+
+
+def _epochs(plan: Plan, tokens: int | None) -> list[str]:
+    if tokens is None:
+        return ["how often models read the data is known once they are prepared; launching agrees to it"]
+    try:
+        return check_against_data(plan, tokens, tokens)
+    except FamilyError as error:
+        raise InputError(str(error)) from None
 
 
 def energy_of(family: Family, plan: Plan) -> tuple[float | None, str]:
@@ -201,7 +209,7 @@ def energy_of(family: Family, plan: Plan) -> tuple[float | None, str]:
     return WATTS_PER_CORE * cores * totals["seconds"], f"estimated: {WATTS_PER_CORE:g} W a core"
 
 
-def _changed(family: Family, question: Question) -> Family:
+def _changed(family: Family, question: Question, prepared: Path | None) -> Family:
     """The family file's family with what the question says instead, but for its sizes."""
     changes: dict[str, Any] = {}
     if question.systems is not None:
@@ -209,7 +217,6 @@ def _changed(family: Family, question: Question) -> Family:
     if question.execution:
         changes["execution"] = question.execution
     if question.corpus:
-        prepared = prepared_folder(question.corpus)
         changes["data"] = data_of(prepared) if prepared else family.data.model_copy(update=_corpus(question.corpus))
     if question.ratio is not None:
         changes["recipe"] = family.recipe.model_copy(update={"tokens_per_parameter": question.ratio, "tokens": None})

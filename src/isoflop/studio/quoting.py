@@ -13,7 +13,6 @@ from isoflop.durable import write_json
 from isoflop.errors import InputError
 from isoflop.studio import pages
 from isoflop.studio.accounts import Account
-from isoflop.studio.catalogue import names_of
 from isoflop.studio.context import Studio, studio_of
 from isoflop.studio.family_text import family_text
 from isoflop.studio.guard import account_of, form_of
@@ -39,7 +38,7 @@ def quote_page(request: Request) -> Response:
     if given.get("part") == "answer":
         return pages.show(request, "answer.html.jinja", status, said=said, parts=parts)
     asked = {**{key: str(value) for key, value in question.to_json().items()}, **given}
-    names = names_of(studio.runs_of(account))
+    names = studio.names_of(account)
     return pages.show(
         request,
         "quote.html.jinja",
@@ -160,14 +159,13 @@ def _answer(studio: Studio, account: Account, question: Question) -> Quote:
     # Whoever may not administer reads no file of this machine but what they brought themselves.
     if question.corpus and not account.may("administer") and question.corpus not in _corpora(studio, account):
         raise InputError("corpus: choose one that you brought; a path on this machine takes the role administer")
-    visible = names_of(studio.runs_of(account))
-    return studio.quotes.answer(question, visible)
+    return studio.quotes.answer(question, studio.names_of(account))
 
 
 def _corpora(studio: Studio, account: Account) -> list[str]:
     """What an account may train on: files that it brought, and the tokens of the runs that it sees."""
-    brought = [path for path in studio.places.corpora(account.name).glob("*") if not path.name.startswith(".")]
-    data = [studio.places.run(run.name).data for run in studio.runs_of(account)]
+    brought = [path for path in studio.places.corpora(account.name).glob("*") if path.suffix != ".part"]
+    data = [studio.places.run(name).data for name in sorted(studio.names_of(account))]
     prepared = [folder for folder in data if (folder / "manifest.json").is_file()]
     return [str(path.absolute()) for path in [*sorted(brought), *prepared]]
 

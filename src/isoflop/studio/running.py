@@ -1,6 +1,5 @@
 """The pages of a run: the family, each model, each step; and what may be done with it."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from isoflop.studio import pages
 from isoflop.studio.catalogue import Listed
 from isoflop.studio.context import Studio, studio_of
 from isoflop.studio.curves import draw_course, draw_courses
+from isoflop.studio.events import end_of
 from isoflop.studio.guard import form_of
 from isoflop.studio.live import Live, Snapshot
 from isoflop.studio.places import Places
@@ -41,19 +41,23 @@ def family_page(request: Request) -> Response:
         request,
         "family.html.jinja",
         run=run,
-        live=live_part(live, run),
+        live=live_part(live, run, studio.queue.said(run.name)),
         mine=account.may("launch") and (account.may("administer") or run.owner == account.name) and run.order,
-        waits=studio.queue.waits(run, studio.catalogue.runs()),
+        waits=studio.queue.waits(studio.catalogue.runs()).get(run.name, ""),
         end=_end_of(studio.places, run),
         released=sorted(path.parent.name for path in live.folder.path.glob("release/*/MANIFEST.json")),
         reported=live.folder.report.is_file(),
     )
 
 
-def live_part(live: Live, run: Listed | None) -> str:
-    """The part of a run's page that follows the run; the same for everyone."""
+def live_part(live: Live, run: Listed | None, said: str = "") -> str:
+    """The part of a run's page that follows the run, the same for everyone; `said` is what a cluster says of it."""
     now = live.read()
-    return pages.fragment("live.html.jinja", run=run, now=now, figure=draw_courses(now), **_beside_quote(run, now))
+    beside = _beside_quote(run, now)
+    same = beside["quote"].get("law", {}).get("same_data") is True
+    figure = draw_courses(now, beside["foretold"] if same else {})
+    filled = {"run": run, "now": now, "said": said, "figure": figure, "about_foretold": _about_foretold(now, same)}
+    return pages.fragment("live.html.jinja", **filled, **beside)
 
 
 def events(request: Request) -> Response:
@@ -121,17 +125,9 @@ def log(request: Request) -> Response:
     studio = studio_of(request)
     run = studio.run_of(request)
     jobs = sorted(studio.places.run(run.name).logs.glob("job-*.txt"))
-    texts = [_end(studio.places.ordered(run.name).log), *(f"\n== {path.name}\n{_end(path)}" for path in jobs)]
+    here = end_of(studio.places.ordered(run.name).log, LOG_BYTES)
+    texts = [here, *(f"\n== {path.name}\n{end_of(path, LOG_BYTES)}" for path in jobs)]
     return PlainTextResponse("".join(texts).strip("\n") + "\n" if any(texts) else "nothing was printed yet\n")
-
-
-def _end(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - LOG_BYTES))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
 
 
 async def tell(request: Request) -> Response:
@@ -202,6 +198,16 @@ def _beside_quote(run: Listed | None, now: Snapshot) -> dict[str, Any]:
         "largest": now.models[-1] if now.models else None,
         "rate": {model.name: _rate(model.metrics) for model in now.models if model.metrics is not None},
     }
+
+
+def _about_foretold(now: Snapshot, same_text: bool) -> str:
+    """What stands under the curves of a run that goes on: why nothing, or not all, is foretold on them."""
+    if all(model.result for model in now.models):
+        return ""
+    if now.watches:
+        return "A healthy run stays in the band, and one that leaves it is told of as an alarm."
+    said = "The band of healthy runs is known once six other models are finished."
+    return said if same_text else f"{said} The quote's law is of another text, so its losses are not drawn here."
 
 
 def _rate(metrics: Metrics) -> tuple[float, float]:

@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,21 +83,27 @@ def serve_studio(places: Places, limits: Limits, opening: Opening, tell: Callabl
 def open_studio(places: Places, limits: Limits, opening: Opening, by_account: bool = False) -> "Studio":
     """The studio's parts; nothing is served and nothing started."""
     from isoflop.studio.context import Studio
-    from isoflop.studio.live import Lives
+    from isoflop.studio.live import Live, Lives
     from isoflop.studio.quote import Quotes
     from isoflop.studio.running import live_part
     from isoflop.studio.sessions import Audit, Sessions
 
     catalogue, accounts = Catalogue(places), Accounts(places.accounts)
+    queue = Queue(places, catalogue, limits)
+
+    def draw(live: Live) -> str:
+        name = live.folder.path.name
+        return live_part(live, catalogue.run(name), queue.said(name))
+
     return Studio(
         places=places,
         catalogue=catalogue,
-        queue=Queue(places, catalogue, limits),
+        queue=queue,
         quotes=Quotes(places, this_machine),
         accounts=accounts,
-        sessions=Sessions(catalogue, accounts, by_account, opening.header),
+        sessions=Sessions(catalogue, accounts, by_account, opening.header, str(places.runs)),
         audit=Audit(places.audit),
-        lives=Lives(places, lambda live: live_part(live, catalogue.run(live.folder.path.name))),
+        lives=Lives(places, draw, queue.said),
         most_upload_bytes=opening.most_upload_bytes,
         secure=opening.secure,
     )
@@ -157,14 +163,23 @@ def _by_account(places: Places, opening: Opening) -> bool:
 
 
 def _warm_up(studio: "Studio") -> None:
-    """What the first quote would wait for."""
+    """What the first page and the first quote would wait for."""
+    from isoflop.studio.accounts import ALONE
     from isoflop.studio.laws import published
-    from isoflop.studio.pages import script, stylesheet
+    from isoflop.studio.pages import environment, script, stylesheet
+    from isoflop.studio.question import Question
+    from isoflop.studio.quoting import answer_parts
 
-    this_machine()
-    published().cheapest_params(3.0)
     stylesheet(), script()
     studio.catalogue.runs()
+    for family in studio.places.family_files():
+        with suppress(InputError, WorkError, OSError):
+            parts = answer_parts(studio, ALONE, Question(family=family))
+            environment().get_template("answer.html.jinja").render(
+                said="", parts=parts, account=ALONE, token="", here=""
+            )
+            break
+    published().cheapest_params(3.0)
 
 
 def families_beside(folders: Sequence[Path]) -> tuple[Path, ...]:

@@ -18,10 +18,15 @@ LINK_SECONDS = 86_400.0
 
 
 class Sessions:
-    """Sessions outlive the server, as their hashes lie in the database; links do not."""
+    """Sessions outlive the server, as their hashes lie in the database; links do not. `of` tells studios apart."""
 
-    def __init__(self, catalogue: Catalogue, accounts: Accounts, by_account: bool, header: str | None = None) -> None:
+    def __init__(
+        self, catalogue: Catalogue, accounts: Accounts, by_account: bool, header: str | None = None, of: str = ""
+    ) -> None:
         self._catalogue, self._accounts = catalogue, accounts
+        # Cookies of one machine go to all of its ports: without a name of its own a second studio would sign the first
+        # one out.
+        self.cookie = f"{COOKIE}-{_hash(of)[:8]}"
         self.by_account, self.header = by_account, header
         # Behind a proxy there is no session: without a secret of the server, who knows a name could make its forms.
         self._proxy_secret = secrets.token_urlsafe(32)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoflop.errors import InputError, WorkError
@@ -11,9 +12,14 @@ from isoflop.studio.silent import Silent
 
 if TYPE_CHECKING:
     from isoflop.model.inference import Reader
+    from isoflop.recipe import ModelPlan
 
 MOST_TOKENS, MOST_PROMPT = 2048, 20_000
 MOST_MEMBERS = 12
+# Models of at most so many bytes stay in memory for the next prompt; larger ones are read anew.
+KEPT_BYTES = 2**26
+# What reading a checkpoint takes of memory for a parameter, at its fullest: as it is saved, and as it is used.
+READING_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ def continuations(folder: RunFolder, names: list[str], prompt: Prompt) -> Iterat
     """What the members write, piece by piece in turns: `model`, `text`, and at its end `done` with the reason.
 
     Raises:
-        InputError: there is no such member, or it has no checkpoint.
+        InputError: there is no such member, it has no checkpoint, or memory does not do for them.
         WorkError: a checkpoint is damaged.
     """
     import torch
@@ -68,11 +74,12 @@ def continuations(folder: RunFolder, names: list[str], prompt: Prompt) -> Iterat
     stop = end_of_text(tokenizer)
     # Without a prompt a text begins.
     ids = tokenizer.encode(prompt.text, add_special_tokens=False).ids or [stop]
-    writers = []
-    for name in names[:MOST_MEMBERS]:
+    chosen = names[:MOST_MEMBERS]
+    for name in chosen:
         if name not in steps:
             raise InputError(f"model {name[:64]!r}: no checkpoint yet")
-        writers.append((name, _Writer(_reader(str(folder.path), name, steps[name]), ids, prompt, stop)))
+    _refuse_large(folder, chosen)
+    writers = [(name, _Writer(_reader(folder, name, steps[name]), ids, prompt, stop)) for name in chosen]
     written: dict[str, list[int]] = {name: [] for name, _ in writers}
     told: dict[str, str] = {name: "" for name, _ in writers}
     while writers:
@@ -133,15 +140,49 @@ class _Writer:
         return token
 
 
-@lru_cache(maxsize=16)
-def _reader(path: str, name: str, step: int) -> "Reader":
-    from pathlib import Path
-
-    from isoflop.model.inference import Reader
+def _refuse_large(folder: RunFolder, names: list[str]) -> None:
+    """A prompt may take half of the memory that is free: a training beside it grows too."""
     from isoflop.pipeline.plan import stored_plan
-    from isoflop.pipeline.weights import weights_at
+
+    _, plan = stored_plan(folder)
+    needed = sum(READING_BYTES * model.shape.params for model in plan.models if model.name in names)
+    free = _free_bytes()
+    if free is not None and needed > free / 2:
+        raise InputError(
+            f"models: they take {needed / 1e9:.1f} GB of memory and a prompt may have half of what is free, "
+            f"{free / 1e9:.1f} GB; choose fewer or smaller ones"
+        )
+
+
+def _free_bytes() -> int | None:
+    """None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:")))
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+def _reader(folder: RunFolder, name: str, step: int) -> "Reader":
+    from isoflop.pipeline.plan import stored_plan
+
+    _, plan = stored_plan(folder)
+    model = next(one for one in plan.models if one.name == name)
+    small = 4 * model.shape.params <= KEPT_BYTES
+    return _small_reader(str(folder.path), name, step) if small else _read(folder, model, step)
+
+
+@lru_cache(maxsize=16)
+def _small_reader(path: str, name: str, step: int) -> "Reader":
+    from isoflop.pipeline.plan import stored_plan
 
     folder = RunFolder(Path(path))
     _, plan = stored_plan(folder)
-    model = next(one for one in plan.models if one.name == name)
+    return _read(folder, next(one for one in plan.models if one.name == name), step)
+
+
+def _read(folder: RunFolder, model: "ModelPlan", step: int) -> "Reader":
+    from isoflop.model.inference import Reader
+    from isoflop.pipeline.weights import weights_at
+
     return Reader(weights_at(model, folder, step, Silent())[0], model.shape)

@@ -12,12 +12,20 @@ def training_device(number: int = 0) -> torch.device:
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    # Without it cuBLAS may choose another order of adding from call to call.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    choose_workspace()
     torch.use_deterministic_algorithms(True)
     device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
+
+
+def choose_workspace() -> None:
+    """Has cuBLAS add in the same order at every call.
+
+    PyTorch looks at the variable once, at the process's first matrix product on a GPU: where it is missing then, every
+    later product is refused as not deterministic.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def gpu_uuid(device: torch.device) -> str | None:

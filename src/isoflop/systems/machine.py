@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # ones tell.
 SIDES = (256, 512, 1024, 2048)
 SECONDS_PER_PRECISION = 0.4
+GPU_SIDE, GPU_PRODUCTS = 8192, 10
 
 
 def measure_machine() -> Machine:
@@ -34,7 +35,7 @@ def measure_machine() -> Machine:
 
     The product is 2,048-sided, or the largest of `SIDES` that fits that time.
 
-    The measurement is kept a file a (processor, cores, PyTorch) in the cache folder and is not made again there.
+    The measurement is kept a file a (processor, cores, PyTorch, GPUs) in the cache folder and is not made again there.
     """
     kept = cache_folder() / f"machine-{_key()}.json"
     try:
@@ -88,6 +89,9 @@ def _processor(torch_version: str, bf16_flops_per_second: float, fp32_flops_per_
 def _measure_gpu() -> Machine:
     import torch
 
+    from isoflop.systems.device import choose_workspace
+
+    choose_workspace()
     device = torch.device("cuda", 0)
     properties = torch.cuda.get_device_properties(device)
     cores = available_cores()
@@ -105,21 +109,20 @@ def _measure_gpu() -> Machine:
 
 
 def _gpu_rate(dtype: "dtype") -> float:
-    """FLOP/s of an 8,192-sided product, the best of several runs of ten."""
+    """FLOP/s of a product, the best of several runs."""
     import torch
 
-    side, times = 8192, 10
-    a = torch.randn(side, side, device="cuda", dtype=dtype)
+    a = torch.randn(GPU_SIDE, GPU_SIDE, device="cuda", dtype=dtype)
     best = math.inf
     for _ in range(5):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
-        for _ in range(times):
+        for _ in range(GPU_PRODUCTS):
             a @ a
         end.record()
         end.synchronize()
-        best = min(best, begin.elapsed_time(end) / 1e3 / times)
-    return 2 * side**3 / best
+        best = min(best, begin.elapsed_time(end) / 1e3 / GPU_PRODUCTS)
+    return 2 * GPU_SIDE**3 / best
 
 
 def _matrix_rate(square: "Tensor | NDArray[float32]") -> float:
@@ -149,7 +152,8 @@ def _key() -> str:
         torch_version = version("torch")
     except PackageNotFoundError:
         torch_version = "none"
-    text = f"{processor_name()}|{available_cores()}|{torch_version}|{gpus}"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    text = f"{processor_name()}|{available_cores()}|{torch_version}|{gpus}|{visible}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

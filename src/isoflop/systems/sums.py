@@ -8,6 +8,7 @@ of the step's mean loss.
 
 import math
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from isoflop.model import Gradients, Kernels, Weights
 
 UNIT = 2.0**-48
 LARGEST = 2.0**62  # in units; one bit is left for what the bound below rounds
+# Elements of a gradient that a device turns into fixed point at once.
+SLICE = 2**24
 
 
 class Adder:
@@ -98,6 +101,50 @@ class Sums(Gradients):
 
     def _bound(self, name: str, more: float) -> None:
         self.bounds[self._places[name]] += more if math.isfinite(more) else math.inf
+
+
+class MarkedSums(Sums):
+    """Sums on a device. Bounds stay there as well, as `marks` (tensors,): no gradient waits until one is read.
+
+    `places` says where a tensor's mark is. On the calling thread alone.
+    """
+
+    def __init__(self, into: Weights, marks: Tensor | None = None, places: dict[str, int] | None = None) -> None:
+        super().__init__(into, None)
+        device = into.flat.device
+        self.marks = torch.zeros(len(into), dtype=torch.float64, device=device) if marks is None else marks
+        self._of = self._places if places is None else places
+        self._scale = torch.zeros((), device=device)
+        self._add: Callable[..., Tensor] = add_scaled
+
+    def compile(self) -> None:
+        """From now on one compiled function of any length adds."""
+        self._add = torch.compile(add_scaled, dynamic=True)
+
+    def begin(self, step_tokens: int) -> None:
+        """As `Sums` says; marks are cleared by whoever reads them."""
+        self._scale.fill_(1.0 / (self.unit * step_tokens))
+
+    def add(self, name: str, gradient: Tensor, start: int = 0) -> None:
+        """As `Gradients` says."""
+        start += self.into.offsets[name]
+        target = self.into.flat[start : start + gradient.numel()]
+        parts = zip(torch.split(target, SLICE), torch.split(gradient.reshape(-1), SLICE), strict=True)
+        most = torch.stack([self._add(own, part, self._scale) for own, part in parts]).amax()
+        self.marks[self._of[name]] += most
+
+    def add_rows(self, name: str, ids: Tensor, gradient: Tensor) -> None:
+        """As `Gradients` says."""
+        scaled = gradient * self._scale
+        self.into[name].index_add_(0, ids, scaled.to(self.into.flat.dtype))
+        self.marks[self._of[name]] += scaled.abs().amax() * len(ids)
+
+
+def add_scaled(target: Tensor, gradient: Tensor, scale: Tensor) -> Tensor:
+    """Adds `gradient` times `scale` to `target`, both (elements,); the largest magnitude that was added."""
+    scaled = gradient.float() * scale
+    target += scaled.to(target.dtype)
+    return scaled.abs().amax()
 
 
 def _float_of(bits: int) -> float:

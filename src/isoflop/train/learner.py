@@ -17,11 +17,13 @@ from isoflop.model import Kernels, Lanes, Shard, Weights, initialise, make_model
 from isoflop.recipe import STANDARD, Parametrisation, Shape
 from isoflop.systems.group import ALONE, Systems, bring_home, owner, send_out
 from isoflop.systems.sums import Sums
+from isoflop.train.intact import WEIGHTS, Intact
 from isoflop.train.optimizer import AdamW, Chunk, chunks_of
 from isoflop.train.reach import Reach
 
 # What a checkpoint holds of each shard, flat fp32.
-STATE = ("weights", "first_moment", "second_moment")
+STATE = (WEIGHTS, "first_moment", "second_moment")
+IMAGE = "image"
 
 
 CPU = torch.device("cpu")
@@ -69,13 +71,24 @@ class Learns(Protocol):
         """After `norm`: the layers' matrices whose gradient is zero in every element."""
 
     def update(self, norm: float, lr: float, step: int) -> None:
-        """One update of the weights by the gradient, whose norm is `norm`; `step` counts updates from 1."""
+        """One update of the weights by the gradient, whose norm is `norm`; `step` counts updates from 1.
+
+        Raises:
+            ChangedError: bits of what is held have changed by themselves; nothing is made of them.
+        """
 
     def discard(self) -> None:
         """The gradient is given up instead: weights and moments stay as they are."""
 
     def commit(self, position: Mapping[str, Any]) -> None:
         """The updated step counts from here on; `position` is how far the run has come with it."""
+
+    def check(self) -> None:
+        """Whether what is held is what was written there: asked on all systems before `write` and `complete`.
+
+        Raises:
+            ChangedError: bits have changed by themselves.
+        """
 
     def write(self, shard: Shard, path: Path) -> bytes:
         """Writes the state of a shard that this system owns as safetensors; the SHA-256 of the file."""
@@ -123,6 +136,8 @@ class Learner(Learns):
         self._own = [shard for shard in self._shards if owner(shard.index, self._systems) == self._systems.rank]
         self._chunks = [chunk for shard in self._own for chunk in chunks_of(shard)]
         self._bounds = self._sums.bounds
+        self._intact = Intact(self._shards, [IMAGE], lanes, systems)
+        self._intact.take(self._held())
 
     def gradients(self, microbatches: Sequence[Callable[[], Tensor]], step_tokens: int) -> float:
         """As `Learns` says; on each lane a microbatch at a time."""
@@ -156,6 +171,7 @@ class Learner(Learns):
     @torch.no_grad()
     def update(self, norm: float, lr: float, step: int) -> None:
         """As `Learns` says."""
+        self.check()
         self._systems.doing("update")
         update = self._optimizer.at(step, norm, lr)
         weights, sums = self.weights.flat, self._sums.into.flat
@@ -170,6 +186,7 @@ class Learner(Learns):
 
         self._lanes.map(one, self._chunks)
         self._share()
+        self._intact.take(self._held())
 
     def discard(self) -> None:
         """As `Learns` says."""
@@ -183,6 +200,11 @@ class Learner(Learns):
         flats = (self.weights.flat, *self._moments)
         return {name: flat[shard.start : shard.stop] for name, flat in zip(STATE, flats, strict=True)}
 
+    def check(self) -> None:
+        """As `Learns` says."""
+        self._systems.doing("checksums")
+        self._intact.check(self._held())
+
     def write(self, shard: Shard, path: Path) -> bytes:
         """As `Learns` says."""
         return write_state(path, self.shard(shard))
@@ -192,9 +214,11 @@ class Learner(Learns):
         for shard in self._shards:
             state = source.read(shard)
             for name, part in self.shard(shard).items():
-                if name == "weights" or shard in self._own:
+                if name == WEIGHTS or shard in self._own:
                     part.copy_(state[name])
-        self._image = self.model.image(self.weights)
+        if self._image is not self.weights:
+            self._image.flat.copy_(self.weights.flat)
+        self._intact.take(self._held())
 
     def close(self) -> None:
         """As `Learns` says."""
@@ -202,6 +226,11 @@ class Learner(Learns):
     def complete(self) -> Weights:
         """As `Learns` says."""
         return Weights(self.weights.shape, self.weights.flat.cpu())
+
+    def _held(self) -> dict[str, Tensor]:
+        """All that nothing but an update may change, by name."""
+        flats = dict(zip(STATE, (self.weights.flat, *self._moments), strict=True))
+        return flats if self._image is self.weights else {**flats, IMAGE: self._image.flat}
 
     def _share(self) -> None:
         """Gives the updated shards to all systems; clears the sums of those that are not this system's."""

@@ -11,6 +11,7 @@ from isoflop.recipe import ModelPlan
 from isoflop.systems.group import Systems
 from isoflop.train.journal import Journal
 from isoflop.train.learner import Learner, Learns, Source
+from isoflop.train.on_device import DeviceLearner
 from isoflop.train.optimizer import AdamW
 from isoflop.train.streamed import StreamedLearner
 
@@ -42,7 +43,8 @@ def make_learner(
         else:
             streamed.restore(source)
         return streamed
-    learner = Learner(
+    kind = Learner if device.type == "cpu" else DeviceLearner
+    learner = kind(
         plan.shape,
         seed=plan.seed,
         precision=plan.precision,

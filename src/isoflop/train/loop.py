@@ -29,6 +29,7 @@ from isoflop.train.learners import make_learner
 from isoflop.train.metrics import Metrics
 from isoflop.train.reach import LOOK_EVERY
 from isoflop.train.recovery import recover, remove_store
+from isoflop.train.saving import Saving
 from isoflop.train.spikes import Healthy, Spike, SpikeFile, rewind_base
 
 # Steps over which the time left is estimated.
@@ -137,12 +138,28 @@ def train(
         learner.close()
         return learner_from(source), unbegun if source is None else source.position
 
-    spikes = SpikeFile(folder / "spikes.json", data, position.steps) if leads else None
+    def save(now: Position) -> None:
+        kept_steps = rewind_base(plan, now.steps)
+        save_generation(checkpoints, plan, data_sha256, now, session.learner, systems, kept_steps)
+
+    spikes = SpikeFile(folder / "spikes.json", data, position.steps, on_event) if leads else None
+    # Several systems speak to each other while they save, and write a part each; a store on disk has its files.
+    saving = Saving(save, beside=systems.size == 1 and not (plan.execution == "streamed" and plan.store == "disk"))
     session = _Session(
-        plan, data, learner_from(generation), systems, position, peak_flops_per_second, back_at, spikes, on_event
+        plan,
+        data,
+        learner_from(generation),
+        systems,
+        position,
+        peak_flops_per_second,
+        back_at,
+        spikes,
+        on_event,
+        saving,
     )
 
     def trained(position: Position) -> Trained:
+        session.learner.check()
         weights = as_standard(session.learner.complete(), plan.parametrisation)
         session.learner.close()
         remove_store(store, systems)
@@ -159,12 +176,6 @@ def train(
 
     if position.steps == plan.steps:
         return trained(position)
-
-    def save(now: Position) -> None:
-        if metrics is not None:
-            metrics.sync()
-        kept_steps = rewind_base(plan, now.steps)
-        save_generation(checkpoints, plan, data_sha256, now, session.learner, systems, kept_steps)
 
     metrics = Metrics(folder / "metrics.jsonl", position.steps, on_event) if leads else None
     kept = set(plan.kept_steps)
@@ -223,17 +234,23 @@ def train(
                 said = systems.gather(np.array([float(pending.signal_number or 0), float(due), own]))
                 of_all, heard = float(said[:, 2].sum()), own
                 signal_number = int(said[:, 0].max())
+                if not (signal_number or step.step == plan.steps or said[0, 1]):
+                    continue
+                if metrics is not None:
+                    metrics.sync()
+                session.learner.check()
+                now = position_now(step)
+                saving.begin(now)
+                saved = perf_counter()
                 if signal_number:
-                    save(position_now(step))
+                    saving.settle()
                     session.learner.close()
                     remove_store(store, systems)
                     pending.signal_number = None
                     raise Interrupted(signal_number)
-                if step.step == plan.steps or said[0, 1]:
-                    now = position_now(step)
-                    save(now)
-                    saved = perf_counter()
+            saving.settle()
     except BaseException:
+        saving.wait()
         session.learner.close()
         raise
     finally:
@@ -269,12 +286,13 @@ class _Session:
         back_at: Callable[[int, Learns], tuple[Learns, Position]],
         spike_file: SpikeFile | None,
         on_event: Callable[[str], None],
+        saving: Saving,
     ) -> None:
         self._plan, self._peak, self._systems = plan, peak, systems
         self._start = position.steps
         self._stream = TokenStream(data, "train")
         self._back_at, self._spike_file, self._on_event = back_at, spike_file, on_event
-        self.learner = learner
+        self.learner, self._saving = learner, saving
         # As a checkpoint has them: of the last step, whether it made an update; updates and spikes so far.
         self.updated, self.updates, self.spikes = True, position.updates, position.spikes
         self.healthy = Healthy(position.recent)
@@ -301,6 +319,7 @@ class _Session:
             norm = self.learner.norm()
             unreached = self.learner.unreached() if (i + 1) % LOOK_EVERY == 0 else ()
             spike = self.healthy.judge(loss, norm)
+            self._saving.settle()
             self.updated = spike is None or self._goes_on(spike, this, loss, norm)
             lr = learning_rate(
                 tokens,

@@ -21,16 +21,17 @@ class Chunk:
     decays: bool
 
 
-def chunks_of(shard: Shard) -> list[Chunk]:
-    """The chunks of a shard in order: a function of the shape alone."""
+def chunks_of(shard: Shard, elements: int | None = None) -> list[Chunk]:
+    """The chunks of a shard in order, of at most so many elements (`CHUNK`): a function of the shape alone."""
+    most = CHUNK if elements is None else elements
     found = []
     for first, last, decays in (
         (shard.start, min(shard.stop, shard.piece.vectors), True),
         (max(shard.start, shard.piece.vectors), shard.stop, False),
     ):
-        for start in range(first, last, CHUNK):
+        for start in range(first, last, most):
             # muP's multiplier is for the layers' matrices alone.
-            found.append(Chunk(start, min(last, start + CHUNK), hidden=shard.piece.hidden and decays, decays=decays))
+            found.append(Chunk(start, min(last, start + most), hidden=shard.piece.hidden and decays, decays=decays))
     return found
 
 

@@ -4,13 +4,13 @@ import json
 import math
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from isoflop.data import DocumentIndex
-from isoflop.durable import write_json
+from isoflop.durable import refuse_broken_seal, write_sealed
 from isoflop.recipe import ModelPlan
 
 # A spike lies so many standard deviations above the mean of so many steps before it, of which there must be enough.
@@ -75,19 +75,31 @@ class Healthy:
         self._recent.append((loss, norm))
 
 
+def read_spikes(path: Path) -> list[dict[str, Any]]:
+    """The spikes that a spikes.json lists; none where there is no such file.
+
+    Raises:
+        OSError, ValueError, TypeError, KeyError, RecursionError: it is not what was written.
+    """
+    if not path.exists():
+        return []
+    document = refuse_broken_seal(json.loads(path.read_bytes()))
+    return list(document["spikes"])
+
+
 class SpikeFile:
     """spikes.json: each spike with what was done about it and the documents of its batch.
 
-    Opened at the step that training goes on from, later ones are dropped: they will come again.
+    Opened at the step that training goes on from, later ones are dropped: they will come again. If the file has changed
+    since it was written, `on_event` hears of it and the list begins anew.
     """
 
-    def __init__(self, path: Path, data: Path, steps_done: int) -> None:
+    def __init__(self, path: Path, data: Path, steps_done: int, on_event: Callable[[str], None]) -> None:
         self._path, self._data = path, data
         try:
-            self._spikes: list[dict[str, Any]] = [
-                one for one in json.loads(path.read_bytes()) if one["step"] <= steps_done
-            ]
-        except (OSError, ValueError, TypeError, KeyError):
+            self._spikes = [one for one in read_spikes(path) if one["step"] <= steps_done]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            on_event(f"{path}: damaged ({error}); the spikes before step {steps_done + 1} are not listed any more")
             self._spikes = []
 
     def add(
@@ -101,4 +113,4 @@ class SpikeFile:
         documents = [asdict(passage) for passage in DocumentIndex(self._data, "train").passages(samples, length)]
         numbers = {"loss": loss, "grad_norm": norm, "limit": spike.limit}
         self._spikes.append({"step": step, "kind": spike.kind, **numbers, "answer": answer, "documents": documents})
-        write_json(self._path, self._spikes)
+        write_sealed(self._path, {"spikes": self._spikes})

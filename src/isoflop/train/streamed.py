@@ -7,8 +7,9 @@ upwards, while the next step's forward pass follows. Whoever finds a journal aft
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from isoflop.durable import sha256_of_file
+from isoflop.errors import ChangedError
 from isoflop.model import (
     GPT,
     Kernels,
@@ -43,6 +45,7 @@ from isoflop.systems.device import begin_thread
 from isoflop.systems.group import Systems, owner, send_out
 from isoflop.systems.sums import Adder
 from isoflop.train.allocator import give_back_freed_memory, map_large_buffers
+from isoflop.train.intact import changed
 from isoflop.train.journal import Journal
 from isoflop.train.learner import CPU, STATE, Learns, Source, totals, write_state
 from isoflop.train.optimizer import AdamW, Chunk, Update, chunks_of
@@ -200,6 +203,8 @@ class StreamedLearner(Learns):
 
     def update(self, norm: float, lr: float, step: int) -> None:
         """As `Learns` says: prepared here, begun with `commit`."""
+        with self._named():  # of all that passes take from the store these alone have no checksum there
+            self._store.vectors.check()
         self._systems.doing("update")
         list(self._clerks.map(lambda shard: self._store.seal(shard, step), self._own))
         self._systems.gather(np.zeros(0))
@@ -217,6 +222,13 @@ class StreamedLearner(Learns):
                 self._journal.write(position, norm, lr, step)
             self._systems.gather(np.zeros(0))
         self._start_update(self._own, step, self._optimizer.at(step, norm, lr))
+
+    def check(self) -> None:
+        """As `Learns` says. Of what lies on disk every read does it."""
+        self._settle()
+        if isinstance(self._store, HostStore):
+            with self._named():
+                list(self._clerks.map(self._store.verify, self._own))
 
     def write(self, shard: Shard, path: Path) -> bytes:
         """As `Learns` says. On disk the state has its file already, which gets a second name."""
@@ -273,7 +285,16 @@ class StreamedLearner(Learns):
     def _updated(self, shard: Shard) -> None:
         """Waits until the update of a shard is done."""
         if shard.index in self._updates:
-            self._updates[shard.index].result()
+            with self._named():
+                self._updates[shard.index].result()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """A fault of memory is told with the system and its step."""
+        try:
+            yield
+        except ChangedError as error:
+            raise changed(error.what, self._systems, self._systems.rank) from error
 
     def _settle(self) -> None:
         """Waits until all updates are done."""

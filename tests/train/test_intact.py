@@ -1,0 +1,196 @@
+"""A bit that flips in memory is found before anything is made of it: system, step and place are told."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from isoflop.errors import ChangedError
+from isoflop.interrupts import Pending
+from isoflop.model import Lanes, weights_sha256
+from isoflop.recipe import ModelPlan
+from isoflop.streaming.host import HostStore
+from isoflop.systems.group import ALONE, Systems
+from isoflop.train import Step, Trained, train
+from isoflop.train.intact import Intact
+from isoflop.train.learner import Learner
+from isoflop.train.loop import make_learner
+from isoflop.train.streamed import StreamedLearner
+from tests.streaming.runs import DISK, HOST, RESIDENT, prepare_data
+from tests.systems.test_group import on_threads
+
+LAYER = "layer-1.0"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare_data(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def wanted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return weights_sha256(run(data, tmp_path_factory.mktemp("whole"), RESIDENT).weights)
+
+
+@pytest.fixture
+def flips(monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
+    """By rank, where a bit flips in a system's memory as it begins the sixth step; once."""
+    where: dict[int, str] = {}
+
+    def making(*given: Any, systems: Systems, **named: Any) -> Any:
+        learner = make_learner(*given, systems=systems, **named)
+        gradients = learner.gradients
+
+        def flipped(*samples: Any) -> float:
+            if systems.place == "a step 6" and systems.rank in where:
+                flip(held(learner, where.pop(systems.rank)))
+            return float(gradients(*samples))
+
+        learner.gradients = flipped
+        return learner
+
+    monkeypatch.setattr("isoflop.train.loop.make_learner", making)
+    return where
+
+
+def run(
+    data: Path,
+    folder: Path,
+    plan: ModelPlan,
+    on_step: Callable[[Step], None] = lambda step: None,
+    systems: Systems = ALONE,
+    checkpoint_seconds: float = 1e9,
+) -> Trained:
+    with Lanes(2) as lanes:
+        return train(
+            plan,
+            data,
+            folder,
+            lanes=lanes,
+            whole_systems=1.0,
+            peak_flops_per_second=1e12,
+            checkpoint_seconds=checkpoint_seconds,
+            read_joules=lambda: None,
+            on_step=on_step,
+            on_event=lambda line: None,
+            systems=systems,
+        )
+
+
+def held(learner: Any, what: str) -> Tensor:
+    """What a learner keeps of one layer from one step to the next."""
+    if isinstance(learner, Learner):
+        (shard,) = [one for one in learner._shards if one.name == LAYER]
+        if what == "image":
+            return learner._image.flat[shard.start : shard.stop]
+        return learner.shard(shard)[what]
+    assert isinstance(learner, StreamedLearner)
+    learner._settle()
+    (shard,) = [one for one in learner._own if one.name == LAYER]
+    store = learner._store
+    if what == "vector":
+        return store.vectors.shard(shard)
+    assert isinstance(store, HostStore)
+    names = ["weights", "first_moment", "second_moment", "image"]
+    return [*store.state(shard), store._images[shard.index]][names.index(what)]
+
+
+def flip(tensor: Tensor) -> None:
+    """One bit of the last element."""
+    tensor.view(torch.uint8)[-tensor.itemsize] ^= 2
+
+
+FLOAT = replace(RESIDENT, precision="fp32")
+CASES = [
+    *((RESIDENT, what) for what in ("weights", "first_moment", "second_moment", "image")),
+    (FLOAT, "weights"),
+    *((HOST, what) for what in ("weights", "first_moment", "second_moment", "image", "vector")),
+    (DISK, "vector"),
+]
+
+
+@pytest.mark.parametrize(("plan", "what"), CASES, ids=[f"{p.execution} {p.store} {what}" for p, what in CASES])
+def test_a_flipped_bit_stops_the_run_and_the_next_start_goes_on(
+    data: Path, tmp_path: Path, flips: dict[int, str], wanted: str, plan: ModelPlan, what: str
+) -> None:
+    flips[0] = what
+    with pytest.raises(ChangedError) as caught:
+        run(data, tmp_path, plan)
+    # A store's update goes on beside the next step.
+    step = 7 if plan.execution == "streamed" and what != "vector" else 6
+    place = "a vector" if what == "vector" else f"the {what}"
+    assert str(caught.value).startswith(f"a step {step}: system 0: bits of {place} of {LAYER} changed in memory")
+    again = weights_sha256(run(data, tmp_path, plan).weights)
+    assert again == (wanted if plan.precision == "bf16" else weights_sha256(run(data, tmp_path / "f", plan).weights))
+
+
+@pytest.mark.parametrize("plan", [RESIDENT, HOST], ids=["resident", "host"])
+def test_no_checkpoint_is_made_of_a_flipped_bit(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, plan: ModelPlan
+) -> None:
+    """Every step is saved; the bit flips between an update and its checkpoint."""
+    learners: list[Any] = []
+
+    def making(*given: Any, **named: Any) -> Any:
+        learners.append(make_learner(*given, **named))
+        return learners[-1]
+
+    def on_step(step: Step) -> None:
+        if step.step == 5:
+            flip(held(learners[0], "weights"))
+
+    monkeypatch.setattr("isoflop.train.loop.make_learner", making)
+    with pytest.raises(ChangedError, match="a step 5: system 0: "):
+        run(data, tmp_path, plan, on_step, checkpoint_seconds=0.0)
+    assert (tmp_path / "checkpoints" / "LATEST").read_text() == "gen-00000004\n"
+    assert weights_sha256(run(data, tmp_path, plan).weights) == wanted
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads hear no signals."""
+    monkeypatch.setattr("isoflop.train.loop.deferred", lambda: nullcontext(Pending()))
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("what", ["weights", "image"])
+def test_a_bit_in_one_systems_copy_is_found_by_all_and_the_system_named(
+    data: Path, tmp_path: Path, flips: dict[int, str], what: str
+) -> None:
+    flips[1] = what
+
+    def part(systems: Systems) -> str:
+        try:
+            run(data, tmp_path, RESIDENT, systems=systems)
+        except ChangedError as error:
+            return str(error)
+        return "nothing told"
+
+    one, other = on_threads(2, part)
+    assert one == other
+    assert one.startswith(f"a step 6: system 1: bits of the {what} of {LAYER} changed in memory")
+
+
+def test_a_copy_that_arrives_as_another_is_found() -> None:
+    learner = Learner(RESIDENT.shape, seed=1, precision="fp32", lanes=Lanes(1), kernels=None)
+
+    def part(systems: Systems) -> str:
+        flats = {"weights": learner.weights.flat.clone()}
+        if systems.rank == 1:
+            flip(flats["weights"][:100])
+        intact = Intact(learner._shards, [], Lanes(1), systems)
+        intact.take(flats)
+        try:
+            intact.check(flats)
+        except ChangedError as error:
+            return str(error)
+        return "nothing told"
+
+    one, other = on_threads(2, part)
+    assert one == other
+    assert one.startswith("system 1: bits of the weights of embedding.0 changed")
