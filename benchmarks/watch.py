@@ -107,6 +107,7 @@ def dead_layer(layer: int, plan: ModelPlan, place: float) -> Iterator[None]:
         if step > place * plan.steps:
             for name in ("attn.c_proj.weight", "mlp.c_proj.weight"):
                 learner.weights[f"transformer.h.{layer}.{name}"].zero_()
+            learner._intact.take(learner._held())  # a layer that died in training, no bit that flipped in memory
 
     with patch.object(loop.Learner, "update", update_and_kill):
         yield

@@ -219,6 +219,10 @@ def test_units_that_no_model_has_are_named() -> None:
     assert "below what any text leaves uncertain" in warned([replace(p, loss=p.loss / 20) for p in ladder(SIZES)])
     assert "above that of guessing" in warned([replace(p, loss=p.loss * 20) for p in ladder(SIZES)])
     assert "unit" not in warned(ladder(SIZES))
+    one = [*ladder(SIZES)[1:], replace(ladder(SIZES)[0], params=0.07)]
+    assert "70000.0-0: params = 0.07: in millions" in warned(one)
+    exa = [replace(p, flops=p.flops / 1e18) for p in ladder(SIZES)]
+    assert "flops are 1e-18 times 6 x params x tokens" in warned(exa)
 
 
 def test_what_is_not_identified_is_told_and_a_rich_grid_is() -> None:
@@ -292,5 +296,6 @@ def test_a_form_that_the_runs_refute_weighs_next_to_nothing() -> None:
             loss = 0.4 + (100 / n**0.5 + 300 / d**0.5) ** 0.6 * np.exp(0.003 * rng.standard_normal())
             points.append(Point(n, d, float(loss), 6 * n * d, f"{n}-{ratio}", convention="6ND"))
     weight = {form.name: form.weight for form in fit_law(points).forms}
-    assert weight["coupled"] > 0.98
-    assert weight["chinchilla"] + weight["overtraining"] < 0.02
+    # Farseer's form can bend as the coupled one does.
+    assert weight["coupled"] > 0.8
+    assert weight["coupled"] + weight["farseer"] > 0.98

@@ -9,6 +9,7 @@ from isoflop.errors import InputError
 from isoflop.law.descent import LEAST_ABSOLUTE, descend
 from isoflop.law.fit import fit_form
 from isoflop.law.forms import FORMS, Array
+from isoflop.law.forms.farseer import LARGEST_POWER
 from isoflop.law.schedule import MultiPowerLaw
 from isoflop.published import published_models, published_set, set_names
 
@@ -94,12 +95,12 @@ def test_cerebras_gpt_and_its_peers_lie_where_the_paper_says() -> None:
             assert ours[model].flops == count
 
 
-def test_farseer_needs_the_coupled_form() -> None:
+def test_farseer_needs_the_coupled_form_or_its_own() -> None:
     params, tokens, loss, held_out = columns("farseer", "params", "tokens", "loss", "held_out")
     assert (len(loss), held_out.sum()) == (411, 7)
     x, y, new = np.log([params, tokens]), np.log(loss), held_out == 1
     found: dict[str, Any] = {}
-    for form in (CHINCHILLA, COUPLED):
+    for form in (CHINCHILLA, COUPLED, FORMS["farseer"]):
         theta = fit_form(form, x[:, ~new], y[~new], np.ones(404)).theta
         off = np.exp(form.log_loss(theta, x[:, new])) - loss[new]
         spread = np.sum((loss[new] - loss[new].mean()) ** 2)
@@ -110,6 +111,30 @@ def test_farseer_needs_the_coupled_form() -> None:
     assert 0.025 < found["chinchilla"][1] < 0.035
     assert found["coupled"][0] > 0.88
     assert found["coupled"][1] < 0.0065
+    assert found["farseer"][0] > 0.91
+    assert found["farseer"][1] < 0.0045
+
+
+def test_farseers_published_parameters_are_read_as_they_are_printed() -> None:
+    """Li et al. 2025: exp(-0.0625 N^0.13 + 0.1285) + exp(230.7 N^-0.1729 - 1.544) D^-exp(-1.666 N^0.0459 + 3.133); of
+    the 404 runs their median error is half a per cent."""
+    form, printed = FORMS["farseer"], ((-0.062465473, 0.13, 0.12848807), (230.73437, -0.1729, -1.54420955))
+    theta = []
+    for scale, power, constant in (*printed, (-1.66563082, 0.0459, 3.1333472)):
+        theta += [scale + constant, scale * power, np.arctanh(power / LARGEST_POWER)]
+    named = form.named(np.array(theta))
+    assert named == pytest.approx(
+        {"E": 0.0}
+        | dict(zip(("a3", "gamma", "b3", "a2", "beta", "b2"), (*printed[0], *printed[1]), strict=True))
+        | {"a1": -1.66563082, "alpha": 0.0459, "b1": 3.1333472}
+    )
+    params, tokens, loss = columns("farseer", "params", "tokens", "loss")
+    said = np.exp(form.log_loss(np.array(theta), np.log([params, tokens])))
+    by_hand = np.exp(-0.062465473 * params**0.13 + 0.12848807) + np.exp(
+        230.73437 * params**-0.1729 - 1.54420955
+    ) * tokens ** -np.exp(-1.66563082 * params**0.0459 + 3.1333472)
+    np.testing.assert_allclose(said, by_hand, rtol=1e-9)
+    assert np.median(np.abs(said / loss - 1)) < 0.005
 
 
 @pytest.mark.parametrize(

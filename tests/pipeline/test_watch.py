@@ -21,7 +21,8 @@ from isoflop.pipeline.data import prepare_data
 from isoflop.pipeline.member import train_member
 from isoflop.pipeline.plan import store_plan
 from isoflop.pipeline.watch import watch_run
-from isoflop.recipe import plan_family
+from isoflop.recipe import Plan, plan_family
+from isoflop.train.loop import Step
 from tests.pipeline.conftest import MACHINE, Heard
 
 CORPUS = Path(__file__).parents[2] / "corpora" / "pocket.jsonl.zst"
@@ -162,6 +163,7 @@ def dead_layer(monkeypatch: pytest.MonkeyPatch, layer: int = 0) -> None:
         if step > fault_step():
             for name in ("attn.c_proj.weight", "mlp.c_proj.weight"):
                 learner.weights[f"transformer.h.{layer}.{name}"].zero_()
+            learner._intact.take(learner._held())  # a layer that died in training, no bit that flipped in memory
 
     monkeypatch.setattr(loop.Learner, "update", update_and_kill)
 
@@ -202,16 +204,32 @@ def test_a_fault_is_warned_of_within_so_many_steps(
     assert [alarm["step"] for alarm in watched.alarms] == [alarm["step"] for alarm in alarms]
 
 
-def test_too_few_finished_runs_are_told(folder: RunFolder) -> None:
+def test_without_finished_runs_rates_and_layers_are_watched_all_the_same(
+    plan: Plan, folder: RunFolder, heard: Heard
+) -> None:
     with pytest.raises(InputError, match="has made no step yet; start isoflop train"):
         watch_run(folder.path)
-    log = folder.model("w32") / "metrics.jsonl"
+    model = plan.models[-1]
+    log = folder.model(model.name) / "metrics.jsonl"
     log.parent.mkdir(parents=True)
-    log.write_text('{"step": 1, "tokens": 256, "loss": 5.5, "lr": 0.001}\n')
-    with pytest.raises(InputError, match="0 finished runs; to expect another's curve takes 6 or more"):
-        watch_run(folder.path)
+    watching, sealed, lines = watch.TrainingWatch(plan, model, folder, heard), SealedLines(log), []
+    for number in range(1, 9):
+        tokens = 256 * number
+        rate = watch._planned(model, tokens) * (2 if number >= 4 else 1)
+        lost = ("h.0.mlp.c_fc.weight",) if number == 8 else ()
+        step = Step(number, 8, tokens, 2048, 5.5, rate, 1.0, 1.0, 0.1, 0.0, 1.0, 1.0, unreached=lost)
+        lines.append(sealed.seal({"step": number, "tokens": tokens, "loss": 5.5, "lr": rate, "unreached": len(lost)}))
+        watching.step(step)
+    log.write_bytes(b"".join(lines))
+    kept = json.loads((log.parent / "alarms.json").read_bytes())
+    assert [(alarm["kind"], alarm["step"]) for alarm in kept] == [("rate", 4), ("dead", 8)]
+    assert f"warning: {model.name}: {kept[0]['message']}" in heard.notes
+    (watched,) = watch_run(folder.path)
+    assert [(alarm["kind"], alarm["step"]) for alarm in watched.alarms] == [("rate", 4), ("dead", 8)]
+    assert (watched.step, watched.loss, watched.off_track, watched.standing) == (8, 5.5, True, None)
+    assert watched.untracked.startswith("0 finished runs; to expect another's curve takes 6 or more")
     with pytest.raises(InputError, match="--model big: no such model"):
         watch_run(folder.path, "big")
-    log.write_bytes(SealedLines(log).seal({"step": 1, "tokens": 256, "loss": 5.5}).replace(b"5.5", b"5.4"))
+    log.write_bytes(lines[0].replace(b"5.5", b"5.4") + lines[1])
     with pytest.raises(WorkError, match=r"w32/metrics.jsonl: line 1 changed since it was written"):
         watch_run(folder.path)

@@ -9,6 +9,7 @@ from isoflop.cli.table import of, print_table
 
 if TYPE_CHECKING:
     from isoflop.data import Manifest
+    from isoflop.law.watch import Standing
     from isoflop.pipeline.interchange import ImportedModel
     from isoflop.pipeline.result import Result
     from isoflop.pipeline.trace import Trace
@@ -196,18 +197,28 @@ def print_watched(watched: Sequence["Watched"]) -> None:
         [
             [
                 one.model,
-                f"{one.standing.step:,}/{one.steps:,}",
-                n.loss(one.standing.loss),
-                n.loss(one.standing.expected),
-                interval(one.standing.low, one.standing.high),
-                f"{one.standing.deviation:+.1f} sd",
-                n.loss(one.standing.final),
-                interval(one.standing.final_low_95, one.standing.final_high_95),
-                "off its track" if one.off_track else "done" if one.finished else "on track",
+                f"{one.step:,}/{one.steps:,}",
+                n.loss(one.loss),
+                *_standing_cells(one.standing),
+                "off its track" if one.off_track else "done" if one.finished else "on track" if one.standing else "",
             ]
             for one in watched
         ],
     )
+    for why in dict.fromkeys(one.untracked for one in watched if one.untracked):
+        print(f"note: {why}: without them rates and layers are watched, the loss is not")
     for one in watched:
         for alarm in one.alarms:
             print(f"warning: {one.model}: {alarm['message']}")
+
+
+def _standing_cells(standing: "Standing | None") -> list[str]:
+    if standing is None:
+        return [n.MISSING] * 5
+    return [
+        n.loss(standing.expected),
+        interval(standing.low, standing.high),
+        f"{standing.deviation:+.1f} sd",
+        n.loss(standing.final),
+        interval(standing.final_low_95, standing.final_high_95),
+    ]

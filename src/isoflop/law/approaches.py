@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 
 from isoflop.law.descent import HUBER_DELTA
 from isoflop.law.fit import fit_form
-from isoflop.law.forms import Array, JointForm
+from isoflop.law.forms import Array, Form
 from isoflop.law.points import budget_of
 from isoflop.law.runs import Index, Runs
 
@@ -38,7 +38,7 @@ class Optimum:
     note: str = ""
 
 
-def compare(runs: Runs, forms: tuple[JointForm, ...], one_ratio: bool, delta: float = HUBER_DELTA) -> list[Optimum]:
+def compare(runs: Runs, forms: tuple[Form, ...], one_ratio: bool, delta: float = HUBER_DELTA) -> list[Optimum]:
     """Every approach that has a meaning for the runs, in the order of the paper; the parabola stands beside the cubic
     for comparison only: it is biased when the exponents differ or the sizes lie off-centre."""
     budgets = _budgets(runs)
@@ -97,7 +97,7 @@ def _over(approach: str, found: list[tuple[float, float, float] | None]) -> Opti
     return Optimum(approach, float(by_params[0]), float(by_tokens[0]), float(ratio), len(kept), note)
 
 
-def _parametric(runs: Runs, form: JointForm, one_ratio: bool, delta: float) -> Optimum:
+def _parametric(runs: Runs, form: Form, one_ratio: bool, delta: float) -> Optimum:
     name = f"parametric, {form.name}"
     if one_ratio:
         return Optimum(name, None, None, None, 0, "params and tokens move together")
@@ -111,7 +111,7 @@ def _parametric(runs: Runs, form: JointForm, one_ratio: bool, delta: float) -> O
     return Optimum(name, slope, 1.0 - slope, float(np.exp(top - per_token - 2 * sizes[1])), 0)
 
 
-def _best_size(form: JointForm, theta: Array, product: float) -> float:
+def _best_size(form: Form, theta: Array, product: float) -> float:
     """ln N that minimises the loss where ln N + ln D = product."""
 
     def loss(size: float) -> float:

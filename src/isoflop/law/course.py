@@ -24,17 +24,17 @@ class Expected:
     """What a run's curve should be, over `knots` (logs of the share of its tokens): mean log loss, and its spread from
     run to run.
 
-    `final` is the log of the held-out loss at the end, `kept` how much of a deviation is still there by then,
-    `final_spread` what is not foretold, known as from `final_freedom` degrees. `scatter` (parts) is the standard
-    deviation of a step's log loss times the root of its tokens.
+    `final` is the log of the held-out loss at the end. `shared` is its covariance with a deviation at a knot,
+    `final_variance` its variance before one is seen, known as from `final_freedom` degrees. `scatter` (parts) is the
+    standard deviation of a step's log loss times the root of its tokens.
     """
 
     knots: Array
     mean: Array
     spread: Array
     final: float
-    kept: Array
-    final_spread: Array
+    shared: Array
+    final_variance: Array
     final_freedom: Array
     scatter: Array
 

@@ -62,8 +62,7 @@ def descend(
 
     y and weights are (points), or (batch, points) where fits differ in them.
     """
-    # Centred inputs: the condition of the problem falls from 1e11 to that of its exponents alone.
-    centre = np.asarray(x.mean(axis=1))
+    centre = form.centre(x)
     x, theta = x - centre[:, None], form.shifted(start, -centre)
     shape = start.shape[1], x.shape[1]
     y, weights = np.broadcast_to(y, shape), np.broadcast_to(weights, shape)

@@ -7,6 +7,7 @@ import numpy as np
 from isoflop.law.forecast import Forecast
 from isoflop.law.points import Point
 from isoflop.law.runs import Runs
+from isoflop.recipe.flops import six_nd
 
 # A floor counts as seen when at least SURE of the mixture puts it above FLOOR_SHARE of the lowest loss.
 SURE = 0.95
@@ -18,9 +19,12 @@ FAR_OFF_AT_LEAST = 0.1
 NAMED = 5
 # Seeds of one size and tokens differ by less: more is another learning rate, batch or schedule.
 SEEDS_DIFFER = 0.03
-# The largest size and tokens of a set are at least these, or they are in other units. A loss is at least what the best
-# public models leave of the easiest text, in nats a token or bits a byte, and at most ln of a vocabulary of a million.
+# The largest size and tokens of a set are at least these, and the smallest within SMALLER of them, or they are in other
+# units. FLOPs lie within OFF_SIX_ND of 6ND: attention of tiny widths takes more, experts that rest less. A loss is at
+# least what the best public models leave of the easiest text, in nats a token or bits a byte, and at most ln of a
+# vocabulary of a million.
 LEAST = {"params": 1e4, "tokens": 1e5}
+SMALLER, OFF_SIX_ND = 100.0, 100.0
 PLAUSIBLE_LOSS = (0.3, 13.9)
 # A loss that falls by less than this exponent of compute does not fall: laws of language models have 0.02 and more.
 LEAST_EXPONENT = 1e-3
@@ -108,8 +112,17 @@ def _units(points: Sequence[Point]) -> list[str]:
     found = []
     for name, least in LEAST.items():
         largest = max(getattr(point, name) for point in points)
+        smallest = min(points, key=lambda point: float(getattr(point, name)))
         if largest < least:
             found.append(f"{name} are at most {largest:.4g}: in millions or billions? Write them out, as in 1.1e8")
+        elif getattr(smallest, name) < least / SMALLER:
+            found.append(
+                f"{smallest.run}: {name} = {getattr(smallest, name):.4g}: in millions or billions? Write it out, as in "
+                "1.1e8"
+            )
+    ratio = float(np.median([point.flops / six_nd(point.params, point.tokens) for point in points]))
+    if not 1 / OFF_SIX_ND < ratio < OFF_SIX_ND and not found:
+        found.append(f"flops are {ratio:.3g} times 6 x params x tokens: in other units? Leave the column out for 6ND")
     low, high = min(point.loss for point in points), max(point.loss for point in points)
     if low < PLAUSIBLE_LOSS[0]:
         found.append(f"a loss of {low:.3g} is below what any text leaves uncertain (0.3): check its unit")

@@ -37,7 +37,7 @@ def fit_form(
 ) -> Fit:
     """Fits `form` to log losses y (points) at x (inputs, points), the natural logs of its inputs, from all its
     starts."""
-    centre = np.asarray(x.mean(axis=1))
+    centre = form.centre(x)
     starts = np.stack(form.starts(x - centre[:, None], y, weights), axis=1)
     ends = descend(form, x, y, weights, delta, form.shifted(starts, centre), tolerance, steps)
     least = float(ends.objective.min())

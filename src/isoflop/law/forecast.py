@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import logsumexp, ndtr, ndtri
 
 from isoflop.law.forms import Array, ComputeForm, Form
@@ -112,23 +113,29 @@ def forecast(
     held = _foretold(forms, runs, drawer)
     belief = _belief(held, len(forms))
     foretold = logsumexp(belief, axis=1)
-    weights = _with_fits(np.exp(foretold - logsumexp(foretold)), forms, drawn, runs, len(held))
-    errors = np.sqrt(np.mean([rung.squares for rung in held], axis=0)) if held else [None] * len(forms)
+    weights = _with_fits(np.exp(foretold - logsumexp(foretold)), forms, drawn, runs, held)
+    errors = _rolling_errors(held, len(forms))
     members = []
     for form, weight, error, of_drift in zip(forms, weights, errors, belief, strict=True):
         draws = drawn[form.name]
         # One drift for all draws, the root mean square of what is believed. Drawn anew for each it makes tails so
         # heavy that intervals of 95 % hold 98 % of public runs and those of 80 % only 69 %.
         drift = np.full(draws.n, np.sqrt(np.average(DRIFT**2, weights=np.exp(of_drift - of_drift.max()))))
-        members.append(
-            Member(form, replace(draws, drift=drift), float(weight), None if error is None else float(error))
-        )
+        members.append(Member(form, replace(draws, drift=drift), float(weight), error))
     return Forecast(tuple(members), _stretch(held, len(forms)), ratios, np.stack([runs.params, runs.tokens]))
 
 
-def _with_fits(weights: Array, forms: Sequence[Form], drawn: Mapping[str, Draws], runs: Runs, n_rungs: int) -> Array:
+def _rolling_errors(held: Sequence["_Rung"], n_forms: int) -> list[float | None]:
+    """(forms): root mean square over the rungs that each foretold"""
+    squares = [[rung.squares[i] for rung in held if rung.told[i]] for i in range(n_forms)]
+    return [float(np.sqrt(np.mean(own))) if own else None for own in squares]
+
+
+def _with_fits(
+    weights: Array, forms: Sequence[Form], drawn: Mapping[str, Draws], runs: Runs, held: Sequence["_Rung"]
+) -> Array:
     """`weights` (forms), those of N and D shared out anew among themselves by how closely they fit the runs: a Gaussian
-    likelihood in which every foretold rung counts once more, parameters paid for in degrees of freedom.
+    likelihood in which each rung that any of them foretold counts once more, parameters paid for in degrees of freedom.
 
     A form that the runs themselves refute foretells the next rung hardly worse than the right one, and ten rungs on
     much worse: by the rungs that it foretold alone it falls out slowly. Forms of compute do not see what the others do
@@ -137,6 +144,7 @@ def _with_fits(weights: Array, forms: Sequence[Form], drawn: Mapping[str, Draws]
     joint = [i for i, form in enumerate(forms) if not isinstance(form, ComputeForm)]
     if not joint:
         return weights
+    n_rungs = sum(bool(rung.told[joint].any()) for rung in held)
     fits = np.zeros(len(joint))
     for k, i in enumerate(joint):
         form = forms[i]
@@ -167,26 +175,37 @@ class _Targets:
 
 @dataclass(frozen=True)
 class _Rung:
-    """How the forms, in their order, foretold the runs of one rung from those below it."""
+    """How the forms, in their order, foretold the runs of one rung from those below it; NaN where those were too few
+    for a form."""
 
     scores: Array  # (forms, drifts): mean log density of the losses that came
     below: Array  # (forms, drifts, points): probability of a lower loss than the one that came
     squares: Array  # (forms): mean squared error of the median
 
+    @property
+    def told(self) -> NDArray[np.bool_]:
+        """(forms)"""
+        return np.isfinite(self.squares)
+
 
 def _foretold(forms: Sequence[Form], runs: Runs, drawer: Drawer) -> list[_Rung]:
-    """The rungs, from the third up, that all forms can foretell."""
+    """The rungs, from the third up, that any form can foretell."""
     rungs = rungs_of(runs)
     found = []
     for k in range(2, len(rungs)):
         seen, next_ = runs.take(np.concatenate(rungs[:k])), runs.take(rungs[k])
-        draws = [one for form in forms if (one := drawer(form, seen, DRAWS // 4)) is not None]
-        if len(draws) < len(forms):
+        draws = [drawer(form, seen, DRAWS // 4) for form in forms]
+        if not any(draws):
             continue
         at = np.stack([next_.params, next_.tokens])
         targets = _Targets(next_.params, next_.tokens, next_.flops, distance(np.stack([seen.params, seen.tokens]), at))
         scores, below, squares = [], [], []
         for form, one in zip(forms, draws, strict=True):
+            if one is None:
+                scores.append(np.full(len(DRIFT), np.nan))
+                below.append(np.full((len(DRIFT), len(next_)), np.nan))
+                squares.append(np.nan)
+                continue
             mean, noise = _spread(form, one, targets)
             sd = np.hypot(noise, DRIFT[:, None, None] * targets.distance)
             z = (next_.y - mean) / sd
@@ -201,17 +220,23 @@ def _foretold(forms: Sequence[Form], runs: Runs, drawer: Drawer) -> list[_Rung]:
 
 def _belief(held: Sequence[_Rung], n_forms: int) -> Array:
     """Log probability (forms, drifts), not normalised."""
-    prior = -0.5 * (np.log(DRIFT / DRIFT_PRIOR[0]) / DRIFT_PRIOR[1]) ** 2
-    return np.asarray(prior + sum(rung.scores for rung in held) + np.zeros((n_forms, 1)))
+    belief = -0.5 * (np.log(DRIFT / DRIFT_PRIOR[0]) / DRIFT_PRIOR[1]) ** 2 + np.zeros((n_forms, 1))
+    for rung in held:
+        scores, told = rung.scores, rung.told
+        # Of a form that needs more runs than there were a rung says nothing: it is taken to have foretold it as well as
+        # the others together.
+        together = logsumexp(belief[told] + scores[told]) - logsumexp(belief[told])
+        belief = belief + np.where(told[:, None], scores, together)
+    return np.asarray(belief)
 
 
 def _stretch(held: Sequence[_Rung], n_forms: int) -> float:
     """How much wider the intervals should have been, each rung foretold with the weights that were known before it."""
     squares = []
     for k, rung in enumerate(held):
-        belief = _belief(held[:k], n_forms)
+        belief = _belief(held[:k], n_forms)[rung.told]
         share = np.exp(belief - logsumexp(belief))
-        probability = np.clip(np.einsum("fd,fdp->p", share, rung.below), 1e-9, 1 - 1e-9)
+        probability = np.clip(np.einsum("fd,fdp->p", share, rung.below[rung.told]), 1e-9, 1 - 1e-9)
         squares.append(float(np.mean(ndtri(probability) ** 2)))
     return float(np.sqrt(max(1.0, (PRIOR_RUNGS + sum(squares)) / (PRIOR_RUNGS + len(squares)))))
 

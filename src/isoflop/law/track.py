@@ -114,18 +114,21 @@ class Track:
         together, squares = _along(end_strays @ strays), _along((strays**2).sum(axis=0))
         kept = np.clip(together / np.maximum(squares, 1e-300), 0.0, 1.0)
         left = _along(((end_strays[:, None] - kept * strays) ** 2).sum(axis=0))
+        own, left = (part * line.leverage / line.freedom for part in (squares, left))
         beyond = _along(line.beyond(curves) ** 2)
         # What the runs' own scatter leaves open of the end, known from few of them, and what is doubted beforehand.
-        end_open = left / line.freedom * line.leverage + float(line.beyond(ends)) ** 2
+        end_open = left + float(line.beyond(ends)) ** 2
         end_doubt = doubt[-1] ** 2 + float(DOUBT * (line.at(ends) - straight.at(ends))) ** 2
         doubt = np.hypot(doubt, DOUBT * (line.at(curves) - straight.at(curves)))
         return Expected(
             knots=KNOTS,
             mean=line.at(curves),
-            spread=np.sqrt(squares / line.freedom * line.leverage + beyond + doubt**2),
+            spread=np.sqrt(own + beyond + doubt**2),
             final=float(line.at(ends)),
-            kept=kept,
-            final_spread=np.sqrt(end_open + end_doubt),
+            # A run's own deviation goes on as far as it did in the finished ones. What the line over sizes is wrong by
+            # does not: larger models lie above it half way and below it at their end.
+            shared=kept * own,
+            final_variance=kept**2 * own + end_open + end_doubt,
             # Welch and Satterthwaite's, for a sum of which only one part is estimated.
             final_freedom=line.sizes_freedom * (1.0 + end_doubt / np.maximum(end_open, 1e-300)) ** 2,
             scatter=self._scatter,

@@ -108,11 +108,13 @@ class Watch:
         n, expected = np.array([self._course.steps]), self._expected
         progress = self._course.progress(n)
         off, sd = (float(one[0]) for one in self._course.level(n))
-        mean, kept, left, freedom = (
-            float(expected.at(name, progress)[0]) for name in ("mean", "kept", "final_spread", "final_freedom")
+        mean, shared, before, freedom = (
+            float(expected.at(name, progress)[0]) for name in ("mean", "shared", "final_variance", "final_freedom")
         )
         reach = self._limits.level * sd
-        middle = expected.final + kept * off
+        # The end given the deviation so far, both Gaussian.
+        middle = expected.final + shared / sd**2 * off
+        left = np.sqrt(before - shared**2 / sd**2)
         low_80, high_80, low_95, high_95 = (
             float(np.exp(middle + side * stdtrit(freedom, 0.5 + share / 2) * left))
             for share in (0.8, 0.95)

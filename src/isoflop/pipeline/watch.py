@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from isoflop.durable import write_json
@@ -37,17 +38,23 @@ TOLD_AT = (0.25, 0.5, 0.75)
 MOST_LEADING = 64
 # A rate is the planned one to this part: it is written with all its digits.
 SAME_RATE = 1e-6
+# A loss is a mean over a tenth of the steps so far, and no fewer than these.
+LEVEL_STEPS = 8
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A model of a run directory: where it stands after its last step, and its alarms so far."""
+    """A model of a run directory after `step` of its `steps`: its loss (mean over the last tenth of them, nats/token),
+    where it stands beside finished runs (None and `untracked` why, where they are too few), and its alarms so far."""
 
     model: str
+    step: int
     steps: int
+    loss: float
     finished: bool
     off_track: bool
-    standing: "Standing"
+    standing: "Standing | None"
+    untracked: str
     alarms: tuple[dict[str, Any], ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -57,11 +64,11 @@ class Watched:
 
 def watch_run(path: Path, only: str | None = None) -> list[Watched]:
     """Every model of the run directory that has made steps (or the one named `only`), smallest first; each beside the
-    finished ones other than it, and left out where those are too few. Of more than `MOST_LEADING` finished ones none is
-    looked at itself unless it is named.
+    finished ones other than it, where those are enough, and beside its plan. Of more than `MOST_LEADING` finished ones
+    none is looked at itself unless it is named.
 
     Raises:
-        InputError: no such run or model, nothing trains there, or too few runs are finished to expect anything.
+        InputError: no such run or model, or nothing trains there.
         WorkError: a model's log is damaged.
     """
     folder = find_run(path)
@@ -70,7 +77,6 @@ def watch_run(path: Path, only: str | None = None) -> list[Watched]:
     if only is not None and only not in names:
         raise InputError(f"--model {only}: no such model in family {plan.family}; use one of {', '.join(names)}")
     found = []
-    unknown: InputError | None = None
     done = {model.name for model in plan.models if read_result(folder, model.name) is not None}
     tracks = Tracks(folder, plan)
     for model in plan.models:
@@ -79,18 +85,27 @@ def watch_run(path: Path, only: str | None = None) -> list[Watched]:
         log = _steps_of(folder, model)
         if log is None:
             continue
+        untracked = ""
         try:
             watching = ModelWatch(tracks.of(model), model)
         except InputError as error:
-            unknown = error
-            continue
+            watching, untracked = ModelWatch(None, model), str(error)
         alarms = [alarm for step in log for alarm in watching.see(*step)]
-        finished = model.name in done
-        assert watching.watch is not None
-        standing = watching.watch.standing()
-        found.append(Watched(model.name, model.steps, finished, watching.off_track, standing, tuple(alarms)))
-    if not found and unknown is not None:
-        raise InputError(f"{folder.path}: {unknown}; let more of the family's models finish")
+        standing = None if watching.watch is None else watching.watch.standing()
+        last = [step[1] for step in log[-max(LEVEL_STEPS, len(log) // 10) :]]
+        found.append(
+            Watched(
+                model=model.name,
+                step=len(log),
+                steps=model.steps,
+                loss=fmean(last) if standing is None else standing.loss,
+                finished=model.name in done,
+                off_track=watching.off_track,
+                standing=standing,
+                untracked=untracked,
+                alarms=tuple(alarms),
+            )
+        )
     if not found and len(done) > MOST_LEADING:
         raise InputError(
             f"{folder.path}: {len(done)} models are finished and none trains; name one with --model to look back at it"

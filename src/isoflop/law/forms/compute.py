@@ -28,6 +28,9 @@ class ComputeForm:
     def n_parameters(self) -> int:
         return 2 + self.floor + self.ceiling
 
+    def centre(self, x: Array) -> Array:
+        return np.asarray(x.mean(axis=1))
+
     def log_loss(self, theta: Array, x: Array) -> Array:
         line, floor, ceiling = self._parts(theta, x)
         return np.asarray(np.logaddexp(line, floor) - np.logaddexp(0.0, line + ceiling))

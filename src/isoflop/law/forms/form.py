@@ -28,6 +28,9 @@ class Form(Protocol):
     @property
     def n_parameters(self) -> int: ...
 
+    def centre(self, x: Array) -> Array:
+        """What to take from inputs x before a fit: its condition falls from 1e11 to that of the exponents alone."""
+
     def log_loss(self, theta: Array, x: Array) -> Array:
         """(..., points) for theta (n_parameters, ...)."""
 

@@ -35,6 +35,9 @@ class JointForm:
     def n_parameters(self) -> int:
         return 4 - self.tied + (self.coupling == "free") + self.floor
 
+    def centre(self, x: Array) -> Array:
+        return np.asarray(x.mean(axis=1))
+
     def log_loss(self, theta: Array, x: Array) -> Array:
         _, _, log_floor, k, u, v = self._parts(theta, x)
         return np.asarray(np.logaddexp(log_floor, _soft_maximum(k, u, v)))
