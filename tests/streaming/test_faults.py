@@ -101,7 +101,7 @@ def test_with_an_earlier_checkpoint_a_damaged_store_is_set_aside(
     folder = copied(crashed, tmp_path)
     (path,) = (folder / "store").glob("embedding.0.step-*")
     if damage == "journal":
-        path = tmp_path / "store" / "journal.json"
+        path = folder / "store" / "journal.json"
     if damage == "cut off":
         os.truncate(path, path.stat().st_size - 1)
     elif damage == "gone":
