@@ -34,6 +34,8 @@ ROOM = 0.9
 # Rows of the head whose logits exist at once, and of the vocabulary whose gradient does.
 HEAD_TOKENS, HEAD_TOKENS_ON_GPU, HEAD_ROWS = 512, 4096, 4096
 QUERIES = 128
+# A checkpoint is written shard by shard, each of at most so many elements, while the next step computes.
+SHARD, STATE_BYTES = 2**24, 12
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ def resident_footprint(shape: Shape, precision: str, microbatch_sequences: int, 
     working = lanes * lane_bytes(shape, precision, microbatch_sequences, device)
     held = memory.weights_bytes + memory.optimizer_bytes + memory.activation_bytes + working
     program = CONTEXT_BYTES if device == "cuda" else PROGRAM_BYTES + round(HOLES * working)
+    if device == "cpu":
+        held += STATE_BYTES * min(SHARD, widest(shape))
     return Footprint(program + held, 0, _checkpoint_bytes(shape), 0)
 
 
