@@ -27,6 +27,8 @@ DEVICE_CLERKS, IMAGES, SUMS, INPUT_SLOTS = 12, 3, 2, 2
 # Rows of the head whose logits exist at once, and of the vocabulary whose gradient does.
 HEAD_TOKENS, HEAD_TOKENS_ON_GPU, HEAD_ROWS = 512, 4096, 4096
 QUERIES = 128
+# A checkpoint is written shard by shard, each of at most so many elements, while the next step computes.
+SHARD, STATE_BYTES = 2**24, 12
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ def resident_footprint(shape: Shape, precision: str, microbatch_sequences: int, 
     working = lanes * lane_bytes(shape, precision, microbatch_sequences, device)
     held = memory.weights_bytes + memory.optimizer_bytes + memory.activation_bytes + working
     program = CONTEXT_BYTES if device == "cuda" else PROGRAM_BYTES + round(HOLES * working)
+    if device == "cpu":
+        held += STATE_BYTES * min(SHARD, widest(shape))
     return Footprint(program + held, 0, _checkpoint_bytes(shape), 0)
 
 
