@@ -7,7 +7,14 @@ import pytest
 
 from isoflop.config import Family, load_family
 from isoflop.errors import FamilyError, InputError
-from isoflop.pipeline.cluster import _names, goes_to_a_cluster, job_script, refuse_untrained, submit_family
+from isoflop.pipeline.cluster import (
+    _names,
+    goes_to_a_cluster,
+    job_script,
+    refuse_changes_of_a_job,
+    refuse_untrained,
+    submit_family,
+)
 from isoflop.pipeline.folder import RunFolder
 
 FAMILY = """
@@ -108,6 +115,22 @@ def test_a_family_is_submitted_once_and_again_only_when_its_job_is_gone(
     other = submit_family(family, path, folder)
     assert other.fresh
     assert other.job != first.job
+
+
+@pytest.mark.parametrize("state", [None, "PENDING", "RUNNING", "COMPLETING"])
+def test_settings_do_not_change_under_a_job_at_work(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str | None
+) -> None:
+    folder = RunFolder(tmp_path / "runs" / "f")
+    refuse_changes_of_a_job(family, folder)  # none was ever submitted
+    folder.logs.mkdir(parents=True)
+    (folder.logs / "job.json").write_text('{"job": "17"}')
+    monkeypatch.setattr("isoflop.systems.slurm.state_of", {"17": state}.__getitem__)
+    if state in (None, "PENDING"):
+        refuse_changes_of_a_job(family, folder)
+    else:
+        with pytest.raises(InputError, match=f"job 17 is {state.lower()} .*scancel 17"):
+            refuse_changes_of_a_job(family, folder)
 
 
 def test_what_slurm_says_against_a_job_is_told(family: Family, tmp_path: Path, slurm: Any) -> None:

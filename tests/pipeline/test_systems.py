@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -177,10 +178,33 @@ def test_a_signal_to_any_of_them_stops_all_at_one_step_and_another_number_goes_o
     _, said = running.communicate(timeout=LONGEST)
     assert running.returncode == 128 + signal.SIGTERM, said
     assert "everything is saved" in said
-    for systems in (3, 1):
-        done = train(place, request.node.name, systems)
-        assert done.returncode == 0, done.stderr
+    for changed in ("changed on 2", "changed on 1"):
+        shutil.copytree(place / request.node.name, place / changed)
+    done = train(place, request.node.name, 3)
+    assert done.returncode == 0, done.stderr
     assert bits(place, request.node.name) == alone
+
+
+def test_changed_settings_are_accepted_on_any_number_of_systems(place: Path) -> None:
+    """From where the test before has stopped two systems"""
+    changed = place / "changed.toml"
+    changed.write_text(FAMILY.replace("tokens = 80_000", "tokens = 80_000, weight_decay = 0.3"))
+    for systems in (2, 1):
+        runs = f"changed on {systems}"
+        if not (place / runs).exists():
+            pytest.skip("the test before was not run, or failed")
+        options = ["--runs", str(place / runs), "--systems", str(systems)]
+        isoflop = [sys.executable, "-m", "isoflop", "train", str(changed), *options]
+        if systems == 2:
+            refused = subprocess.run(isoflop, capture_output=True, text=True, timeout=LONGEST)
+            assert refused.returncode == 2
+            assert "weight_decay was 0.1 and is 0.3" in refused.stderr
+        done = subprocess.run([*isoflop, "--accept-changes"], capture_output=True, text=True, timeout=LONGEST)
+        assert done.returncode == 0, done.stderr
+        assert "weight_decay was 0.1 and is 0.3 from step" in done.stderr
+        result = json.loads((place / runs / "tiny" / "models" / "w16" / "result.json").read_text())
+        assert [(one["setting"], one["is"]) for one in result["changes"]] == [("weight_decay", 0.3)]
+    assert bits(place, "changed on 2") == bits(place, "changed on 1")
 
 
 def test_killed_right_after_a_signal_it_goes_on_from_what_was_committed(

@@ -5,6 +5,9 @@ FOLDER, keeps there what reaches further, and writes what breaks it as FOLDER/cr
 Further options are libFuzzer's. What it finds becomes an example in tests/reliability/test_fuzz.py.
 """
 
+import contextlib
+import io
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -13,6 +16,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["isoflop"]):
+    from isoflop.cli import app  # noqa: F401 (what commands read their words by)
+    from isoflop.cli.main import _run, _told
     from isoflop.config import BpeTokenizer, DataSource, FileTokenizer, load_family
     from isoflop.data import load_manifest, read_documents
     from isoflop.data.corpus import corpus_files
@@ -21,6 +26,7 @@ with atheris.instrument_imports(include=["isoflop"]):
     from isoflop.errors import InputError, WorkError
     from isoflop.law import read_points
     from isoflop.pipeline.predict import read_targets
+    from isoflop.pipeline.scaling import foretell_scaling  # noqa: F401 (reads numbers of systems)
     from isoflop.release.importing import import_model
 
 SEEDS = {
@@ -37,7 +43,10 @@ SEEDS = {
     "safetensors": b'\x40\0\0\0\0\0\0\0{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}          ' + bytes(8),
     "index": b"MMIDIDX\0\0" + bytes([1, 0, 0, 0, 0, 0, 0, 0, 8, 1]) + bytes([0] * 7 + [1] + [0] * 7 + [1] + [0] * 7),
     "manifest": b'{"format_version": 2, "splits": {"train": {"shards": [{"file": "../x"}]}}}',
+    "command": b"\0t.toml\n--systems\n1,2,...,8\n--json",
 }
+# What answers and ends; the first byte of an input says which.
+COMMANDS = ("plan", "law", "predict", "compare", "report", "release", "verify", "import", "data", "train", "evaluate")
 
 
 def readers(folder: Path) -> dict[str, Callable[[bytes], object]]:
@@ -69,6 +78,18 @@ def readers(folder: Path) -> dict[str, Callable[[bytes], object]]:
     def tokenizer(path: Path) -> object:
         return make_tokenizer(FileTokenizer(kind="file", path=path, vocab_size=300), [])
 
+    def command(content: bytes) -> None:
+        name = COMMANDS[content[0] % len(COMMANDS)] if content else "--version"
+        words = content[1:].decode(errors="replace").split("\n")
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                code, line = _run([name, *words]), ""
+            except (Exception, SystemExit) as error:
+                code, line = _told(error)
+        assert code in (0, 1, 2), code
+        assert "fault of isoflop" not in line, line
+
+    (scratch["command"] / "t.toml").write_bytes(SEEDS["family"])
     (scratch["safetensors"] / "config.json").write_bytes(SEEDS["config"])
     return {
         "family": through("family", "t.toml", load_family),
@@ -80,6 +101,7 @@ def readers(folder: Path) -> dict[str, Callable[[bytes], object]]:
         "safetensors": through("safetensors", "model.safetensors", lambda path: import_model(path.parent)),
         "index": through("index", "a_text_document.idx", index),
         "manifest": through("manifest", "manifest.json", lambda path: load_manifest(path.parent)),
+        "command": command,
     }
 
 
@@ -87,7 +109,9 @@ def main(name: str, inputs: Path, options: list[str]) -> None:
     """As the module says."""
     inputs.mkdir(parents=True, exist_ok=True)
     (inputs / "seed").write_bytes(SEEDS[name])
-    read = readers(Path(tempfile.mkdtemp()))[name]
+    inputs, folder = inputs.absolute(), Path(tempfile.mkdtemp())
+    read = readers(folder)[name]
+    os.chdir(folder / name)
 
     def one(content: bytes) -> None:
         try:

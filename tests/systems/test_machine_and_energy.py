@@ -16,7 +16,8 @@ def test_the_machine_is_measured_once_and_a_damaged_cache_heals(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = measure_machine()
-    assert 1e9 < first.fp32_flops_per_second < 1e15
+    # Beside twenty other processes a core makes 4e8; no clock makes it one a microsecond.
+    assert 1e6 < first.fp32_flops_per_second < 1e15
     assert measure_machine() == first
     (kept,) = (tmp_path / "isoflop").iterdir()
     for damage in ("", "[]", json.dumps({**first.to_json(), "cores": "two"})):

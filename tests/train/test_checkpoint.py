@@ -59,6 +59,9 @@ class Holder(Learner):
     def shard(self, shard: Shard) -> dict[str, torch.Tensor]:
         return {name: torch.full((shard.stop - shard.start,), self._value) for name in STATE}
 
+    def check(self) -> None:
+        """It has no other state."""
+
 
 def position(steps: int) -> Position:
     return Position(steps, steps * 80, 1.0, 1.0, None, 1, False, "cpu")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from isoflop.errors import ChangedError
 from isoflop.interrupts import Pending
-from isoflop.model import Lanes, weights_sha256
+from isoflop.model import Lanes, Shard, weights_sha256
 from isoflop.recipe import ModelPlan
 from isoflop.streaming.host import HostStore
 from isoflop.systems.group import ALONE, Systems
@@ -130,22 +130,32 @@ def test_a_flipped_bit_stops_the_run_and_the_next_start_goes_on(
 
 
 @pytest.mark.parametrize("plan", [RESIDENT, HOST], ids=["resident", "host"])
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["before it", "while it is written"])
 def test_no_checkpoint_is_made_of_a_flipped_bit(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, plan: ModelPlan
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, plan: ModelPlan, meanwhile: bool
 ) -> None:
-    """Every step is saved; the bit flips between an update and its checkpoint."""
+    """Every step is saved; the bit flips between an update and its checkpoint, or as its first file is written."""
     learners: list[Any] = []
 
     def making(*given: Any, **named: Any) -> Any:
-        learners.append(make_learner(*given, **named))
-        return learners[-1]
+        learner = make_learner(*given, **named)
+        write = learner.write
+
+        def writing(shard: Shard, path: Path) -> bytes:
+            if meanwhile and shard.index == 0 and "gen-00000005" in str(path):
+                flip(held(learner, "weights"))
+            return bytes(write(shard, path))
+
+        learner.write = writing
+        learners.append(learner)
+        return learner
 
     def on_step(step: Step) -> None:
-        if step.step == 5:
+        if step.step == 5 and not meanwhile:
             flip(held(learners[0], "weights"))
 
     monkeypatch.setattr("isoflop.train.loop.make_learner", making)
-    with pytest.raises(ChangedError, match="a step 5: system 0: "):
+    with pytest.raises(ChangedError, match=r"a step [56]: system 0: "):
         run(data, tmp_path, plan, on_step, checkpoint_seconds=0.0)
     assert (tmp_path / "checkpoints" / "LATEST").read_text() == "gen-00000004\n"
     assert weights_sha256(run(data, tmp_path, plan).weights) == wanted

@@ -35,7 +35,7 @@ def train(
     """Train all models, smallest first."""
     from isoflop.cli.terminal import Terminal
     from isoflop.pipeline.changes import accept_family_changes
-    from isoflop.pipeline.cluster import goes_to_a_cluster, job_script, submit_family
+    from isoflop.pipeline.cluster import goes_to_a_cluster, job_script, refuse_changes_of_a_job, submit_family
     from isoflop.pipeline.forecast import read_forecast
     from isoflop.pipeline.systems import train_on_systems
     from isoflop.pipeline.train import train_family
@@ -46,6 +46,7 @@ def train(
             print_answer(json, lambda: {"script": script}, lambda: print(script, end=""))
             return
         if accept_changes:
+            refuse_changes_of_a_job(family, folder)
             with Terminal(quiet=json) as terminal:
                 accept_family_changes(family, folder, terminal, model)
         if goes_to_a_cluster(family):

@@ -94,6 +94,21 @@ def job_of(folder: RunFolder) -> tuple[str, str | None] | None:
     return None if job is None else (job, slurm.state_of(job))
 
 
+def refuse_changes_of_a_job(family: Family, folder: RunFolder) -> None:
+    """Settings do not change under a job that trains by them; one that waits reads them when it starts.
+
+    Raises:
+        InputError: the job submitted last is at work, or there is no Slurm here.
+        WorkError: Slurm does not answer.
+    """
+    job, state = (goes_to_a_cluster(family) and job_of(folder)) or (None, None)
+    if state not in (None, "PENDING"):
+        raise InputError(
+            f"--accept-changes: job {job} is {state.lower()} and trains by the settings before; scancel {job}, which "
+            "saves, and change them once it has ended"
+        )
+
+
 def cancel_job(folder: RunFolder) -> None:
     """Tells the job submitted last, if there is one, to save and end for good.
 

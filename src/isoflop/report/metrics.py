@@ -151,8 +151,9 @@ def _rows_alike(text: bytes) -> Array | None:
         for name, place in read.items():
             key = keys[int(place)]
             whole = whole and compute.all(compute.starts_with(table[place], key)).as_py()
-            values = compute.binary_replace_slice(table[place], 0, len(key), b"")
-            rows[:, COLUMNS.index(name)] = values.cast(string()).cast(float64()).to_numpy()
+            values = compute.binary_replace_slice(table[place], 0, len(key), b"").cast(string()).cast(float64())
+            # Arrow's own `to_numpy` would import pandas where that is installed.
+            rows[:, COLUMNS.index(name)] = np.concatenate([np.empty(0), *map(np.from_dlpack, values.chunks)])
     except ArrowInvalid:
         return None
     if not whole:

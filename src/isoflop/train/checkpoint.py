@@ -112,7 +112,8 @@ def save_generation(
     The files are the same for any number of systems.
 
     Raises:
-        WorkError: it cannot be written; the former generations are untouched.
+        WorkError: it cannot be written, or bits of what was written have changed by themselves (`ChangedError`); the
+            former generations are untouched.
     """
     systems.doing("checkpoint")
     name = f"gen-{position.steps:08d}"
@@ -123,6 +124,7 @@ def save_generation(
         for shard in shards:
             if owner(shard.index, systems) == systems.rank:
                 own[shard.index] = np.frombuffer(learner.write(shard, part / _file_of(shard)), np.uint8)
+        learner.check()  # what was written is what the last update left, also where it changed meanwhile
         together = systems.gather(own.reshape(-1)).sum(axis=0).reshape(own.shape)
         return [bytes(row.astype(np.uint8)).hex() for row in together]
 

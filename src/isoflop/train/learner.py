@@ -84,7 +84,7 @@ class Learns(Protocol):
         """The updated step counts from here on; `position` is how far the run has come with it."""
 
     def check(self) -> None:
-        """Whether what is held is what was written there: asked on all systems before `write` and `complete`.
+        """Whether what is held is what was written there: asked on all systems after `write` and before `complete`.
 
         Raises:
             ChangedError: bits have changed by themselves.

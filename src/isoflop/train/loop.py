@@ -238,7 +238,6 @@ def train(
                     continue
                 if metrics is not None:
                     metrics.sync()
-                session.learner.check()
                 now = position_now(step)
                 saving.begin(now)
                 saved = perf_counter()
