@@ -5,7 +5,8 @@
 Each runner has a process of its own on all cores; they take a step by turns while the others wait, in an order that
 changes every round. Ratios are medians of ratios within a round. Results are written after every round, so a run may
 be stopped at any time (Ctrl-C) and started again, which adds rounds to those of the same case. Peak memory is the
-anonymous resident memory (RssAnon, read every 20 ms) of the streamed process; VmHWM has the program's own files too.
+anonymous resident memory (RssAnon, read every 20 ms) of the process in the newest round; VmHWM has the program's own
+files too. With --busy, for a machine that others use as well, a round says nothing of speed.
 
 | command | what | disk | minutes on two cores at 340 GFLOP/s (130) |
 | --- | --- | --- | --- |
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, help="of a step, instead of the case's")
     parser.add_argument("--rounds", type=int, help="instead of the case's")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no round that would end later")
+    parser.add_argument("--busy", action="store_true", help="others use the machine: memory counts, seconds do not")
     parser.add_argument("--runners", nargs="*", choices=list(ALL), help="these alone")
     parser.add_argument("--store", type=Path, default=Path("/var/tmp"), help="a folder on the disk for the store")
     given = parser.parse_args()
@@ -107,7 +109,8 @@ def main() -> None:
         }
         _refuse_without_memory([foretold[name] for name in names if name in foretold])
         key = given.case if sequences == case.sequences else f"{given.case}, {sequences} sequences"
-        _measure(key, case, cut, names, given.rounds or case.rounds, given.minutes * 60, folder, foretold["streamed"])
+        row = _row(key, case, cut, foretold["streamed"])
+        _measure(key, case, cut, row, names, given.rounds or case.rounds, given.minutes * 60, folder, given.busy)
 
 
 def _cut(case: Case, sequences: int, cores: int, folder: Path) -> Cut:
@@ -132,16 +135,25 @@ def _refuse_without_memory(needed: list[Footprint]) -> None:
 
 
 def _measure(
-    key: str, case: Case, cut: Cut, names: list[str], rounds: int, seconds: float, folder: Path, foretold: Footprint
+    key: str,
+    case: Case,
+    cut: Cut,
+    row: dict[str, Any],
+    names: list[str],
+    rounds: int,
+    seconds: float,
+    folder: Path,
+    busy: bool,
 ) -> None:
     end = perf_counter() + seconds
     tokens = cut.microbatches * case.shape.context_length
-    row = _row(key, case, cut, foretold)
     context = get_context("spawn")
     runners: dict[str, Connection] = {}
     for name in names:
         ours, theirs = context.Pipe()
         work = (theirs, name, case.shape, cut, folder / name)
+        # As `isoflop train` has it for streamed runs.
+        os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(name == "streamed"))
         context.Process(target=_work, args=work, daemon=True).start()
         theirs.close()
         runners[name] = ours
@@ -168,7 +180,8 @@ def _measure(
             one = turns[name]
             print(f"{name:12} {one['seconds']:8.1f} s {tokens / one['seconds']:9,.0f} tokens/s", flush=True)
         longest = max(longest, perf_counter() - began)
-        row["rounds"].append({"time": datetime.now(UTC).isoformat(timespec="seconds"), **turns})
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        row["rounds"].append({"time": time, "busy": busy, **turns})
         _write(key, _summed_up(row, tokens, case))
     if row["rounds"]:
         _show(key, row)
@@ -187,25 +200,29 @@ def _row(key: str, case: Case, cut: Cut, foretold: Footprint) -> dict[str, Any]:
         "cut": asdict(cut),
     }
     earlier = json.loads(RESULTS.read_text())["cases"].get(key) if RESULTS.exists() else None
+    if earlier is not None:
+        earlier["cut"] = asdict(Cut(**earlier["cut"]))  # ways of cutting that came later
     if earlier is not None and all(earlier[name] == value for name, value in about.items() if name != "deepspeed"):
         return {**earlier, **about, "foretold": asdict(foretold)}
     return {**about, "rounds": [], "failed": {}, "foretold": asdict(foretold)}
 
 
 def _summed_up(row: dict[str, Any], tokens: int, case: Case) -> dict[str, Any]:
-    """The row with medians over its rounds."""
+    """The row with medians over its rounds, and memory of the newest: it is the code's of today."""
     rounds = row["rounds"]
+    quiet = [one for one in rounds if not one.get("busy")]
     row["runners"] = {}
-    for name in sorted({name for one in rounds for name in one} - {"time"}):
-        turns = [one[name] for one in rounds if name in one]
-        speed = tokens / median(one["seconds"] for one in turns)
-        pairs = [one["streamed"]["seconds"] / one[name]["seconds"] for one in rounds if {name, "streamed"} <= set(one)]
+    for name in sorted({name for one in rounds for name in one} - {"time", "busy"}):
+        newest = [one[name] for one in rounds if name in one][-1]
+        seconds = [one[name]["seconds"] for one in quiet if name in one]
+        speed = tokens / median(seconds) if seconds else None
+        pairs = [one["streamed"]["seconds"] / one[name]["seconds"] for one in quiet if {name, "streamed"} <= set(one)]
         row["runners"][name] = {
             "tokens_per_second": speed,
-            "flops_per_second": speed * training_flops(case.shape).model,
+            "flops_per_second": speed and speed * training_flops(case.shape).model,
             "streamed_times": 1 / median(pairs) if pairs else None,
-            "peak_anonymous_bytes": max(one["peak_anonymous_bytes"] for one in turns),
-            "peak_resident_bytes": max(one["peak_resident_bytes"] for one in turns),
+            "peak_anonymous_bytes": newest["peak_anonymous_bytes"],
+            "peak_resident_bytes": newest["peak_resident_bytes"],
         }
     ours = row["runners"].get("streamed")
     if ours is not None:
@@ -306,8 +323,11 @@ def _show(key: str, row: dict[str, Any]) -> None:
     print(f"{'':12}{'tokens/s':>10}{'GFLOP/s':>9}{'streamed x':>12}{'anonymous':>12}{'resident set':>14}")
     for name, one in row["runners"].items():
         times = "-" if one["streamed_times"] is None else f"{one['streamed_times']:.2f}"
+        speed, rate = "-", "-"
+        if one["tokens_per_second"]:
+            speed, rate = f"{one['tokens_per_second']:,.0f}", f"{one['flops_per_second'] / 1e9:.0f}"
         print(
-            f"{name:12}{one['tokens_per_second']:>10,.0f}{one['flops_per_second'] / 1e9:>9.0f}{times:>12}"
+            f"{name:12}{speed:>10}{rate:>9}{times:>12}"
             f"{one['peak_anonymous_bytes'] / 1e9:>9.2f} GB{one['peak_resident_bytes'] / 1e9:>11.2f} GB"
         )
     if "streamed" in row["runners"]:

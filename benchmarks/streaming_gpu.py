@@ -3,11 +3,12 @@
     uv run python benchmarks/streaming_gpu.py [--store FOLDER] [--minutes 10]
 
 First the rates of link, host memory and disk. Then 1.3B: resident, and streamed in groups of more and more tokens
-beside what the rates foretell. Then 6.7B, streamed and resident where it fits; then 13B, its store where it fits. Each
-has a process of its own; what no longer fits into the minutes, the memory or the disk is said and left out. Inputs of
-layers that the device has no room for wait in host memory. Results are in benchmarks/results/streaming_gpu.json.
-With --foretell nothing runs: what each case would hold and move, on any machine. NEVER RUN ON A GPU: `--tiny` goes
-through all of it on a processor.
+beside what the rates foretell, all images on their way; then the smallest group with images that stay where the device
+has room. Then 6.7B, streamed and resident where it fits; then 13B, its store where it fits. Each has a process of its
+own; what no longer fits into the minutes, the memory or the disk is said and left out. Inputs of layers that the device
+has no room for wait in host memory. Results are in benchmarks/results/streaming_gpu.json. With --foretell nothing runs:
+what each case would hold and move, on any machine. NEVER RUN ON A GPU: `--tiny` goes through all of it on a processor,
+and tests/streaming/test_gpu_benchmark.py through every line under a stand-in for a GPU.
 """
 
 import argparse
@@ -33,29 +34,42 @@ from torch import Tensor
 from isoflop.durable import write_json
 from isoflop.model import Lanes, load_kernels
 from isoflop.recipe import STANDARD, Shape, training_flops
-from isoflop.recipe.footprint import Footprint, resident_footprint, streamed_footprint
+from isoflop.recipe.footprint import (
+    Footprint,
+    device_link_bytes,
+    fitted_cut,
+    resident_footprint,
+    streamed_footprint,
+)
 from isoflop.recipe.streaming import Cut
 from isoflop.streaming.pages import DirectFile, pages
 from isoflop.systems.device import training_device
 from isoflop.systems.group import ALONE
 from isoflop.train.journal import Journal
 from isoflop.train.learner import Learner
+from isoflop.train.on_device import DeviceLearner
 from isoflop.train.optimizer import AdamW
 from isoflop.train.streamed import StreamedLearner
 
 RESULTS = Path(__file__).parent / "results" / "streaming_gpu.json"
 MIB, STEPS = 2**20, 3
+# What the optimizer reads and writes of a parameter: weights, moments, gradient; and weights, moments, image.
+UPDATE_BYTES = 16 + 14
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model, whose execution, and how many microbatches of how many sequences pass a layer together."""
+    """A model, whose execution, and how many microbatches of how many sequences pass a layer together.
+
+    With `spare` images stay where the device has room.
+    """
 
     name: str
     shape: Shape
     where: Literal["resident", "host", "disk"]
     sequences: int
     most: int
+    spare: bool = True
 
     @property
     def tokens(self) -> int:
@@ -72,7 +86,8 @@ def cases(tiny: bool) -> Iterator[Case]:
     )
     yield Case("1.3B", small, "resident", 4, 8)
     for most in (1, 2, 4, 8):
-        yield Case("1.3B", small, "host", 4, most)
+        yield Case("1.3B", small, "host", 4, most, spare=False)
+    yield Case("1.3B", small, "host", 4, 1)
     yield Case("6.7B", middle, "host", 4, 8)
     yield Case("6.7B", middle, "resident", 4, 8)
     yield Case("13B", large, "disk", 4, 4)
@@ -112,7 +127,7 @@ def main() -> None:
             if case.where == "resident" and "seconds" in row:
                 resident[case.name] = row["seconds"] / case.tokens
             if case.where != "resident" and case.name in resident:
-                row["foretold_seconds"] = foretold_seconds(case, resident[case.name], rates["to the device"])
+                row["foretold_seconds"] = foretold_seconds(case, memory_of(device), resident[case.name], rates)
             found["cases"].append(row)
             print(line(case, row), flush=True)
             if not given.tiny:
@@ -125,7 +140,7 @@ def main() -> None:
 
 def foretell(these: Iterator[Case], device_bytes: int) -> None:
     """Prints what each case holds and what its step moves."""
-    print("model  weights    tokens     device       host       disk  link a step  inputs")
+    print("model  weights    tokens     device       host       disk  link a step  inputs of layers, images that stay")
     for case in these:
         cut = cut_of_case(case, device_bytes)
         needs = footprint(case, cut)
@@ -133,15 +148,17 @@ def foretell(these: Iterator[Case], device_bytes: int) -> None:
         cells = "".join(f"{size / 1e9:8.1f} GB" for size in sizes)
         fits = "" if needs.device_bytes <= device_bytes else "  does not fit"
         where = "in host memory" if cut.offload else "on the device"
-        print(f"{case.name:6} {case.where:9}{case.tokens:8,}{cells}{needs.link_bytes / 1e9:10.1f} GB  {where}{fits}")
+        link = f"{needs.link_bytes / 1e9:10.1f} GB"
+        print(f"{case.name:6} {case.where:9}{case.tokens:8,}{cells}{link}  {where}, {cut.staying} layers{fits}")
 
 
 def cut_of_case(case: Case, device_bytes: int) -> Cut:
-    """One group a step; inputs of layers wait in host memory where the device has no room for them."""
+    """One group a step, as the device has room for."""
     cut = Cut(case.sequences, case.most, case.most)
-    if case.where != "resident" and footprint(case, cut).device_bytes > device_bytes:
-        return replace(cut, offload=True)
-    return cut
+    if case.where == "resident":
+        return cut
+    fitted = fitted_cut(case.shape, "bf16", True, cut, device_bytes)
+    return fitted if case.spare else replace(fitted, staying=0)
 
 
 def footprint(case: Case, cut: Cut) -> Footprint:
@@ -162,11 +179,20 @@ def line(case: Case, row: dict[str, Any]) -> str:
     return f"{what}  {speed:9,.0f} tokens/s{foretold}, {rate:.0f} TFLOP/s, {memory}"
 
 
-def foretold_seconds(case: Case, seconds_per_token: float, link: float) -> float:
-    """Of a streamed step: as long as computing, layers once more, or as the link takes to bring all images."""
-    forward = (training_flops(case.shape).model / 3) * seconds_per_token / training_flops(case.shape).model
-    images = 2 * (2 * case.shape.n_layers * 12 * case.shape.d_model**2)
-    return max(case.tokens * (seconds_per_token + forward), images / link)
+def foretold_seconds(case: Case, device_bytes: int, seconds_per_token: float, rates: dict[str, float]) -> float:
+    """Of a streamed step. Its forward pass takes as long as computing, the images' way, or the update that goes on
+    beside it; its backward pass, with layers computed once more, as computing, the images' way, or that of the sums.
+    """
+    come, leave = device_link_bytes(case.shape, "bf16", True, cut_of_case(case, device_bytes))
+    forward, half = case.tokens * seconds_per_token / 3, come / rates["to the device"] / 2
+    # A copy reads and writes.
+    update = UPDATE_BYTES * case.shape.params / (2 * rates["host copy"])
+    return max(forward, half, update) + max(3 * forward, half, leave / rates["from the device"])
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of the device; as good as no end where the processor is it."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 2**62
 
 
 def probe(device: torch.device, folder: Path, n_bytes: int) -> dict[str, float]:
@@ -200,7 +226,7 @@ def probe(device: torch.device, folder: Path, n_bytes: int) -> dict[str, float]:
 def measured(case: Case, device: torch.device, folder: Path, end: float) -> dict[str, Any]:
     """Seconds of the fastest step after the first, in a process of its own; or why there are none."""
     if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory
+        memory = memory_of(device)
         needs = footprint(case, cut_of_case(case, memory))
         host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         for what, need, there in (
@@ -249,14 +275,15 @@ def _steps(case: Case, device: torch.device, folder: Path) -> dict[str, Any]:
         torch.get_device_module(device).synchronize()
         seconds.append(perf_counter() - began)
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    learner.close()
     return {"seconds": min(seconds[1:]), "loss": loss, "device_bytes": peak, "link_bytes": learner.link_bytes}
 
 
 def _learner(case: Case, device: torch.device, folder: Path) -> Learner | StreamedLearner:
     if case.where == "resident":
-        return Learner(case.shape, seed=0, precision="bf16", lanes=Lanes(1), kernels=None, device=device)
+        resident = DeviceLearner if device.type == "cuda" else Learner
+        return resident(case.shape, seed=0, precision="bf16", lanes=Lanes(1), kernels=None, device=device)
     on_disk = case.where == "disk"
-    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 2**62
     learner = StreamedLearner(
         case.shape,
         precision="bf16",
@@ -266,7 +293,7 @@ def _learner(case: Case, device: torch.device, folder: Path) -> Learner | Stream
         parametrisation=STANDARD,
         systems=ALONE,
         reproducible=True,
-        cut=cut_of_case(case, memory),
+        cut=cut_of_case(case, memory_of(device)),
         folder=folder if on_disk else None,
         journal=Journal(folder / "journal.json", {}) if on_disk else None,
         device=device,

@@ -30,7 +30,8 @@ def foretold_bytes(row: dict[str, Any]) -> int:
 
 def _rows(key: str, row: dict[str, Any]) -> Iterator[str]:
     sequences = row["cut"]["microbatches"] * row["cut"]["sequences"]
-    what = [f"{key}, {sequences} x {row['shape']['context_length']:,}", str(len(row["rounds"]))]
+    quiet = sum(not one.get("busy") for one in row["rounds"])
+    what = [f"{key}, {sequences} x {row['shape']['context_length']:,}", str(quiet)]
     for name, one in row["runners"].items():
         memory = one["peak_anonymous_bytes"]
         times = foretold = promise = ""
@@ -41,6 +42,7 @@ def _rows(key: str, row: dict[str, Any]) -> Iterator[str]:
                 promise = f"{row['promise_bytes'] / GIB:.0f} GiB, {'kept' if row['promise_kept'] else 'broken'}"
         elif one["streamed_times"] is not None:
             times = f"{one['streamed_times']:.2f}"
-        cells = [*what, name, f"{one['tokens_per_second']:,.0f}", times, f"{memory / 1e9:.2f} GB", foretold, promise]
+        speed = f"{one['tokens_per_second']:,.0f}" if one["tokens_per_second"] else ""
+        cells = [*what, name, speed, times, f"{memory / 1e9:.2f} GB", foretold, promise]
         yield "| " + " | ".join(cells) + " |"
         what = ["", ""]

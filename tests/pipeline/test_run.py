@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,19 @@ def watch(event, arguments):
 
 sys.addaudithook(watch)
 """
+# Four commands with one start; prints a list of what they print.
+NOTHING_TO_DO = """
+import contextlib, io, json
+from isoflop.cli.main import _run
+
+said = []
+for command in (["evaluate", "tiny.toml"], ["train", "tiny.toml"], ["law", "runs"], ["report", "runs"]):
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())) as out:
+        _run([*command, "--json"])
+    out.seek(0)
+    said.append(json.load(out))
+print(json.dumps(said))
+"""
 
 
 @pytest.fixture
@@ -58,7 +72,9 @@ def isoflop(tmp_path: Path, environment: dict[str, str]) -> Program:
 
 
 @pytest.mark.usefixtures("family_file")
-def test_run_trains_foretells_judges_and_releases_and_then_has_nothing_to_do(isoflop: Program, tmp_path: Path) -> None:
+def test_run_trains_foretells_judges_and_releases_and_then_has_nothing_to_do(
+    isoflop: Program, environment: dict[str, str], tmp_path: Path
+) -> None:
     done = isoflop("run", "tiny.toml")
     assert done.returncode == 0, done.stderr
     order = ["Family tiny", "w24: held-out loss", "Fitted to", "w32 is foretold"]
@@ -91,8 +107,16 @@ def test_run_trains_foretells_judges_and_releases_and_then_has_nothing_to_do(iso
     assert [result["name"] for result in document["results"]] == list(NAMES)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
-    for arguments in (["evaluate", "tiny.toml"], ["train", "tiny.toml"], ["law", "runs"], ["report", "runs"]):
-        assert json.loads(isoflop(*arguments, "--json").stdout)
+    with_nothing_to_do = subprocess.run(
+        [sys.executable, "-c", NOTHING_TO_DO],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert with_nothing_to_do.returncode == 0, with_nothing_to_do.stderr
+    assert all(json.loads(with_nothing_to_do.stdout))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
     family_file = tmp_path / "tiny.toml"
@@ -103,35 +127,32 @@ def test_run_trains_foretells_judges_and_releases_and_then_has_nothing_to_do(iso
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.usefixtures("family_file")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
-    isoflop: Program, environment: dict[str, str], tmp_path: Path, undisturbed: Path, number: signal.Signals
+    isoflop: Program, environment: dict[str, str], tmp_path: Path, family_file: Path
 ) -> None:
-    for folder in (tmp_path, undisturbed):
-        longer = (folder / "tiny.toml").read_text().replace("tokens_per_parameter = 1.0", "tokens_per_parameter = 4.0")
-        longer = longer.replace("= 0.1\n\n[recipe]", "= 0.1\nepochs = 4\n\n[recipe]")
-        (folder / "tiny.toml").write_text(longer)
+    longer = family_file.read_text().replace("tokens_per_parameter = 1.0", "tokens_per_parameter = 4.0")
+    family_file.write_text(longer.replace("= 0.1\n\n[recipe]", "= 0.1\nepochs = 4\n\n[recipe]"))
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(tmp_path, undisturbed)
     arguments = ("train", "tiny.toml", "--model", "w24")
-    assert isoflop(*arguments, folder=undisturbed).returncode == 0  # trains for the first of these tests only
-    command = [sys.executable, "-m", "isoflop", *arguments]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as stopped:
-        assert stopped.stderr is not None
-        said = []
-        for line in stopped.stderr:
-            said.append(line)
-            if line.startswith("w24: step"):
-                stopped.send_signal(number)
-                break
-        said += stopped.stderr.readlines()
-    assert stopped.returncode == (-number if number == signal.SIGKILL else 128 + number), "".join(said)
-    if number != signal.SIGKILL:
-        assert said[-1].startswith("isoflop: interrupted")
-        assert "Traceback" not in "".join(said)
-    assert not (tmp_path / "runs/tiny/models/w24/result.json").exists()
-    assert isoflop(*arguments).returncode == 0
-    hashes = [
-        json.loads((folder / "runs/tiny/models/w24/result.json").read_text())["weights_sha256"]
-        for folder in (tmp_path, undisturbed)
-    ]
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):  # one after the other, on the way to one result
+        command = [sys.executable, "-m", "isoflop", *arguments]
+        with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as stopped:
+            assert stopped.stderr is not None
+            said = []
+            for line in stopped.stderr:
+                said.append(line)
+                if line.startswith("w24: step"):
+                    stopped.send_signal(number)
+                    break
+            said += stopped.stderr.readlines()
+        assert stopped.returncode == (-number if number == signal.SIGKILL else 128 + number), "".join(said)
+        if number != signal.SIGKILL:
+            assert said[-1].startswith("isoflop: interrupted")
+            assert "Traceback" not in "".join(said)
+        assert not (tmp_path / "runs/tiny/models/w24/result.json").exists()
+    hashes = []
+    for folder in (tmp_path, undisturbed):
+        assert isoflop(*arguments, folder=folder).returncode == 0
+        hashes.append(json.loads((folder / "runs/tiny/models/w24/result.json").read_text())["weights_sha256"])
     assert hashes[0] == hashes[1]

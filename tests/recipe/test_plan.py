@@ -146,7 +146,7 @@ def test_more_systems_share_the_time_and_cost_what_one_does(tmp_path: Path) -> N
         assert (totals["price"], totals["joules"]) == (alone["price"], alone["joules"])
 
 
-def test_inputs_of_layers_leave_a_gpu_that_they_do_not_fit(tmp_path: Path) -> None:
+def test_images_of_layers_stay_where_a_gpu_has_room_and_inputs_leave_it_where_it_has_none(tmp_path: Path) -> None:
     text = '[sizes]\ntarget_params = [1_300_000_000]\n[streaming]\nstore = "host"\n'
 
     def planned(memory_bytes: int) -> ModelPlan:
@@ -155,11 +155,13 @@ def test_inputs_of_layers_leave_a_gpu_that_they_do_not_fit(tmp_path: Path) -> No
         machine = replace(MACHINE, device="cuda", memory_bytes=memory_bytes)
         return plan_family(load_family(path), machine).models[0]
 
-    there = planned(80 * 10**9)
-    away = planned(there.streamed.device_bytes - 1)
-    assert (there.offload, away.offload) == (False, True)
-    assert there.fingerprint() == away.fingerprint()
-    less = there.streamed.device_bytes - away.streamed.device_bytes
-    assert less > 0
-    assert away.streamed.host_bytes - there.streamed.host_bytes == less
+    all_there = planned(80 * 10**9)
+    there = planned(all_there.streamed.device_bytes)
+    away = planned(there.streamed.device_bytes // 2)
+    assert [one.offload for one in (all_there, there, away)] == [False, False, True]
+    assert all_there.staying == 22 > there.staying > 0
+    assert all_there.fingerprint() == there.fingerprint() == away.fingerprint()
+    assert all_there.streamed.device_bytes > there.streamed.device_bytes > away.streamed.device_bytes
+    assert away.streamed.host_bytes > there.streamed.host_bytes == all_there.streamed.host_bytes
+    assert there.streamed.link_bytes > all_there.streamed.link_bytes
     assert away.streamed.link_bytes > there.streamed.link_bytes

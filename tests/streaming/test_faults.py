@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -55,45 +56,66 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
+@pytest.fixture(scope="module")
+def begun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that crashed after its fourth step, and has no checkpoint."""
+    folder = tmp_path_factory.mktemp("begun") / "a"
+    with pytest.raises(CrashError):
+        run(data, folder, DISK, crash_at(4))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def crashed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped after its second step, and crashed after its sixth."""
+    folder = tmp_path_factory.mktemp("crashed") / "a"
+    with pytest.raises(Interrupted):
+        run(data, folder, DISK, stop_at(2))
+    with pytest.raises(CrashError):
+        run(data, folder, DISK, crash_at(6))
+    return folder
+
+
+def copied(run_folder: Path, into: Path) -> Path:
+    """A copy of the run in `into`; lines of metrics hold in a folder of that name alone."""
+    return Path(shutil.copytree(run_folder, into / run_folder.name))
+
+
 # Of the file of a shard: its header, weights, moments; `-1` is the last byte.
 PLACES = [20, 4096 + 1000, 4096 + 20_000, -1]
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_flipped_bit_is_refused_with_the_file_named(data: Path, tmp_path: Path, place: int) -> None:
-    with pytest.raises(CrashError):
-        run(data, tmp_path, DISK, crash_at(4))
-    (path,) = (tmp_path / "store").glob("layer-1.0.step-*")
+def test_a_flipped_bit_is_refused_with_the_file_named(data: Path, begun: Path, tmp_path: Path, place: int) -> None:
+    folder = copied(begun, tmp_path)
+    (path,) = (folder / "store").glob("layer-1.0.step-*")
     flip(path, place)
-    with pytest.raises(WorkError, match=rf"{path}: damaged .*no checkpoint.*remove {tmp_path / 'store'}"):
-        run(data, tmp_path, DISK)
+    with pytest.raises(WorkError, match=rf"{path}: damaged .*no checkpoint.*remove {folder / 'store'}"):
+        run(data, folder, DISK)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut off", "gone", "journal", "another layer's", "a checkpoint's"])
 def test_with_an_earlier_checkpoint_a_damaged_store_is_set_aside(
-    data: Path, tmp_path: Path, damage: str, wanted: tuple[str, list[float]]
+    data: Path, crashed: Path, tmp_path: Path, damage: str, wanted: tuple[str, list[float]]
 ) -> None:
-    with pytest.raises(Interrupted):
-        run(data, tmp_path, DISK, stop_at(2))
-    with pytest.raises(CrashError):
-        run(data, tmp_path, DISK, crash_at(6))
-    (path,) = (tmp_path / "store").glob("embedding.0.step-*")
+    folder = copied(crashed, tmp_path)
+    (path,) = (folder / "store").glob("embedding.0.step-*")
     if damage == "journal":
-        path = tmp_path / "store" / "journal.json"
+        path = folder / "store" / "journal.json"
     if damage == "cut off":
         os.truncate(path, path.stat().st_size - 1)
     elif damage == "gone":
         path.unlink()
     elif damage == "a checkpoint's":
-        path.write_bytes((tmp_path / "checkpoints" / "gen-00000002" / "embedding.0.safetensors").read_bytes())
+        path.write_bytes((folder / "checkpoints" / "gen-00000002" / "embedding.0.safetensors").read_bytes())
     elif damage == "another layer's":
-        (path,) = (tmp_path / "store").glob("layer-1.0.step-*")
+        (path,) = (folder / "store").glob("layer-1.0.step-*")
         path.write_bytes(path.with_name(path.name.replace("layer-1", "layer-0")).read_bytes())
     else:
         flip(path, 50)
     events: list[str] = []
-    trained = run(data, tmp_path, DISK, on_event=events.append)
-    assert (weights_sha256(trained.weights), losses(tmp_path)) == wanted
+    trained = run(data, folder, DISK, on_event=events.append)
+    assert (weights_sha256(trained.weights), losses(folder)) == wanted
     assert any(str(path) in event and "going back to the last checkpoint" in event for event in events)
 
 
@@ -144,14 +166,12 @@ def test_a_resident_runs_file_is_no_state_of_a_store(
     assert any(f"{path}: damaged" in event for event in events)
 
 
-def test_a_store_of_another_model_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(CrashError):
-        run(data, tmp_path, DISK, crash_at(3))
+def test_a_store_of_another_model_is_refused(data: Path, begun: Path) -> None:
     with pytest.raises(
         InputError,
-        match=rf"{tmp_path / 'store'}: trained with other settings: seed was 3 and is 4; .* another --runs folder$",
+        match=rf"{begun / 'store'}: trained with other settings: seed was 3 and is 4; .* another --runs folder$",
     ):
-        run(data, tmp_path, replace(DISK, seed=4))
+        run(data, begun, replace(DISK, seed=4))
 
 
 def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(

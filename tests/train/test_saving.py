@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from isoflop.errors import WorkError
+from isoflop.model import weights
+from isoflop.recipe import footprint
 from isoflop.train import loop
 from isoflop.train.checkpoint import Position, save_generation
-from isoflop.train.learner import Learner
+from isoflop.train.learner import STATE, Learner
 from isoflop.train.saving import Saving
 from tests.train.test_resume import PLAN, data, run
 
@@ -50,6 +52,10 @@ def test_the_next_step_computes_while_one_is_saved_and_its_update_waits(
     assert [told[:at].count("update") for at, one in enumerate(told) if one != "update"] == [
         one for one in told if one != "update"
     ]
+
+
+def test_what_is_on_its_way_to_a_checkpoint_is_in_the_plan() -> None:
+    assert (weights.SHARD, 4 * len(STATE)) == (footprint.SHARD, footprint.STATE_BYTES)
 
 
 @pytest.mark.parametrize("beside", [True, False])

@@ -1,5 +1,6 @@
 """Arguments and options that several commands have, and what they make of them."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,10 @@ def open_family(
         if execution not in ("resident", "streamed"):
             raise InputError(f"--execution {execution}: no such way; use resident or streamed")
         family = family.model_copy(update={"execution": execution})
+    if family.execution == "streamed":
+        # PyTorch reads it as it takes its first memory: wide layers' buffers are mapped anew each time, and in pages of
+        # 4 KiB that takes a tenth of a step (docs/streaming.md).
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         yield family, RunFolder(runs / family.name)
     except FamilyError as error:

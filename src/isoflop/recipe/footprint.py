@@ -6,7 +6,7 @@ allocator holds on to between the buffers of lanes, are as measured (docs/stream
 Letters: V tokens of vocabulary, T of context, d width, n tokens of a microbatch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from isoflop.recipe.memory import training_memory
@@ -17,16 +17,25 @@ from isoflop.recipe.streaming import WIDE, Cut
 PROGRAM_BYTES = 345_000_000
 # A GPU's context and the workspace of its matrix products.
 CONTEXT_BYTES = 700_000_000
-# Where freed buffers are kept, holes between them are so many times what lanes use at once; in narrow streamed models,
-# which give their logits back, fewer.
-HOLES, STREAMED_HOLES = 2.5, 1.5
-# State passes through memory in windows of this many elements, in the hands of so many threads.
+# Where freed buffers are kept, holes between them are so many times what lanes use at once. Streamed models give their
+# logits back, and wide ones all that is large.
+HOLES = 2.5
+# State passes through memory in windows of this many elements, in the hands of so many threads: clerks finish gradients
+# and update weights, carriers bring weights and activations and take them away, and hardly compute.
 WINDOW, CLERKS, CARRIERS = 2**19, 3, 4
-# Beside a GPU; and how many pieces' images and sums of gradients it holds, and inputs of layers where others are away.
-DEVICE_CLERKS, IMAGES, SUMS, INPUT_SLOTS = 12, 3, 2, 2
+# Beside a GPU, whose processor has nothing else to do.
+DEVICE_CLERKS = 12
+# A GPU holds so many pieces' images at once (one at work, two that arrive), of which so many are still there when the
+# backward pass comes to them; sums of gradients of so many (one at work, one that leaves); and, where inputs of layers
+# wait in host memory, those of so many.
+IMAGES, KEPT_IMAGES, SUMS, INPUT_SLOTS = 3, 2, 2, 2
+# Of a GPU's memory, what images that stay may fill up: what is foretold is right within a tenth.
+ROOM = 0.9
 # Rows of the head whose logits exist at once, and of the vocabulary whose gradient does.
 HEAD_TOKENS, HEAD_TOKENS_ON_GPU, HEAD_ROWS = 512, 4096, 4096
 QUERIES = 128
+# A checkpoint is written shard by shard, each of at most so many elements, while the next step computes.
+SHARD, STATE_BYTES = 2**24, 12
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ def resident_footprint(shape: Shape, precision: str, microbatch_sequences: int, 
     working = lanes * lane_bytes(shape, precision, microbatch_sequences, device)
     held = memory.weights_bytes + memory.optimizer_bytes + memory.activation_bytes + working
     program = CONTEXT_BYTES if device == "cuda" else PROGRAM_BYTES + round(HOLES * working)
+    if device == "cpu":
+        held += STATE_BYTES * min(SHARD, widest(shape))
     return Footprint(program + held, 0, _checkpoint_bytes(shape), 0)
 
 
@@ -84,31 +95,59 @@ def streamed_footprint(
         # What a layer would have kept is made again, of one microbatch.
         again = kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
         held = CONTEXT_BYTES + device_buffers_bytes(shape, precision, reproducible, cut) + working + again
-        in_host = PROGRAM_BYTES + stream + _window_bytes(DEVICE_CLERKS, image, sums)
+        in_host = PROGRAM_BYTES + stream + _window_bytes(shape, DEVICE_CLERKS, image, sums)
         in_host += _inputs_bytes(shape, precision, cut)[1]
-        link = device_link_bytes(shape, precision, reproducible, cut)
+        link = sum(device_link_bytes(shape, precision, reproducible, cut))
         if store == "host":
             return Footprint(held, in_host + store_bytes, checkpoints, link)
         return Footprint(held, in_host + widest(shape) * image, on_disk, link)
     buffers = image_elements(shape) * image + sums_elements(shape) * sums
     vectors = 4 * (13 * d * shape.n_layers + 2 * d)
     kept, all_kept = kept_bytes(shape, precision, cut), shape.n_layers * cut.most
-    held = PROGRAM_BYTES + buffers + vectors + stream + working + round(_holes(d) * working)
+    holes = 0 if d >= WIDE else round(HOLES * busy * _layer_work(shape, precision, cut.sequences))
+    held = PROGRAM_BYTES + buffers + vectors + stream + working + holes
     if cut.recompute:
         held += busy * kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
     link = link_bytes(shape, precision, reproducible, cut, kept if store == "disk" else 0)
     if store == "host":
         return Footprint(held + kept * all_kept, store_bytes, checkpoints, link // systems)
-    held += _window_bytes(CLERKS, image, sums) + kept * (busy + 1)
+    held += _window_bytes(shape, CLERKS, image, sums) + kept * (busy + 1)
     return Footprint(held, 0, on_disk + kept * all_kept, link // systems)
 
 
+def fitted_cut(shape: Shape, precision: str, reproducible: bool, cut: Cut, memory_bytes: int) -> Cut:
+    """The cut as a GPU of so much memory has room for.
+
+    A byte of its memory saves twice the groups of a step in bytes over the link if it is of inputs of layers, one byte
+    less if it is of images that stay (they come once a step, not twice a group), one less than the groups if it is of
+    sums of gradients: so inputs are on the device if all of them fit, and images fill up what is left. The last two
+    layers' images are still there for the backward pass in any case.
+    """
+
+    def needs(cut: Cut) -> int:
+        return streamed_footprint(shape, precision, reproducible, cut, "host", 1, 1, "cuda").device_bytes
+
+    room = round(ROOM * memory_bytes)
+    if needs(cut) > room:
+        cut = replace(cut, offload=True)
+    staying = max(0, room - needs(cut)) // _place_bytes(_layer(shape), shape, _image_bytes(precision))
+    return replace(cut, staying=min(staying, max(0, shape.n_layers - KEPT_IMAGES)))
+
+
 def device_buffers_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut) -> int:
-    """What a GPU holds from step to step: pieces in their slots, the residual stream, and inputs of layers."""
+    """What a GPU holds from step to step: pieces in their places, the residual stream, and inputs of layers."""
     image, sums, d = _image_bytes(precision), _sums_bytes(reproducible), shape.d_model
     tokens = cut.most * cut.sequences * shape.context_length
-    slots = IMAGES * (widest(shape) * image + 13 * d * 4) + (SUMS * widest(shape) + 2 * d) * sums
-    return slots + 4 * d * (tokens + shape.context_length) + _inputs_bytes(shape, precision, cut)[0]
+    places = IMAGES * _place_bytes(widest(shape), shape, image) + cut.staying * _place_bytes(
+        _layer(shape), shape, image
+    )
+    held = places + (SUMS * widest(shape) + 2 * d) * sums
+    return held + 4 * d * (tokens + shape.context_length) + _inputs_bytes(shape, precision, cut)[0]
+
+
+def _place_bytes(elements: int, shape: Shape, image: int) -> int:
+    """Of a place on a GPU for a piece: its image, and vectors in fp32."""
+    return elements * image + 13 * shape.d_model * 4
 
 
 def _inputs_bytes(shape: Shape, precision: str, cut: Cut) -> tuple[int, int]:
@@ -118,18 +157,22 @@ def _inputs_bytes(shape: Shape, precision: str, cut: Cut) -> tuple[int, int]:
     return (shape.n_layers - away) * one, away * one
 
 
-def device_link_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut) -> int:
-    """What the largest step of a system moves between host and GPU, in both directions.
+def device_link_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut) -> tuple[int, int]:
+    """What the largest step of a system moves from host to GPU, and back.
 
-    Each group: images for both passes (the last layer's is still there) with their vectors, the positions, and all sums
-    once. Each token: the stream at the bottom, the gradient by it, and inputs of layers that leave and come back.
+    Each group: images for both passes (the last layers' are still there) with their vectors, the positions, and all
+    sums once; images that stay come once a step. Each token: the stream at the bottom, the gradient by it, and inputs
+    of layers that leave and come back.
     """
     image, sums, d = _image_bytes(precision), _sums_bytes(reproducible), shape.d_model
-    passes = 2 * shape.n_layers - 1
-    come = image * (_wide(shape) + passes * 12 * d**2) + 4 * (13 * d * passes + 2 * d) + 4 * shape.context_length * d
+    coming = shape.n_layers - cut.staying
+    visits = cut.groups * (2 * coming - min(KEPT_IMAGES, coming)) + cut.staying
+    layers = visits * (image * 12 * d**2 + 4 * 13 * d)
+    others = image * _wide(shape) + 4 * 2 * d + 4 * shape.context_length * d
     tokens = cut.microbatches * cut.sequences * shape.context_length
     away = max(0, shape.n_layers - INPUT_SLOTS) if cut.offload else 0
-    return cut.groups * (come + sums * shape.params) + 2 * tokens * d * (4 + image * away)
+    inputs = tokens * d * (4 + image * away)
+    return layers + cut.groups * others + inputs, cut.groups * sums * shape.params + inputs
 
 
 def widest(shape: Shape) -> int:
@@ -137,14 +180,9 @@ def widest(shape: Shape) -> int:
     return max(_wide(shape), _layer(shape))
 
 
-def _window_bytes(clerks: int, image: int, sums: int) -> int:
+def _window_bytes(shape: Shape, clerks: int, image: int, sums: int) -> int:
     """`update` has weights, moments, gradient, image and sums of a window in its hands, `look_up` its weights."""
-    return WINDOW * (clerks * (16 + image + 2 * sums) + CARRIERS * 4)
-
-
-def _holes(width: int) -> float:
-    """Of a streamed model: holes between the buffers of lanes, in parts of what they use at once."""
-    return 0.0 if width >= WIDE else STREAMED_HOLES
+    return min(WINDOW, widest(shape)) * (clerks * (16 + image + 2 * sums) + CARRIERS * 4)
 
 
 def image_elements(shape: Shape) -> int:
@@ -179,11 +217,11 @@ def lane_bytes(shape: Shape, precision: str, sequences: int, device: str) -> int
 
     A layer's backward pass: two norms (2 d), GELU's output (4 d), its gradient (4 d) and the output's (d), and the
     gradient of the widest matrix (4 d^2) with what matrix products lay out anew. The head: logits of a chunk, the last
-    norm, its gradient and that of the stream; a GPU's has
-    logits, their gradient, and the embeddings' of a chunk, in that precision and in fp32, and of all chunks.
+    norm, its gradient and that of the stream; a GPU's has logits, their gradient, and the embeddings' of a chunk, in
+    that precision and in fp32, and of all chunks.
     """
     item, tokens, d = _image_bytes(precision), sequences * shape.context_length, shape.d_model
-    layer = 11 * item * tokens * d + 2 * 4 * d * d * item
+    layer = _layer_work(shape, precision, sequences)
     fewest = HEAD_TOKENS_ON_GPU if device == "cuda" else HEAD_TOKENS
     rows = min(tokens, max(fewest, 2**20 // shape.vocab_size))
     if device == "cuda":
@@ -191,6 +229,11 @@ def lane_bytes(shape: Shape, precision: str, sequences: int, device: str) -> int
     else:
         head = rows * shape.vocab_size * item + HEAD_ROWS * d * item
     return max(layer, head + tokens * d * (2 * item + 4))
+
+
+def _layer_work(shape: Shape, precision: str, sequences: int) -> int:
+    item, d = _image_bytes(precision), shape.d_model
+    return 11 * item * sequences * shape.context_length * d + 2 * 4 * d * d * item
 
 
 def link_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut, kept: int) -> int:

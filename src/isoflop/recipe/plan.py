@@ -9,7 +9,7 @@ from isoflop.config import Family
 from isoflop.config.family import ModelSize, Recipe
 from isoflop.errors import FamilyError
 from isoflop.recipe.flops import training_flops
-from isoflop.recipe.footprint import NOTHING, Footprint, resident_footprint, streamed_footprint
+from isoflop.recipe.footprint import NOTHING, Footprint, fitted_cut, resident_footprint, streamed_footprint
 from isoflop.recipe.machine import Machine
 from isoflop.recipe.memory import training_memory
 from isoflop.recipe.parametrisation import STANDARD, Parametrisation, parametrisation_of
@@ -63,6 +63,7 @@ class ModelPlan:
     spikes_allowed: int = 10
     recompute: bool = False
     offload: bool = False
+    staying: int = 0
     keep_checkpoints: int = 0
     resident: Footprint = NOTHING
     streamed: Footprint = NOTHING
@@ -85,13 +86,14 @@ class ModelPlan:
     def cut(self, systems: int) -> Cut:
         """How a streamed run on so many systems cuts each one's part of a step."""
         size, length = self.microbatch_sequences, self.shape.context_length
-        return cut_of(self.batch_schedule, size, length, systems, self.group_tokens, self.recompute, self.offload)
+        ways = (self.group_tokens, self.recompute, self.offload, self.staying)
+        return cut_of(self.batch_schedule, size, length, systems, *ways)
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the bits of the trained weights, beside the data."""
         document = asdict(self)
         costs = ("flops", "flops_6nd", "flops_paper", "weights_bytes", "optimizer_bytes", "activation_bytes")
-        ways = ("execution", "store", "group_tokens", "recompute", "offload", "keep_checkpoints")
+        ways = ("execution", "store", "group_tokens", "recompute", "offload", "staying", "keep_checkpoints")
         for key in ("name", "size", "held_out", "seconds", "joules", "price", "resident", "streamed", *costs, *ways):
             del document[key]
         del document["spikes_allowed"]  # decides whether a run ends, not how
@@ -285,10 +287,11 @@ def _plan_model(
         group_tokens=family.streaming.group_tokens or (GPU_GROUP_TOKENS if machine.device == "cuda" else GROUP_TOKENS),
         recompute=family.streaming.recompute,
     )
+    if machine.device == "cuda":
+        ways = (shape, family.precision, family.reproducible, found.cut(family.systems))
+        fitted = fitted_cut(*ways, machine.memory_bytes)
+        found = replace(found, offload=fitted.offload, staying=fitted.staying)
     streamed = _streamed(found, family, at_once, machine.device)
-    if machine.device == "cuda" and streamed.device_bytes > machine.memory_bytes:
-        found = replace(found, offload=True)
-        streamed = _streamed(found, family, at_once, machine.device)
     resident = resident_footprint(shape, family.precision, microbatch, at_once, machine.device)
     return replace(found, resident=resident, streamed=streamed)
 

@@ -18,7 +18,8 @@ class Cut:
     """A system's largest step: `microbatches` of so many `sequences`, in groups of at most `most`.
 
     With `recompute`, a layer keeps its input alone for its backward pass, and is computed once more. On a GPU it always
-    is; with `offload` the inputs wait in host memory.
+    is; there, with `offload` the inputs wait in host memory, and images of the first `staying` layers stay from their
+    update to the next one.
     """
 
     sequences: int
@@ -26,6 +27,7 @@ class Cut:
     most: int
     recompute: bool = False
     offload: bool = False
+    staying: int = 0
 
     @property
     def groups(self) -> int:
@@ -41,9 +43,10 @@ def cut_of(
     group_tokens: int,
     recompute: bool,
     offload: bool = False,
+    staying: int = 0,
 ) -> Cut:
     """The cut of the schedule's largest step: a group has at most `group_tokens` tokens, but at least a microbatch."""
     microbatches = max(stage.sequences for stage in batch_schedule) // microbatch_sequences
     own = -(-microbatches // systems)
     most = max(1, min(own, group_tokens // (microbatch_sequences * context_length)))
-    return Cut(microbatch_sequences, own, most, recompute, offload)
+    return Cut(microbatch_sequences, own, most, recompute, offload, staying)

@@ -45,7 +45,7 @@ _HEADER_BYTES = 16 * BLOCK
 
 
 class DiskStore(Store):
-    """The files of `shards` in `folder`. Memory: buffers of one window for each thread that calls."""
+    """The files of `shards` in `folder`. Memory: buffers of one window for each thread that calls, and the vectors."""
 
     def __init__(
         self,
@@ -54,9 +54,11 @@ class DiskStore(Store):
         shards: Sequence[Shard],
         image_dtype: torch.dtype,
         sums_dtype: torch.dtype,
+        moved: Counter,
         several_groups: bool,
+        device: torch.device | None = None,
     ) -> None:
-        self.vectors = Vectors(pieces)
+        self.vectors = Vectors(pieces, device)
         self._folder, self._image_dtype, self._sums_dtype = folder, image_dtype, sums_dtype
         self._shards = shards
         self._windows = {shard.index: windows_of(shard) for shard in shards}
@@ -68,7 +70,7 @@ class DiskStore(Store):
         self._gradient_checksums: dict[tuple[int, int], int] = {}
         self._sealed: dict[int, list[int]] = {}
         self._rewritings: dict[int, _Rewriting] = {}
-        self._counter, self._lock, self._threads = Counter(), threading.Lock(), threading.local()
+        self._moved, self._lock, self._threads = moved, threading.Lock(), threading.local()
         folder.mkdir(parents=True, exist_ok=True)
         for shard in shards:
             with DirectFile(self._path(shard, "image"), "scratch") as file:
@@ -77,11 +79,6 @@ class DiskStore(Store):
             waits = several_groups or shard.piece.name == "embedding"
             with DirectFile(self._path(shard, "sums"), "scratch") as file:
                 file.reserve(self._sums_start(shard) + (shard.stop - shard.start) * sums_dtype.itemsize * waits)
-
-    @property
-    def moved_bytes(self) -> int:  # type: ignore[override]
-        """As `Store` says."""
-        return self._counter.bytes
 
     def state_path(self, shard: Shard) -> Path:
         """The file of the shard's newest state."""
@@ -160,12 +157,12 @@ class DiskStore(Store):
                 part = into[window.of(shard)]
                 if part.numel() and checksum(part) != self._image_checksums[shard.index, window.start]:
                     raise DamagedError(file.path, "its checksum does not hold")
-        self._counter.add(into)
+        self._moved.add(into)
 
     def weights(self, shard: Shard, window: Window) -> Tensor:
         """As `Store` says."""
         (weights,) = self._state(shard, window, TENSORS[:1])
-        self._counter.add(weights)
+        self._moved.add(weights)
         return weights
 
     def sums(self, shard: Shard, window: Window) -> Tensor:
@@ -174,14 +171,14 @@ class DiskStore(Store):
         with DirectFile(self._path(shard, "sums"), "read") as file:
             start = self._sums_start(shard) + sums.itemsize * window.of(shard).start
             file.read(start, sums.numel() * sums.itemsize, _room(sums))
-        self._counter.add(sums)
+        self._moved.add(sums)
         return sums
 
     def put_sums(self, shard: Shard, window: Window, sums: Tensor) -> None:
         """As `Store` says."""
         with DirectFile(self._path(shard, "sums"), "scratch") as file:
             file.write(self._sums_start(shard) + sums.itemsize * window.of(shard).start, sums)
-        self._counter.add(sums)
+        self._moved.add(sums)
 
     def put_gradient(self, shard: Shard, window: Window, sums: Tensor, unit: float) -> None:
         """As `Store` says."""
@@ -189,7 +186,7 @@ class DiskStore(Store):
         self._gradient_checksums[shard.index, window.start] = checksum(gradient)
         with DirectFile(self._path(shard, "sums"), "scratch") as file:
             file.write(BLOCK + 4 * window.of(shard).start, gradient)
-        self._counter.add(gradient)
+        self._moved.add(gradient)
 
     def seal(self, shard: Shard, step: int) -> None:
         """As `Store` says."""

@@ -17,7 +17,8 @@ from isoflop.model.passes import Passes
 from isoflop.model.weights import LAYER_TENSORS
 from isoflop.streaming.embedding import Rows
 from isoflop.streaming.pages import pages
-from isoflop.streaming.store import Store, Window, largest_window, matrix_part, windows_of
+from isoflop.streaming.store import Counter, Store, Window, largest_window, matrix_part, windows_of
+from isoflop.systems.device import begin_thread
 from isoflop.systems.group import Systems, bring_home, owner, send_out
 from isoflop.systems.sums import Adder, Sums
 
@@ -31,8 +32,9 @@ class Surroundings:
     """Whom an executor works with.
 
     `most` microbatches make a group; each is (B, T) of ids, `microbatch_tokens` together. `updated` waits until a
-    shard's weights are those after the last step. With `offload` a GPU's inputs of layers wait in host memory.
-    `carriers` read and write, `clerks` also compute. `kernels` are for what is done on the host.
+    shard's weights are those after the last step. `carriers` read and write, `clerks` also compute. `kernels` are for
+    what is done on the host. `moved` counts bytes between device and store. On a GPU, with `offload` inputs of layers
+    wait in host memory, and images of the first `staying` layers are sent once a step.
     """
 
     kernels: Kernels | None
@@ -44,7 +46,9 @@ class Surroundings:
     carriers: ThreadPoolExecutor
     clerks: ThreadPoolExecutor
     updated: Callable[[Shard], None]
+    moved: Counter
     offload: bool = False
+    staying: int = 0
 
 
 class Exchange:
@@ -69,13 +73,9 @@ class Exchange:
         self.squares: list[float] = []
         self._threads, self._lock = threading.local(), threading.Lock()
         self._carriers, self._clerks, self._updated = given.carriers, given.clerks, given.updated
+        self._moved = given.moved
         # Systems talk to each other in one order: its.
-        self._conductor = ThreadPoolExecutor(1, "conductor", torch.set_num_threads, (1,))
-
-    @property
-    def moved_bytes(self) -> int:
-        """Bytes that passes have moved between the device and the store."""
-        return self._store.moved_bytes
+        self._conductor = ThreadPoolExecutor(1, "conductor", begin_thread, (device,))
 
     def close(self) -> None:
         """No more passes."""

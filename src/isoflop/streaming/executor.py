@@ -62,11 +62,6 @@ class Executor(Exchange):
         self._sums = self._elements(self._slots.sums_elements, self._sums_dtype)
         self._drains: list[tuple[int, int, Future[None]]] = []
 
-    @property
-    def moved_bytes(self) -> int:
-        """Bytes that passes have moved between the device, the store, and what layers keep."""
-        return self._store.moved_bytes + self._kept.moved_bytes
-
     def close(self) -> None:
         """No more passes."""
         self._kept.close()

@@ -23,22 +23,17 @@ class HostStore(Store):
         shards: Sequence[Shard],
         image_dtype: torch.dtype,
         sums_dtype: torch.dtype,
+        moved: Counter,
         device: torch.device | None = None,
     ) -> None:
-        self.vectors = Vectors(pieces)
-        self._counter = Counter()
-        self._sums_dtype = sums_dtype
+        self.vectors = Vectors(pieces, device)
+        self._sums_dtype, self._moved = sums_dtype, moved
         self._state = {shard.index: [_new(shard, torch.float32) for _ in range(4)] for shard in shards}
         self._images = {shard.index: _new(shard, image_dtype, device) for shard in shards}
         # Of what an update leaves in a window, by shard and window: nothing but the next one may change it.
         self._checksums: dict[tuple[int, int], dict[str, int]] = {}
         self._sums: dict[int, Tensor] = {}
         self._lock = threading.Lock()
-
-    @property
-    def moved_bytes(self) -> int:  # type: ignore[override]
-        """As `Store` says."""
-        return self._counter.bytes
 
     def state(self, shard: Shard) -> list[Tensor]:
         """The live fp32 weights, first and second moments."""
@@ -69,18 +64,18 @@ class HostStore(Store):
     def image(self, shard: Shard, into: Tensor) -> None:
         """As `Store` says."""
         into.copy_(self._images[shard.index][: matrix_part(shard)], non_blocking=True)
-        self._counter.add(into)
+        self._moved.add(into)
 
     def weights(self, shard: Shard, window: Window) -> Tensor:
         """As `Store` says."""
         part = self._state[shard.index][0][window.of(shard)]
-        self._counter.add(part)
+        self._moved.add(part)
         return part
 
     def sums(self, shard: Shard, window: Window) -> Tensor:
         """As `Store` says."""
         part = self._sums[shard.index][window.of(shard)]
-        self._counter.add(part)
+        self._moved.add(part)
         return part
 
     def put_sums(self, shard: Shard, window: Window, sums: Tensor) -> None:
@@ -89,13 +84,13 @@ class HostStore(Store):
             if shard.index not in self._sums:
                 self._sums[shard.index] = _new(shard, self._sums_dtype)
         self._sums[shard.index][window.of(shard)] = sums
-        self._counter.add(sums)
+        self._moved.add(sums)
 
     def put_gradient(self, shard: Shard, window: Window, sums: Tensor, unit: float) -> None:
         """As `Store` says."""
         gradient = self._state[shard.index][3][window.of(shard)]
         gradient.copy_(sums).mul_(unit)
-        self._counter.add(gradient)
+        self._moved.add(gradient)
 
     def seal(self, shard: Shard, step: int) -> None:
         """As `Store` says: nothing here survives a crash."""

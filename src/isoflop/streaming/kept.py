@@ -1,4 +1,4 @@
-"""What layers keep between their forward and their backward pass: on disk, or in memory."""
+"""What layers keep between their forward and their backward pass: in memory, or on disk."""
 
 import threading
 from collections import deque
@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Protocol
 
 from torch import Tensor
 
@@ -16,31 +15,11 @@ from isoflop.streaming.pages import DirectFile, blocks, pages
 from isoflop.streaming.store import Counter
 
 
-class Kept(Protocol):
-    """Memory that (layer, microbatch) leaves in its forward and finds again in its backward pass.
+class Kept:
+    """Memory of `n_bytes` that (layer, microbatch) leaves in its forward and finds again in its backward pass.
 
-    `moved_bytes` counts what was written and read.
+    Each has its own, from step to step.
     """
-
-    moved_bytes: int
-
-    def leave(self, layer: int, microbatch: int) -> AbstractContextManager[Tensor]:
-        """Memory to leave things in."""
-
-    def expect(self, order: Sequence[tuple[int, int]]) -> None:
-        """All is left; from now on `find` is called once for each of `order`, roughly in that order."""
-
-    def find(self, layer: int, microbatch: int) -> AbstractContextManager[Tensor]:
-        """Memory with what was left."""
-
-    def close(self) -> None:
-        """No more of it."""
-
-
-class KeptInMemory(Kept):
-    """For each layer and microbatch its own memory, kept from step to step."""
-
-    moved_bytes = 0
 
     def __init__(self, n_bytes: int) -> None:
         self._n_bytes = n_bytes
@@ -48,29 +27,37 @@ class KeptInMemory(Kept):
 
     @contextmanager
     def leave(self, layer: int, microbatch: int) -> Iterator[Tensor]:
-        """As `Kept` says."""
+        """Memory to leave things in."""
         if (layer, microbatch) not in self._memory:
             self._memory[layer, microbatch] = pages(self._n_bytes)[: self._n_bytes]
         yield self._memory[layer, microbatch]
 
     def expect(self, order: Sequence[tuple[int, int]]) -> None:
-        """As `Kept` says."""
+        """All is left; from now on `find` is called once for each of `order`, roughly in that order."""
 
     def find(self, layer: int, microbatch: int) -> AbstractContextManager[Tensor]:
-        """As `Kept` says."""
+        """Memory with what was left."""
         return self.leave(layer, microbatch)
 
     def close(self) -> None:
-        """As `Kept` says."""
+        """No more of it."""
 
 
 class KeptOnDisk(Kept):
-    """One file; `at_once` memories take turns. `carriers` read and write."""
+    """One file; `at_once` memories take turns. `carriers` read and write, `moved` counts both."""
 
     def __init__(
-        self, path: Path, n_bytes: int, n_layers: int, microbatches: int, at_once: int, carriers: Pool
+        self,
+        path: Path,
+        n_bytes: int,
+        n_layers: int,
+        microbatches: int,
+        at_once: int,
+        carriers: Pool,
+        moved: Counter,
     ) -> None:
-        self._n_bytes, self._microbatches, self._carriers = n_bytes, microbatches, carriers
+        super().__init__(n_bytes)
+        self._microbatches, self._carriers, self._moved = microbatches, carriers, moved
         self._file = DirectFile(path, "scratch")
         self._file.reserve(n_layers * microbatches * blocks(n_bytes))
         self._free: SimpleQueue[Tensor] = SimpleQueue()
@@ -80,12 +67,6 @@ class KeptOnDisk(Kept):
         self._written: dict[tuple[int, int], Future[None]] = {}
         self._found: dict[tuple[int, int], Future[Tensor]] = {}
         self._order: deque[tuple[int, int]] = deque()
-        self._counter = Counter()
-
-    @property
-    def moved_bytes(self) -> int:  # type: ignore[override]
-        """As `Kept` says."""
-        return self._counter.bytes
 
     @contextmanager
     def leave(self, layer: int, microbatch: int) -> Iterator[Tensor]:
@@ -95,7 +76,7 @@ class KeptOnDisk(Kept):
         def write() -> None:
             try:
                 self._file.write(self._place(layer, microbatch), memory)
-                self._counter.add(memory)
+                self._moved.add(memory)
             finally:
                 self._release(memory)
 
@@ -141,8 +122,9 @@ class KeptOnDisk(Kept):
     def _read(self, key: tuple[int, int], memory: Tensor, found: "Future[Tensor]") -> None:
         try:
             self._written.pop(key).result()
-            found.set_result(self._file.read(self._place(*key), self._n_bytes, memory))
-            self._counter.add(memory)
+            content = self._file.read(self._place(*key), self._n_bytes, memory)
+            self._moved.add(content)  # before anybody can have seen the end of the pass
+            found.set_result(content)
         except BaseException as fault:
             found.set_exception(fault)
             self._free.put(memory)

@@ -5,6 +5,7 @@ import errno
 import mmap
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,16 +52,18 @@ class _Locked(mmap.mmap):
     """Pages that may be locked for a GPU, and are unlocked before they are given back."""
 
     _address = 0
+    _runtime: Any = None
 
     def lock(self, address: int) -> None:
+        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         # An error number; 0 is none.
-        if int(torch.cuda.cudart().cudaHostRegister(address, len(self), 0)):  # type: ignore[no-untyped-call]
+        if int(runtime.cudaHostRegister(address, len(self), 0)):
             raise WorkError(f"cannot lock {len(self):,} bytes of memory for the GPU; raise `ulimit -l`")
-        self._address = address
+        self._address, self._runtime = address, runtime
 
     def __del__(self) -> None:
-        if self._address:
-            torch.cuda.cudart().cudaHostUnregister(self._address)  # type: ignore[no-untyped-call]
+        if self._runtime is not None:
+            self._runtime.cudaHostUnregister(self._address)
 
 
 class DirectFile:

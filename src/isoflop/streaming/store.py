@@ -11,6 +11,7 @@ from torch import Tensor
 from isoflop.errors import ChangedError
 from isoflop.model import Piece, Shard
 from isoflop.streaming.checksum import checksum
+from isoflop.streaming.pages import pages
 
 # State passes through memory in windows of this many elements; the optimizer's chunks divide it. State files have a
 # checksum for each window, so it is a part of their format.
@@ -61,11 +62,10 @@ class Store(Protocol):
 
     Threads may call at once, for different shards or windows. Tensors that a call returns are valid until the thread's
     next call. `vectors` holds all vectors of this system's shards as they are after the newest update: they are small,
-    and products do not read them. `moved_bytes` counts what calls other than those of create and update have moved.
+    and products do not read them. What calls other than those of create and update move is counted.
     """
 
     vectors: "Vectors"
-    moved_bytes: int
 
     def create(self, shard: Shard, weights: Tensor) -> None:
         """A shard's first state: fp32 `weights` (elements,), moments of zero."""
@@ -96,10 +96,13 @@ class Store(Protocol):
 
 
 class Vectors:
-    """The fp32 vectors of the shards of all pieces."""
+    """The fp32 vectors of the shards of all pieces; locked for a GPU as `device`."""
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        self._of = {piece.name: torch.zeros(piece.stop - piece.vectors) for piece in pieces}
+    def __init__(self, pieces: Sequence[Piece], device: torch.device | None) -> None:
+        self._of = {}
+        for piece in pieces:
+            count = piece.stop - piece.vectors
+            self._of[piece.name] = pages(4 * count, device).view(torch.float32)[:count]
         # By shard and window: what was taken of it last, and its checksum.
         self._taken: dict[tuple[int, int], tuple[str, Tensor, int]] = {}
 

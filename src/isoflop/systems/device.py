@@ -36,3 +36,10 @@ def gpu_uuid(device: torch.device) -> str | None:
 def device_count() -> int | None:
     """How many systems this machine has devices for; None on a processor, whose cores systems share."""
     return torch.cuda.device_count() if torch.cuda.is_available() else None
+
+
+def begin_thread(device: torch.device) -> None:
+    """The calling thread computes on one core, and what it asks of a GPU is for that one."""
+    torch.set_num_threads(1)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)

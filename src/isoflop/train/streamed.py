@@ -31,30 +31,26 @@ from isoflop.model import (
     shards_of,
 )
 from isoflop.recipe import Parametrisation, Shape
+from isoflop.recipe.footprint import CARRIERS, CLERKS, DEVICE_CLERKS
 from isoflop.recipe.streaming import Cut
 from isoflop.streaming.device import DeviceExecutor
 from isoflop.streaming.disk import DiskStore
 from isoflop.streaming.exchange import Exchange, Surroundings
 from isoflop.streaming.executor import Executor
 from isoflop.streaming.host import HostStore
-from isoflop.streaming.kept import Kept, KeptInMemory, KeptOnDisk
+from isoflop.streaming.kept import Kept, KeptOnDisk
 from isoflop.streaming.pages import DirectFile
-from isoflop.streaming.store import State, Window, Work, windows_of
+from isoflop.streaming.store import Counter, State, Window, Work, windows_of
+from isoflop.systems.device import begin_thread
 from isoflop.systems.group import Systems, owner, send_out
 from isoflop.systems.sums import Adder
 from isoflop.train.allocator import give_back_freed_memory, map_large_buffers
 from isoflop.train.intact import changed
 from isoflop.train.journal import Journal
-from isoflop.train.learner import STATE, Learns, Source, totals, write_state
+from isoflop.train.learner import CPU, STATE, Learns, Source, totals, write_state
 from isoflop.train.optimizer import AdamW, Chunk, Update, chunks_of
 from isoflop.train.reach import Reach
 
-# Threads that bring weights and activations, and take them away; they hardly compute.
-CARRIERS = 4
-# Threads that finish gradients and update weights; each has buffers of a few windows.
-CLERKS = 3
-# Beside a GPU the processor's cores have nothing else to do.
-DEVICE_CLERKS = 12
 # Memories for what a layer keeps: one for each lane that has a microbatch, and so many on their way.
 ON_THEIR_WAY = 1
 
@@ -95,18 +91,23 @@ class StreamedLearner(Learns):
         self._chunks = {shard.index: _by_window(shard) for shard in self._own}
         self.lasting, self.generations = folder is not None, 2 if folder is None else 1
         self.link_bytes, self._reach = 0, Reach(shape)
-        self._carriers = ThreadPoolExecutor(CARRIERS, "carrier", torch.set_num_threads, (1,))
-        clerks = CLERKS if device is None else DEVICE_CLERKS
-        self._clerks = ThreadPoolExecutor(clerks, "clerk", torch.set_num_threads, (1,))
+        at, clerks = (CPU, CLERKS) if device is None else (device, DEVICE_CLERKS)
+        self._carriers, self._clerks = (
+            ThreadPoolExecutor(count, name, begin_thread, (at,))
+            for count, name in ((CARRIERS, "carrier"), (clerks, "clerk"))
+        )
         self._executor: Exchange | None = None
         self._updates: dict[int, Future[None]] = {}
         self._pending: tuple[float, float, int] | None = None
-        kinds = (self.model.dtype, self._sums_dtype)
+        # Bytes between device and store; with a GPU those over its link, wherever the store has them from.
+        self._moved = Counter()
+        held = (pieces_of(shape), self._own, self.model.dtype, self._sums_dtype)
+        counter = self._moved if device is None else Counter()
         self._store: HostStore | DiskStore
         if folder is None:
-            self._store = HostStore(pieces_of(shape), self._own, *kinds, device)
+            self._store = HostStore(*held, counter, device)
         else:
-            self._store = DiskStore(folder, pieces_of(shape), self._own, *kinds, several_groups=cut.groups > 1)
+            self._store = DiskStore(folder, *held, counter, cut.groups > 1, device)
 
     def _begin(self) -> Exchange:
         """The executor; its memory is taken when the first step begins."""
@@ -122,7 +123,9 @@ class StreamedLearner(Learns):
             carriers=self._carriers,
             clerks=self._clerks,
             updated=self._updated,
+            moved=self._moved,
             offload=self._cut.offload,
+            staying=self._cut.staying,
         )
         if self._device is None:
             self._executor = Executor(self.model, self._store, self._kept(), self._lanes, given)
@@ -136,10 +139,11 @@ class StreamedLearner(Learns):
     def _kept(self) -> Kept:
         n_bytes = self.model.kept_bytes(self._cut.sequences, self._shape.context_length)
         if self._folder is None:
-            return KeptInMemory(n_bytes)
+            return Kept(n_bytes)
         path = self._folder / f"kept-{self._systems.rank}"
         at_once = min(self._lanes.count, self._cut.most) + ON_THEIR_WAY
-        return KeptOnDisk(path, n_bytes, self._shape.n_layers, self._cut.most, at_once, self._carriers)
+        count = (self._shape.n_layers, self._cut.most, at_once)
+        return KeptOnDisk(path, n_bytes, *count, self._carriers, self._moved)
 
     def create(self, seed: int) -> None:
         """The initial weights."""
@@ -180,9 +184,9 @@ class StreamedLearner(Learns):
         """As `Learns` says."""
         self._systems.doing("gradients")
         executor = self._begin()
-        before, self._reach = executor.moved_bytes, Reach(self._shape)
+        before, self._reach = self._moved.bytes, Reach(self._shape)
         nats = executor.gradients(microbatches, step_tokens)
-        self.link_bytes = executor.moved_bytes - before
+        self.link_bytes = self._moved.bytes - before
         self._squared = executor.squares
         loss, self._bounds = totals(self._systems, nats, executor.bounds)
         return loss / step_tokens
