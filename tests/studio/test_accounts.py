@@ -135,11 +135,14 @@ def test_a_corpus_is_bounded_never_outside_its_folder_and_its_owners(
     assert root.get("/quote.json", params=asked).status_code == 200
 
 
-def test_a_changed_password_signs_out(sign_in: SignIn, places: Places) -> None:
+def test_a_changed_password_and_a_removed_account_sign_out(sign_in: SignIn, places: Places) -> None:
     ann, bob = sign_in("ann"), sign_in("bob")
     server.add_account(places.runs, "ann", "launch", PASSWORD + "!", None)
     assert ann.get("/", follow_redirects=False).status_code == 303
     assert bob.get("/", follow_redirects=False).status_code == 200
+    rows = [row for row in json.loads(places.accounts.read_text()) if row["name"] != "bob"]
+    places.accounts.write_text(json.dumps(rows))
+    assert bob.get("/", follow_redirects=False).status_code == 303
 
 
 def test_a_proxys_header_names_an_account(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:

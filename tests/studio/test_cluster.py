@@ -20,9 +20,8 @@ from tests.pipeline.test_cluster_job import CLUSTER, FAMILY
 from tests.studio.conftest import send
 
 # One model of some seconds, whose job one node takes.
-SMALL = (
-    FAMILY[: FAMILY.index("[[models]]")].replace("systems = 2", "systems = 1") + FAMILY[FAMILY.rindex("[[models]]") :]
-)
+SMALL = FAMILY[: FAMILY.index("[[models]]")].replace("systems = 2", "systems = 1")
+SMALL += FAMILY[FAMILY.rindex("[[models]]") :].replace("160_000", "100_000")
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +39,12 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "ASK_SECONDS", 0.0)
 
 
-def until(studio: Studio, what: Callable[[], bool], seconds: float = 120) -> None:
+def until(studio: Studio, what: Callable[[], bool], seconds: float = 240) -> None:
     ends = time.monotonic() + seconds
     while not what():
         studio.queue.look()
         assert time.monotonic() < ends, [(run.name, run.state) for run in studio.catalogue.runs()]
-        time.sleep(0.2)
+        time.sleep(0.05)
 
 
 def state(studio: Studio) -> str:
@@ -81,19 +80,25 @@ def test_a_job_is_paused_and_goes_on_with_other_systems_to_the_same_bits(
 def test_a_slurm_that_is_down_and_a_job_that_is_gone_are_told(
     studio: Studio, client: TestClient, places: Places, slurm: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    # What they say then, at once: without a controller the real ones try for a minute.
+    says = "#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n"
+    for name in ("sbatch", "squeue", "scancel"):
+        (tmp_path / name).write_text(says)
+        (tmp_path / name).chmod(0o755)
+    down = f"{tmp_path}:{os.environ['PATH']}"
     slurm.ask("scontrol", "update", "PartitionName=all", "State=DOWN")  # jobs wait
     try:
-        assert send(client, "/launch", family="tiny") == 303
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", down)
+            assert send(client, "/launch", family="tiny") == 303
+            until(studio, lambda: state(studio) == "failed")
+            assert "Unable to contact slurm controller" in client.get("/runs/tiny").text
+        assert send(client, "/runs/tiny/tell/resume") == 303
         until(studio, lambda: state(studio) == "at the cluster")
         studio.queue.look()
         assert "is pending" in client.get("/runs/tiny").text
-        with monkeypatch.context() as down:
-            # What they say then, at once: without a controller the real ones try for a minute.
-            says = "#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n"
-            for name in ("squeue", "scancel"):
-                (tmp_path / name).write_text(says)
-                (tmp_path / name).chmod(0o755)
-            down.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", down)
             assert send(client, "/runs/tiny/tell/pause") == 500
             studio.queue.look()
             assert "Slurm says: slurm_load_jobs error: Unable to contact" in client.get("/runs/tiny").text

@@ -112,6 +112,9 @@ def test_the_published_law_foretells_as_published() -> None:
         ({"family": "tiny", "by": "money", "amount": "5"}, "give the price"),
         ({"family": "tiny", "by": "params"}, "list the parameters"),
         ({"family": "tiny", "by": "params", "sizes": "12,k"}, "is no size"),
+        ({"family": "tiny", "by": "params", "sizes": ",,"}, "list the parameters"),
+        ({"family": "tiny", "by": "params", "sizes": "20k, 2e4"}, "20,000 is listed twice"),
+        ({"family": "tiny", "by": "params", "sizes": ",".join(f"{10 + i}k" for i in range(65))}, "at most 64"),
         ({"family": "tiny", "by": "flops", "amount": "1"}, "too little"),
         ({"family": "tiny", "name": "../../etc"}, "use letters"),
         ({"family": "tiny", "corpus": "/none/here"}, "nothing at"),
@@ -129,6 +132,12 @@ def test_a_bad_field_is_one_clear_line(client: TestClient, fields: dict[str, str
     page = client.get("/quote", params=fields)
     assert page.status_code == 422
     assert "<script>" not in page.text
+
+
+def test_a_budget_of_too_deep_a_model_is_refused(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isoflop.recipe.sizes.MOST_LAYERS", 2)
+    answer = client.get("/quote.json", params={"family": "tiny", "by": "flops", "amount": "1e14"})
+    assert (answer.status_code, "layers comes out" in answer.json()["error"]) == (422, True)
 
 
 def test_a_kept_quote_stays_until_it_is_forgotten(studio: Studio, client: TestClient) -> None:

@@ -189,13 +189,15 @@ class _Rung:
 
 
 def _foretold(forms: Sequence[Form], runs: Runs, drawer: Drawer) -> list[_Rung]:
-    """The rungs, from the third up, that any form can foretell."""
+    """The rungs, from the third up, that any form can foretell; where there are forms of N and D, any of those: what
+    forms of compute make of the first rungs of such runs says nothing of the others."""
     rungs = rungs_of(runs)
+    joint = [not isinstance(form, ComputeForm) for form in forms]
     found = []
     for k in range(2, len(rungs)):
         seen, next_ = runs.take(np.concatenate(rungs[:k])), runs.take(rungs[k])
         draws = [drawer(form, seen, DRAWS // 4) for form in forms]
-        if not any(draws):
+        if not any(one is not None and (of_both or not any(joint)) for one, of_both in zip(draws, joint, strict=True)):
             continue
         at = np.stack([next_.params, next_.tokens])
         targets = _Targets(next_.params, next_.tokens, next_.flops, distance(np.stack([seen.params, seen.tokens]), at))

@@ -21,6 +21,8 @@ WIDTHS = (
 )
 # How many layers more or less than the rule's a model may have to come nearer to its size, and the fewest at all.
 DEPTH_SLACK, FEWEST_LAYERS = 2, 2
+# What a family file may ask for.
+MOST_LAYERS = 1_000
 # How near a model or a budget should be, as a logarithm: with this they are met within 10 %.
 NEAR = 0.09
 # What weighs more in a family than any sum of departures: an error beyond NEAR, and more than that a model smaller in
@@ -68,6 +70,9 @@ def family_sizes(family: Family) -> list[ModelSize]:
     names = [short_count(shape.params) for shape in shapes]
     if len(set(names)) < len(names):
         raise FamilyError(f"sizes: two of the models come out as {_doubled(names)}; ask for sizes further apart")
+    deepest = max(shape.n_layers for shape in shapes)
+    if deepest > MOST_LAYERS:
+        raise FamilyError(f"sizes: a model of {deepest:,} layers comes out, more than {MOST_LAYERS:,}; ask for less")
     return [
         ModelSize(name=name, n_layers=shape.n_layers, d_model=shape.d_model, n_heads=shape.n_heads, seeds=1)
         for name, shape in zip(names, shapes, strict=True)

@@ -98,7 +98,7 @@ def _with(figure: Figure, behind: Sequence[Line], before: Sequence[Line], keys: 
     # Bands begin far above what curves end at: they are cut at the frame.
     low = min(float(line.y.min()) for line in added)
     high = max((float(line.y.max()) for line in before), default=panel.y.high)
-    x = replace(panel.x, high=max(panel.x.high, 1.02 * max(float(line.x.max()) for line in added)))
+    x = replace(panel.x, high=max(panel.x.high, 1.06 * max(float(line.x.max()) for line in added)))
     y = replace(panel.y, low=min(panel.y.low, 0.99 * low), high=max(panel.y.high, 1.01 * high))
     wider: Panel = replace(panel, x=x, y=y, lines=(*behind, *panel.lines, *before))
     return replace(figure, drawing=replace(figure.drawing, panels=(wider,)), keys=tuple(keys))

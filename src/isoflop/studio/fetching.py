@@ -7,8 +7,10 @@ import os
 import re
 import tarfile
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -25,10 +27,13 @@ from isoflop.studio.guard import account_of, check_token, form_of
 from isoflop.studio.silent import Silent
 
 PIECE = 2**20
+# Figures take some seconds of a core: drawn by one at a time, and once for each state of a run.
+DRAWING = threading.Lock()
 # The names of files that `isoflop data` reads; none of them is unpacked here.
 CORPUS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(jsonl|jsonl\.zst|jsonl\.gz|parquet|arrow|txt)")
 # report.html brings its own style and one script, named by its hash in the page's own policy.
-REPORT_POLICY = "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; connect-src 'none'"
+# Sandboxed, it is of an origin of its own: whatever a text could bring into it reaches nothing of the studio.
+REPORT_POLICY = "sandbox allow-scripts allow-downloads; frame-ancestors 'none'; connect-src 'none'"
 
 
 def report(request: Request) -> Response:
@@ -42,15 +47,23 @@ def report(request: Request) -> Response:
 
 def figures(request: Request) -> Response:
     """Every figure of the report as SVG, PNG and CSV, in one archive."""
-    from isoflop.pipeline.report import save_figures
-
     studio = studio_of(request)
     run = studio.run_of(request)
+    live = studio.lives.of(run.name)
+    with DRAWING:
+        packed = _figures_of(live.folder.path, live.version())
+    return Response(packed, media_type="application/zip", headers=_named(f"{run.name}-figures.zip"))
+
+
+@lru_cache(maxsize=4)
+def _figures_of(folder: Path, version: str) -> bytes:
+    from isoflop.pipeline.report import save_figures
+
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory() as place, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in save_figures(studio.places.run(run.name).path, Path(place)):
-            archive.write(path, f"{run.name}-figures/{path.name}")
-    return Response(packed.getvalue(), media_type="application/zip", headers=_named(f"{run.name}-figures.zip"))
+        for path in save_figures(folder, Path(place)):
+            archive.write(path, f"{folder.name}-figures/{path.name}")
+    return packed.getvalue()
 
 
 def release(request: Request) -> Response:

@@ -19,7 +19,7 @@ WAYS: dict[By, tuple[str, str]] = {
     "money": ("money", ""),
     "loss": ("a target loss", "nats/token"),
 }
-MOST_MODELS, MOST_SYSTEMS = 20, 65_536
+MOST_MODELS, MOST_SIZES, MOST_SYSTEMS = 20, 64, 65_536
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def parse_question(given: Mapping[str, str]) -> Question:
 def listed_sizes(text: str) -> list[int]:
     """
     Raises:
-        InputError: a size is no number.
+        InputError: a size is no number or listed twice, or they are too many.
     """
     found = []
     for word in text.replace(";", ",").split(","):
@@ -108,6 +108,13 @@ def listed_sizes(text: str) -> list[int]:
         if not 10_000 <= value <= 1e13:
             raise InputError(f"sizes: {word.strip()[:40]!r} is no size; give parameters from 10k on, as in 300k or 2e6")
         found.append(round(value))
+    if not found:
+        raise InputError("sizes: list the parameters wanted, as in 100e3, 200e3, 400e3")
+    if len(found) > MOST_SIZES:
+        raise InputError(f"sizes: {len(found)} are listed; a quote has at most {MOST_SIZES}, use isoflop plan for more")
+    twice = next((size for size in found if found.count(size) > 1), None)
+    if twice is not None:
+        raise InputError(f"sizes: {twice:,} is listed twice; list each once")
     return found
 
 
