@@ -12,7 +12,6 @@ Three measurements, written to benchmarks/results/data.json:
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -33,6 +32,7 @@ from isoflop.data import prepare, read_documents
 from isoflop.data.encoding import Encoder
 from isoflop.data.tokenizer import make_tokenizer, tokenizer_json
 from isoflop.data.workers import available_cores
+from isoflop.systems.machine import processor_name
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "data.json"
@@ -54,7 +54,7 @@ def main() -> None:
             values += again[name][key]
     document: dict[str, Any] = {
         "date": date.today().isoformat(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": available_cores(),
         "load_average_before": os.getloadavg()[0],
         "libraries": libraries,
@@ -190,13 +190,6 @@ def _pss(pid: int) -> int:
     except OSError:
         pass
     return 0
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

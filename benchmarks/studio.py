@@ -14,7 +14,6 @@ import argparse
 import http.client
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -35,6 +34,7 @@ from isoflop.studio.process import look
 from isoflop.studio.question import Question
 from isoflop.studio.queue import Limits
 from isoflop.studio.server import Opening, open_studio
+from isoflop.systems.machine import processor_name
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "studio.json"
@@ -127,7 +127,7 @@ def main() -> None:
         finally:
             studio.process.terminate()
             studio.process.wait()
-    about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "cores": os.cpu_count(), "processor": platform.processor()}
+    about = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "cores": os.cpu_count(), "processor": processor_name()}
     text = json.dumps({**about, "load_average": os.getloadavg()[0], **found}, indent=1)
     print(text)
     if given.write:
