@@ -17,7 +17,7 @@ from isoflop.recipe import ModelPlan
 from isoflop.streaming.host import HostStore
 from isoflop.systems.group import ALONE, Systems
 from isoflop.train import Step, Trained, train
-from isoflop.train.intact import Intact
+from isoflop.train.intact import Intact, added_up
 from isoflop.train.learner import Learner
 from isoflop.train.loop import make_learner
 from isoflop.train.streamed import StreamedLearner
@@ -184,6 +184,16 @@ def test_a_bit_in_one_systems_copy_is_found_by_all_and_the_system_named(
     one, other = on_threads(2, part)
     assert one == other
     assert one.startswith(f"a step 6: system 1: bits of the {what} of {LAYER} changed in memory")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpus_sum_sees_every_single_bit(dtype: torch.dtype) -> None:
+    weights = torch.randn(1001, generator=torch.Generator().manual_seed(0)).to(dtype)
+    before = int(added_up([weights])[0]) & 0xFFFFFFFF
+    for bit in range(8 * weights.itemsize):
+        other = weights.clone()
+        other[500:501].view(torch.uint8)[bit // 8] ^= 1 << bit % 8
+        assert int(added_up([other])[0]) & 0xFFFFFFFF != before
 
 
 def test_a_copy_that_arrives_as_another_is_found() -> None:

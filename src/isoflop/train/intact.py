@@ -79,11 +79,18 @@ class Intact:
         if not parts or parts[0].device.type == "cpu":
             found = self._lanes.map(checksum, parts)
             return lambda: found
-        # A GPU reads a sum of whole numbers as fast as its memory gives them; any bit that changes alone changes it.
-        whole = {2: torch.int16, 4: torch.int32}
-        together = torch.stack([part.view(whole[part.itemsize]).sum() for part in parts])
+        together = added_up(parts)
         # Nobody waits for it until it is compared.
         return lambda: [one & 0xFFFFFFFF for one in together.tolist()]
+
+
+def added_up(parts: Sequence[Tensor]) -> Tensor:
+    """For each of `parts` (elements,), of two or four bytes each, the sum of its bits as whole numbers: (parts,) int64.
+
+    A GPU takes it as fast as its memory gives them. Any bit that changes alone changes it, also modulo 2^32.
+    """
+    whole = {2: torch.int16, 4: torch.int32}
+    return torch.stack([part.view(whole[part.itemsize]).sum() for part in parts])
 
 
 def changed(what: str, systems: Systems, rank: int) -> ChangedError:
