@@ -1,6 +1,7 @@
 """The machine is measured once; energy is counted or said to be unknown, never guessed low."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +25,21 @@ def test_the_machine_is_measured_once_and_a_damaged_cache_heals(
         kept.write_text(damage)
         assert measure_machine().cores == first.cores
         assert json.loads(kept.read_text())["cores"] == first.cores
+
+
+def test_a_rate_among_other_programs_is_measured_again_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    rates = iter((1e9, 3e11, 5e11))
+    monkeypatch.setattr(machine, "_measure", lambda: machine._processor("none", rate := next(rates), rate))
+    loads = iter((20.0 * (os.cpu_count() or 1), 0.0))
+    monkeypatch.setattr(os, "getloadavg", lambda: (next(loads), 0.0, 0.0))
+    assert [measure_machine().bf16_flops_per_second for _ in range(2)] == [1e9, 1e9]
+    (kept,) = (tmp_path / "isoflop").iterdir()
+    earlier = kept.stat().st_mtime - 2 * machine.BUSY_SECONDS
+    os.utime(kept, (earlier, earlier))
+    assert measure_machine().bf16_flops_per_second == 3e11
+    os.utime(kept, (earlier, earlier))
+    assert measure_machine().bf16_flops_per_second == 3e11
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

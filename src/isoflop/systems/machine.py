@@ -9,7 +9,7 @@ import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 from typing import TYPE_CHECKING
 
 from isoflop.cache import cache_folder
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SIDES = (256, 512, 1024, 2048)
 SECONDS_PER_PRECISION = 0.4
 GPU_SIDE, GPU_PRODUCTS = 8192, 10
+BUSY_SECONDS = 600.0
 
 
 def measure_machine() -> Machine:
@@ -35,22 +36,35 @@ def measure_machine() -> Machine:
 
     The product is 2,048-sided, or the largest of `SIDES` that fits that time.
 
-    The measurement is kept a file a (processor, cores, PyTorch, GPUs) in the cache folder and is not made again there.
+    The measurement is kept a file a (processor, cores, PyTorch, GPUs) in the cache folder and is not made again there;
+    one that was made while others worked (`_busy`) counts for ten minutes.
     """
     kept = cache_folder() / f"machine-{_key()}.json"
     try:
-        return Machine.from_json(json.loads(kept.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        machine = _measure()
+        document = json.loads(kept.read_bytes())
+        if not document.pop("busy", False) or time() - kept.stat().st_mtime < BUSY_SECONDS:
+            return Machine.from_json(document)
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass
+    busy = _busy()
+    machine = _measure()
     # Without a cache the next command measures again: slower by a second, and right.
     with contextlib.suppress(WorkError, OSError):
-        write_json(kept, machine.to_json())
+        write_json(kept, {**machine.to_json(), "busy": busy})
     return machine
 
 
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _busy() -> bool:
+    """Whether more than half a process a core ran over the last minute: a rate among them is no rate of the machine."""
+    try:
+        return os.getloadavg()[0] > (os.cpu_count() or 1) / 2
+    except (AttributeError, OSError):
+        return False
 
 
 def _measure() -> Machine:
