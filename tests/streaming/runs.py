@@ -11,6 +11,7 @@ from isoflop.config import BpeTokenizer, DataSource
 from isoflop.data import prepare
 from isoflop.model import Lanes
 from isoflop.recipe import BatchStage, ModelPlan, Shape, steps_of
+from isoflop.systems.group import ALONE, Systems
 from isoflop.train import Step, Trained, train
 
 SHAPE = Shape(n_layers=2, d_model=16, n_heads=2, vocab_size=300, context_length=32)
@@ -71,6 +72,8 @@ def run(
     plan: ModelPlan,
     on_step: Callable[[Step], None] = lambda step: None,
     on_event: Callable[[str], None] = lambda text: None,
+    systems: Systems = ALONE,
+    checkpoint_seconds: float = 0.02,
 ) -> Trained:
     with Lanes(2) as lanes:
         return train(
@@ -80,10 +83,11 @@ def run(
             lanes=lanes,
             whole_systems=1.0,
             peak_flops_per_second=1e12,
-            checkpoint_seconds=0.02,
+            checkpoint_seconds=checkpoint_seconds,
             read_joules=lambda: None,
             on_step=on_step,
             on_event=on_event,
+            systems=systems,
         )
 
 

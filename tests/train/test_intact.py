@@ -1,6 +1,5 @@
 """A bit that flips in memory is found before anything is made of it: system, step and place are told."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +14,17 @@ from isoflop.interrupts import Pending
 from isoflop.model import Lanes, Shard, weights_sha256
 from isoflop.recipe import ModelPlan
 from isoflop.streaming.host import HostStore
-from isoflop.systems.group import ALONE, Systems
-from isoflop.train import Step, Trained, train
+from isoflop.systems.group import Systems
+from isoflop.train import Step
 from isoflop.train.intact import Intact, added_up
 from isoflop.train.learner import Learner
 from isoflop.train.loop import make_learner
 from isoflop.train.streamed import StreamedLearner
-from tests.streaming.runs import DISK, HOST, RESIDENT, prepare_data
+from tests.streaming.runs import DISK, HOST, RESIDENT, prepare_data, run
 from tests.systems.test_group import on_threads
 
 LAYER = "layer-1.0"
+NEVER = 1e9
 
 
 @pytest.fixture(scope="module")
@@ -56,30 +56,6 @@ def flips(monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
 
     monkeypatch.setattr("isoflop.train.loop.make_learner", making)
     return where
-
-
-def run(
-    data: Path,
-    folder: Path,
-    plan: ModelPlan,
-    on_step: Callable[[Step], None] = lambda step: None,
-    systems: Systems = ALONE,
-    checkpoint_seconds: float = 1e9,
-) -> Trained:
-    with Lanes(2) as lanes:
-        return train(
-            plan,
-            data,
-            folder,
-            lanes=lanes,
-            whole_systems=1.0,
-            peak_flops_per_second=1e12,
-            checkpoint_seconds=checkpoint_seconds,
-            read_joules=lambda: None,
-            on_step=on_step,
-            on_event=lambda line: None,
-            systems=systems,
-        )
 
 
 def held(learner: Any, what: str) -> Tensor:
@@ -120,7 +96,7 @@ def test_a_flipped_bit_stops_the_run_and_the_next_start_goes_on(
 ) -> None:
     flips[0] = what
     with pytest.raises(ChangedError) as caught:
-        run(data, tmp_path, plan)
+        run(data, tmp_path, plan, checkpoint_seconds=NEVER)
     # A store's update goes on beside the next step.
     step = 7 if plan.execution == "streamed" and what != "vector" else 6
     place = "a vector" if what == "vector" else f"the {what}"
@@ -176,7 +152,7 @@ def test_a_bit_in_one_systems_copy_is_found_by_all_and_the_system_named(
 
     def part(systems: Systems) -> str:
         try:
-            run(data, tmp_path, RESIDENT, systems=systems)
+            run(data, tmp_path, RESIDENT, systems=systems, checkpoint_seconds=NEVER)
         except ChangedError as error:
             return str(error)
         return "nothing told"

@@ -157,10 +157,13 @@ class Learner(Learns):
         self._systems.doing("sum of the gradients")
         flat, unit = self._sums.into.flat, self._sums.unit
         bring_home(self._systems, [(shard.index, flat[shard.start : shard.stop]) for shard in self._shards])
-        squares = self._lanes.map(
-            lambda chunk: self._optimizer.squares(flat[chunk.start : chunk.stop], unit, self._kernels), self._chunks
+        return math.sqrt(totals(self._systems, self._squared(flat, unit))[0])
+
+    def _squared(self, sums: Tensor, unit: float) -> list[float]:
+        """The sum of the squares of each chunk's gradients; sums (parameters,) in the unit."""
+        return self._lanes.map(
+            lambda chunk: self._optimizer.squares(sums[chunk.start : chunk.stop], unit, self._kernels), self._chunks
         )
-        return math.sqrt(totals(self._systems, squares)[0])
 
     def unreached(self) -> tuple[str, ...]:
         """As `Learns` says."""

@@ -8,7 +8,6 @@ in time are recorded once and replayed.
 It has never been run on a GPU. Tests run it with the processor as the device, and with a stand-in for `torch.cuda`.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from isoflop.model.weights import SHARD
 from isoflop.recipe import training_flops
-from isoflop.systems.group import bring_home
 from isoflop.systems.sums import MarkedSums
 from isoflop.train.learner import Learner, totals
 from isoflop.train.optimizer import Chunk, chunks_of
@@ -58,15 +56,9 @@ class DeviceLearner(Learner):
         loss, self._bounds = totals(self._systems, losses, self._marked.marks.cpu().numpy())
         return loss / step_tokens
 
-    def norm(self) -> float:
-        """As `Learns` says."""
-        if not self._sums.within(self._bounds):
-            return math.nan
-        self._systems.doing("sum of the gradients")
-        flat, unit = self._sums.into.flat, self._sums.unit
-        bring_home(self._systems, [(shard.index, flat[shard.start : shard.stop]) for shard in self._shards])
-        found = [self._squares(flat[chunk.start : chunk.stop], unit) for chunk in self._chunks]
-        return math.sqrt(totals(self._systems, torch.stack(found).tolist() if found else [])[0])
+    def _squared(self, sums: Tensor, unit: float) -> list[float]:
+        found = [self._squares(sums[chunk.start : chunk.stop], unit) for chunk in self._chunks]
+        return torch.stack(found).tolist() if found else []
 
     @torch.no_grad()
     def update(self, norm: float, lr: float, step: int) -> None:
