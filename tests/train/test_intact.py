@@ -130,9 +130,10 @@ def test_no_checkpoint_is_made_of_a_flipped_bit(
         if step.step == 5 and not meanwhile:
             flip(held(learners[0], "weights"))
 
-    monkeypatch.setattr("isoflop.train.loop.make_learner", making)
-    with pytest.raises(ChangedError, match=r"a step [56]: system 0: "):
-        run(data, tmp_path, plan, on_step, checkpoint_seconds=0.0)
+    with monkeypatch.context() as once:
+        once.setattr("isoflop.train.loop.make_learner", making)
+        with pytest.raises(ChangedError, match=r"a step [56]: system 0: "):
+            run(data, tmp_path, plan, on_step, checkpoint_seconds=0.0)
     assert (tmp_path / "checkpoints" / "LATEST").read_text() == "gen-00000004\n"
     assert weights_sha256(run(data, tmp_path, plan).weights) == wanted
 
