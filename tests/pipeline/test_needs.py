@@ -31,6 +31,22 @@ def test_a_model_over_the_memory_is_refused_by_name_before_any_step(
     )
 
 
+def test_a_store_over_the_host_memory_is_told(family: Family, plan: Plan, folder: RunFolder) -> None:
+    model = replace(plan.models[-1], execution="streamed", store="host")
+    needed = model.streamed.device_bytes  # any size
+    model = replace(model, streamed=replace(model.streamed, host_bytes=needed))
+
+    def lacks(there: int, systems_here: int = 1) -> list[str]:
+        machine = replace(plan.machine, host_memory_bytes=there)
+        return unmet_needs(family, replace(plan, machine=machine), [model], folder, systems_here)
+
+    assert lacks(needed) == []
+    for systems_here, there in ((1, needed - 1), (2, 2 * needed - 1)):
+        (lack,) = lacks(there, systems_here)
+        assert "w32 needs" in lack
+        assert 'leave out streaming.store = "host"' in lack
+
+
 def test_systems_on_one_machine_hold_the_weights_each_and_the_moments_together(plan: Plan) -> None:
     model = plan.models[-1]
     alone, two = memory_bytes(model, 1, 1), memory_bytes(model, 2, 2)

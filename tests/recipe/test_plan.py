@@ -165,3 +165,20 @@ def test_images_of_layers_stay_where_a_gpu_has_room_and_inputs_leave_it_where_it
     assert away.streamed.host_bytes > there.streamed.host_bytes == all_there.streamed.host_bytes
     assert there.streamed.link_bytes > all_there.streamed.link_bytes
     assert away.streamed.link_bytes > there.streamed.link_bytes
+
+
+def test_a_store_lies_in_host_memory_beside_a_gpu_where_it_fits_there(tmp_path: Path) -> None:
+    def store(host_gib: int, systems: int = 1, more: str = "", device: str = "cuda") -> str:
+        path = tmp_path / "family.toml"
+        sizes = "[sizes]\ntarget_params = [1_300_000_000]\n"
+        path.write_text(f'systems = {systems}\nexecution = "streamed"\n{HEAD}{sizes}{more}')
+        machine = replace(MACHINE, device=device, memory_bytes=80 * 10**9, host_memory_bytes=host_gib * 2**30)
+        return plan_family(load_family(path), machine).models[0].store
+
+    assert store(128) == "host"
+    assert store(24) == "disk"  # 1.3B: 18 bytes a parameter
+    assert store(24, systems=2) == "disk"  # together they hold one store, and share the memory
+    two_nodes = '[cluster]\nkind = "slurm"\n'
+    assert store(24, systems=2, more=two_nodes) == "host"
+    assert store(24, more='[streaming]\nstore = "host"\n') == "host"  # whoever says so is heard
+    assert store(128, device="cpu") == "disk"

@@ -283,7 +283,8 @@ class Streaming(Table):
     """How a streamed run goes: no bit of its weights depends on it."""
 
     store: Literal["disk", "host"] | None = Field(
-        None, description="where weights and optimizer live; default: on disk on a processor, in host memory on a GPU"
+        None,
+        description="where weights and optimizer live; default: in host memory beside a GPU if it fits, else on disk",
     )
     group_tokens: int | None = Field(
         None, ge=1, description="most tokens that pass a layer while it is there; default: 16,384, on a GPU 65,536"

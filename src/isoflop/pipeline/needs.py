@@ -46,6 +46,15 @@ def unmet_needs(
                 f"{largest.name} needs {_size(needed)} of memory to train, this machine has {_size(there)}; "
                 "train a smaller model, or on a machine with more"
             )
+    held = [model for model in models if model.execution == "streamed" and model.store == "host"]
+    if held:
+        largest = max(held, key=lambda model: model.streamed.host_bytes)
+        needed, there = systems_here * largest.streamed.host_bytes, plan.machine.host_memory_bytes
+        if needed > there > 0:
+            lacks.append(
+                f"{largest.name} needs {_size(needed)} of host memory for its store, this machine has {_size(there)}; "
+                'leave out streaming.store = "host"'
+            )
     return [*lacks, *_disk_lack(family, models, folder, systems_here), *_data_lack(family.data, models, train_tokens)]
 
 

@@ -29,7 +29,8 @@ DEVICE_CLERKS = 12
 # backward pass comes to them; sums of gradients of so many (one at work, one that leaves); and, where inputs of layers
 # wait in host memory, those of so many.
 IMAGES, KEPT_IMAGES, SUMS, INPUT_SLOTS = 3, 2, 2, 2
-# Of a GPU's memory, what images that stay may fill up: what is foretold is right within a tenth.
+# Of a memory, what may be filled up by choice (a GPU's by images that stay, the host's by a store): what is foretold is
+# right within a tenth.
 ROOM = 0.9
 # Rows of the head whose logits exist at once, and of the vocabulary whose gradient does.
 HEAD_TOKENS, HEAD_TOKENS_ON_GPU, HEAD_ROWS = 512, 4096, 4096

@@ -6,7 +6,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Machine:
-    """A measured machine. `isoflop.systems.measure_machine` makes one."""
+    """A measured machine. `isoflop.systems.measure_machine` makes one.
+
+    `memory_bytes` are the device's, `host_memory_bytes` those of the machine around it: on a processor they are the
+    same. 0 where nobody looked (plans written before 2026-11-26).
+    """
 
     processor: str
     cores: int
@@ -17,6 +21,7 @@ class Machine:
     bf16_flops_per_second: float
     fp32_flops_per_second: float
     measured: str
+    host_memory_bytes: int = 0
 
     @property
     def lanes(self) -> int:

@@ -9,7 +9,7 @@ from isoflop.config import Family
 from isoflop.config.family import ModelSize, Recipe
 from isoflop.errors import FamilyError
 from isoflop.recipe.flops import training_flops
-from isoflop.recipe.footprint import NOTHING, Footprint, fitted_cut, resident_footprint, streamed_footprint
+from isoflop.recipe.footprint import NOTHING, ROOM, Footprint, fitted_cut, resident_footprint, streamed_footprint
 from isoflop.recipe.machine import Machine
 from isoflop.recipe.memory import training_memory
 from isoflop.recipe.parametrisation import STANDARD, Parametrisation, parametrisation_of
@@ -283,7 +283,7 @@ def _plan_model(
         on_spike=recipe.on_spike,
         spikes_allowed=recipe.spikes_allowed,
         execution=family.execution,
-        store=family.streaming.store or ("host" if machine.device == "cuda" else "disk"),
+        store=family.streaming.store or "disk",
         group_tokens=family.streaming.group_tokens or (GPU_GROUP_TOKENS if machine.device == "cuda" else GROUP_TOKENS),
         recompute=family.streaming.recompute,
     )
@@ -291,6 +291,8 @@ def _plan_model(
         ways = (shape, family.precision, family.reproducible, found.cut(family.systems))
         fitted = fitted_cut(*ways, machine.memory_bytes)
         found = replace(found, offload=fitted.offload, staying=fitted.staying)
+        if family.streaming.store is None and _store_fits_host(replace(found, store="host"), family, machine):
+            found = replace(found, store="host")
     streamed = _streamed(found, family, at_once, machine.device)
     resident = resident_footprint(shape, family.precision, microbatch, at_once, machine.device)
     return replace(found, resident=resident, streamed=streamed)
@@ -301,6 +303,13 @@ def _streamed(plan: ModelPlan, family: Family, lanes: int, device: str) -> Footp
     cut, store = plan.cut(family.systems), plan.store
     shape, precision = plan.shape, family.precision
     return streamed_footprint(shape, precision, family.reproducible, cut, store, lanes, family.systems, device)
+
+
+def _store_fits_host(plan: ModelPlan, family: Family, machine: Machine) -> bool:
+    """Whether host memory holds the stores of all systems of a machine: each of its GPUs is one."""
+    sharing = family.systems if family.cluster is None else family.cluster.systems_per_node
+    needed = sharing * _streamed(plan, family, 1, machine.device).host_bytes
+    return needed <= ROOM * machine.host_memory_bytes
 
 
 def machines_of(family: Family, machine: Machine) -> float:

@@ -42,8 +42,11 @@ def measure_machine() -> Machine:
     kept = cache_folder() / f"machine-{_key()}.json"
     try:
         document = json.loads(kept.read_bytes())
-        if not document.pop("busy", False) or time() - kept.stat().st_mtime < BUSY_SECONDS:
-            return Machine.from_json(document)
+        recent = time() - kept.stat().st_mtime < BUSY_SECONDS
+        counts = not document.pop("busy", False) or recent
+        machine = Machine.from_json(document)
+        if counts and machine.host_memory_bytes:
+            return machine
     except (OSError, ValueError, TypeError, AttributeError):
         pass
     busy = _busy()
@@ -91,13 +94,18 @@ def _processor(torch_version: str, bf16_flops_per_second: float, fp32_flops_per_
         processor=processor_name(),
         cores=cores,
         threads=cores,
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory_bytes=_host_memory_bytes(),
         torch=torch_version,
         device="cpu",
         bf16_flops_per_second=bf16_flops_per_second,
         fp32_flops_per_second=fp32_flops_per_second,
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        host_memory_bytes=_host_memory_bytes(),
     )
+
+
+def _host_memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _measure_gpu() -> Machine:
@@ -119,6 +127,7 @@ def _measure_gpu() -> Machine:
         bf16_flops_per_second=_gpu_rate(torch.bfloat16),
         fp32_flops_per_second=_gpu_rate(torch.float32),
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        host_memory_bytes=_host_memory_bytes(),
     )
 
 
