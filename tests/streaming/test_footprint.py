@@ -1,6 +1,7 @@
 """What the plan foretells of a streamed run is what it takes: buffers, and bytes over the link."""
 
 import json
+import mmap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,15 @@ from isoflop.recipe import STANDARD, Shape
 from isoflop.recipe.footprint import (
     image_elements,
     kept_bytes,
+    layer_images,
+    layer_sums,
     streamed_footprint,
     sums_elements,
 )
 from isoflop.recipe.streaming import Cut
-from isoflop.streaming import exchange, kept, pages
+from isoflop.streaming import exchange, executor, kept, pages
 from isoflop.streaming.executor import slots_of
+from isoflop.streaming.store import WINDOW
 from isoflop.systems.group import ALONE
 from isoflop.train.optimizer import AdamW
 from isoflop.train.streamed import StreamedLearner
@@ -85,6 +89,41 @@ def test_twice_the_depth_takes_no_more_memory(tmp_path: Path, monkeypatch: pytes
     ]
     inputs = [2 * 2048 * n * 8 * 4 * 2048 for n in (24, 48)]
     assert on_gpu[1].device_bytes - inputs[1] < 1.01 * (on_gpu[0].device_bytes - inputs[0])
+
+
+def test_what_the_head_alone_needs_is_given_back_while_layers_are_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back: list[int] = []
+
+    def counted(memory: Tensor) -> None:
+        back.append(memory.numel() * memory.itemsize)
+        pages.give_back(memory)
+
+    for module in (executor, kept):
+        monkeypatch.setattr(module, "give_back", counted)
+    shape = Shape(2, 64, 2, 20_000, 64)
+    train_once(shape, tmp_path)
+    image, sums = 2 * (image_elements(shape) - layer_images(shape)), 8 * (sums_elements(shape) - layer_sums(shape))
+    memories = 3 * kept_bytes(shape, "bf16", Cut(2, 2, 2))
+    # Of sums, windows that no layer reaches into; slots begin at a block's beginning.
+    assert image + memories + sums - 8 * WINDOW <= sum(back) <= 1.01 * (image + memories + sums)
+    assert sums > 2 * 8 * WINDOW
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="the system takes no memory back")
+def test_memory_that_is_given_back_is_not_held() -> None:
+    memory = pages.pages(2**26).fill_(1)
+    before = _anonymous_bytes()
+    pages.give_back(memory[5:])
+    assert before - _anonymous_bytes() > 2**25
+    assert memory[:5].sum() == 5
+    assert not memory[mmap.PAGESIZE :].any()
+
+
+def _anonymous_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
 
 
 def train_once(shape: Shape, folder: Path) -> None:

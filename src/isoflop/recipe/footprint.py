@@ -102,17 +102,27 @@ def streamed_footprint(
         if store == "host":
             return Footprint(held, in_host + store_bytes, checkpoints, link)
         return Footprint(held, in_host + widest(shape) * image, on_disk, link)
-    buffers = image_elements(shape) * image + sums_elements(shape) * sums
     vectors = 4 * (13 * d * shape.n_layers + 2 * d)
     kept, all_kept = kept_bytes(shape, precision, cut), shape.n_layers * cut.most
-    holes = 0 if d >= WIDE else round(HOLES * busy * _layer_work(shape, precision, cut.sequences))
-    held = PROGRAM_BYTES + buffers + vectors + stream + working + holes
+    at_layers = busy * _layer_work(shape, precision, cut.sequences)
+    at_head = busy * _head_work(shape, precision, cut.sequences, device)
+    holes = 0 if d >= WIDE else round(HOLES * at_layers)
     if cut.recompute:
-        held += busy * kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
+        at_layers += busy * kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
+    if store == "disk":
+        # On their way to and from it: nothing is while the head is at work.
+        at_layers += kept * (busy + 1)
+    images, all_images = layer_images(shape) * image, image_elements(shape) * image
+    gradients, all_gradients = layer_sums(shape) * sums, sums_elements(shape) * sums
+    # The fullest of three moments: the embeddings' image is there for the head, the head is at work, its sums leave.
+    most = max(
+        all_images + gradients + at_layers, all_images + all_gradients + at_head, images + all_gradients + at_layers
+    )
+    held = PROGRAM_BYTES + vectors + stream + most + holes
     link = link_bytes(shape, precision, reproducible, cut, kept if store == "disk" else 0)
     if store == "host":
         return Footprint(held + kept * all_kept, store_bytes, checkpoints, link // systems)
-    held += _window_bytes(shape, CLERKS, image, sums) + kept * (busy + 1)
+    held += _window_bytes(shape, CLERKS, image, sums)
     return Footprint(held, 0, on_disk + kept * all_kept, link // systems)
 
 
@@ -191,12 +201,22 @@ def image_elements(shape: Shape) -> int:
 
     A single layer needs its own alone.
     """
-    return max(_wide(shape), _layer(shape) if shape.n_layers > 1 else 0) + _layer(shape)
+    return max(_wide(shape) + _layer(shape), layer_images(shape))
+
+
+def layer_images(shape: Shape) -> int:
+    """What layers use of that buffer."""
+    return min(2, shape.n_layers) * _layer(shape)
 
 
 def sums_elements(shape: Shape) -> int:
     """Of the buffer of sums: the embeddings' are in both slots of layers."""
-    return max(_wide(shape), min(2, shape.n_layers) * _layer(shape)) + 2 * shape.d_model
+    return max(_wide(shape) + 2 * shape.d_model, layer_sums(shape))
+
+
+def layer_sums(shape: Shape) -> int:
+    """What layers and the last norm use of that buffer."""
+    return min(2, shape.n_layers) * _layer(shape) + 2 * shape.d_model
 
 
 def kept_bytes(shape: Shape, precision: str, cut: Cut) -> int:
@@ -214,27 +234,30 @@ def kept_bytes(shape: Shape, precision: str, cut: Cut) -> int:
 
 
 def lane_bytes(shape: Shape, precision: str, sequences: int, device: str) -> int:
-    """What a lane has in its hands at once within a layer or the head, whichever is more.
+    """What a lane has in its hands at once within a layer or the head, whichever is more."""
+    return max(_layer_work(shape, precision, sequences), _head_work(shape, precision, sequences, device))
 
-    A layer's backward pass: two norms (2 d), GELU's output (4 d), its gradient (4 d) and the output's (d), and the
-    gradient of the widest matrix (4 d^2) with what matrix products lay out anew. The head: logits of a chunk, the last
-    norm, its gradient and that of the stream; a GPU's has logits, their gradient, and the embeddings' of a chunk, in
-    that precision and in fp32, and of all chunks.
+
+def _layer_work(shape: Shape, precision: str, sequences: int) -> int:
+    """A layer's backward pass: two norms (2 d), GELU's output (4 d), its gradient (4 d) and the output's (d), and the
+    gradient of the widest matrix (4 d^2) with what matrix products lay out anew.
+    """
+    item, d = _image_bytes(precision), shape.d_model
+    return 11 * item * sequences * shape.context_length * d + 2 * 4 * d * d * item
+
+
+def _head_work(shape: Shape, precision: str, sequences: int, device: str) -> int:
+    """Logits of a chunk, the last norm, its gradient and that of the stream; on a GPU logits, their gradient, and the
+    embeddings' of a chunk, in that precision and in fp32, and of all chunks.
     """
     item, tokens, d = _image_bytes(precision), sequences * shape.context_length, shape.d_model
-    layer = _layer_work(shape, precision, sequences)
     fewest = HEAD_TOKENS_ON_GPU if device == "cuda" else HEAD_TOKENS
     rows = min(tokens, max(fewest, 2**20 // shape.vocab_size))
     if device == "cuda":
         head = rows * shape.vocab_size * 2 * item + (8 + item) * shape.vocab_size * d
     else:
         head = rows * shape.vocab_size * item + HEAD_ROWS * d * item
-    return max(layer, head + tokens * d * (2 * item + 4))
-
-
-def _layer_work(shape: Shape, precision: str, sequences: int) -> int:
-    item, d = _image_bytes(precision), shape.d_model
-    return 11 * item * sequences * shape.context_length * d + 2 * 4 * d * d * item
+    return head + tokens * d * (2 * item + 4)
 
 
 def link_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut, kept: int) -> int:

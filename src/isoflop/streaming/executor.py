@@ -15,7 +15,7 @@ from isoflop.model.passes import Passes
 from isoflop.streaming.embedding import Rows
 from isoflop.streaming.exchange import WPE, WTE, Both, Exchange, Surroundings, vectors_of
 from isoflop.streaming.kept import Kept
-from isoflop.streaming.pages import BLOCK
+from isoflop.streaming.pages import BLOCK, give_back
 from isoflop.streaming.store import Store, Window
 from isoflop.streaming.visits import Microbatch, Pass, Visit
 from isoflop.systems.group import bring_home
@@ -27,13 +27,16 @@ class Slots:
     """Where in the buffers of images and sums a piece lies: elements from the beginning.
 
     Layers alternate between two slots. The last layer's is beside the embeddings' image, which the head needs between
-    its two visits; sums have no such third place, as the embeddings' are by far the largest.
+    its two visits; sums have no such third place, as the embeddings' are by far the largest. What the embeddings alone
+    use is `above` the layers' first slot of images, or both of sums.
     """
 
     image: dict[str, int]
     sums: dict[str, int]
     image_elements: int
     sums_elements: int
+    image_above: slice
+    sums_above: slice
 
 
 def slots_of(pieces: Sequence[Piece]) -> Slots:
@@ -43,12 +46,13 @@ def slots_of(pieces: Sequence[Piece]) -> Slots:
     sizes = {piece.name: -(-(piece.stop - piece.start) // block) * block for piece in pieces}
     wide, layer = sizes[embedding.name], sizes[layers[0].name]
     # A single layer has nothing to alternate with.
-    beside, both = max(wide, layer if len(layers) > 1 else 0), max(wide, min(2, len(layers)) * layer)
+    first, two = layer if len(layers) > 1 else 0, min(2, len(layers)) * layer
+    beside, both = max(wide, first), max(wide, two)
     image, sums = {embedding.name: 0}, {embedding.name: 0, final.name: both}
     for i, piece in enumerate(reversed(layers)):
         image[piece.name] = 0 if i % 2 else beside
         sums[piece.name] = layer if i % 2 else 0
-    return Slots(image, sums, beside + layer, both + sizes[final.name])
+    return Slots(image, sums, beside + layer, both + sizes[final.name], slice(first, beside), slice(two, both))
 
 
 class Executor(Exchange):
@@ -74,10 +78,8 @@ class Executor(Exchange):
         rows = Rows(self._model.shape, ids)
         forward = [self._forward(i) for i in range(len(self._layers))]
         backward = [self._backward(i, first, last) for i in reversed(range(len(self._layers)))]
-        visits = [self._embed(rows), *forward, self._head(first, last), *backward]
-        forward[-1].leave = lambda: self._kept.expect(
-            [(i, one.number) for i in reversed(range(len(self._layers))) for one in batch]
-        )
+        visits = [self._embed(rows), *forward, self._head(batch, first, last), *backward]
+        forward[-1].leave = self._kept.rest
         run = Pass(visits, batch)
         conducting = self._conductor.submit(run.conduct)
         self._lanes.map(run.run, run.tasks)
@@ -113,7 +115,7 @@ class Executor(Exchange):
 
         return Visit(lambda: self._layer_tensors(i), work, uses=[self._image_range(piece)])
 
-    def _head(self, first: bool, last: bool) -> Visit:
+    def _head(self, batch: Sequence[Microbatch], first: bool, last: bool) -> Visit:
         embedding, final = self._embedding, self._final
         sums = Both(self._sums_of(embedding), self._sums_of(final))
 
@@ -130,6 +132,8 @@ class Executor(Exchange):
             one.x.copy_(dx)
 
         def leave() -> None:
+            give_back(self._images[self._slots.image_above])
+            self._kept.expect([(i, one.number) for i in reversed(range(len(self._layers))) for one in batch])
             # What the rows of the embeddings get comes at the very end.
             self._drain(sums.one, embedding, earlier=not first, last=False)
             self._drain(sums.other, final, earlier=not first, last=last)
@@ -182,6 +186,8 @@ class Executor(Exchange):
             if shard in self.own:
                 self._leave_window(shard, window, own, earlier, last)
             own.zero_()
+            if base + window.start - piece.start >= self._slots.sums_above.start:
+                give_back(own)
 
         for part in self._windows(piece):
             start, stop = base + part[1].start - piece.start, base + part[1].stop - piece.start

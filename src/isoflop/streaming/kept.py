@@ -11,7 +11,7 @@ from queue import SimpleQueue
 
 from torch import Tensor
 
-from isoflop.streaming.pages import DirectFile, blocks, pages
+from isoflop.streaming.pages import DirectFile, blocks, give_back, pages
 from isoflop.streaming.store import Counter
 
 
@@ -32,8 +32,11 @@ class Kept:
             self._memory[layer, microbatch] = pages(self._n_bytes)[: self._n_bytes]
         yield self._memory[layer, microbatch]
 
+    def rest(self) -> None:
+        """All is left, and nothing is asked for until `expect`."""
+
     def expect(self, order: Sequence[tuple[int, int]]) -> None:
-        """All is left; from now on `find` is called once for each of `order`, roughly in that order."""
+        """From now on `find` is called once for each of `order`, roughly in that order."""
 
     def find(self, layer: int, microbatch: int) -> AbstractContextManager[Tensor]:
         """Memory with what was left."""
@@ -60,6 +63,7 @@ class KeptOnDisk(Kept):
         self._microbatches, self._carriers, self._moved = microbatches, carriers, moved
         self._file = DirectFile(path, "scratch")
         self._file.reserve(n_layers * microbatches * blocks(n_bytes))
+        self._at_once = at_once
         self._free: SimpleQueue[Tensor] = SimpleQueue()
         for _ in range(at_once):
             self._free.put(pages(n_bytes)[:n_bytes])
@@ -86,6 +90,13 @@ class KeptOnDisk(Kept):
             self._release(memory)
             raise
         self._written[layer, microbatch] = self._carriers.submit(write)
+
+    def rest(self) -> None:
+        """As `Kept` says: the head has the memory meanwhile."""
+        memories = [self._free.get() for _ in range(self._at_once)]  # when the last is written
+        for memory in memories:
+            give_back(memory)
+            self._free.put(memory)
 
     def expect(self, order: Sequence[tuple[int, int]]) -> None:
         """As `Kept` says."""

@@ -48,6 +48,17 @@ def pages(n_bytes: int, device: torch.device | None = None) -> Tensor:
     return found
 
 
+def give_back(memory: Tensor) -> None:
+    """Gives the whole pages of `memory` back to the system: it takes none until it is written again.
+
+    What was in it is gone, or still there where a system has no such call.
+    """
+    first = -(-memory.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    last = (memory.data_ptr() + memory.numel() * memory.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first and hasattr(mmap, "MADV_DONTNEED"):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
+
+
 class _Locked(mmap.mmap):
     """Pages that may be locked for a GPU, and are unlocked before they are given back."""
 
