@@ -11,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from isoflop.errors import InputError, Interrupted, WorkError
 from isoflop.model import Shard, weights_sha256
 from isoflop.streaming.disk import DiskStore
+from isoflop.streaming.store import Window
 from isoflop.train import Step
 from tests.streaming.runs import DISK, RESIDENT, losses, run, stop_at
 
@@ -206,4 +208,18 @@ def test_an_image_that_changed_on_the_disk_is_noticed(
 
     monkeypatch.setattr(DiskStore, "commit", flipping)
     with pytest.raises(WorkError, match=r"layer-0\.0\.image: the store is damaged .*checksum"):
+        run(data, tmp_path, DISK)
+
+
+def test_sums_that_changed_on_the_disk_are_noticed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = DiskStore.sums
+
+    def flipping(store: DiskStore, shard: Shard, window: Window) -> Tensor:
+        if shard.name == "layer-0.0":
+            path = tmp_path / "store" / "layer-0.0.sums"
+            flip(path, path.stat().st_size // 2)
+        return sums(store, shard, window)
+
+    monkeypatch.setattr(DiskStore, "sums", flipping)
+    with pytest.raises(WorkError, match=r"layer-0\.0\.sums: the store is damaged .*sums of gradients"):
         run(data, tmp_path, DISK)

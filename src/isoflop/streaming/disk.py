@@ -68,6 +68,7 @@ class DiskStore(Store):
         # By shard and window: this process wrote them, and nothing but a fault of the disk can change them.
         self._image_checksums: dict[tuple[int, int], int] = {}
         self._gradient_checksums: dict[tuple[int, int], int] = {}
+        self._sums_checksums: dict[tuple[int, int], int] = {}
         self._sealed: dict[int, list[int]] = {}
         self._rewritings: dict[int, _Rewriting] = {}
         self._moved, self._lock, self._threads = moved, threading.Lock(), threading.local()
@@ -171,11 +172,14 @@ class DiskStore(Store):
         with DirectFile(self._path(shard, "sums"), "read") as file:
             start = self._sums_start(shard) + sums.itemsize * window.of(shard).start
             file.read(start, sums.numel() * sums.itemsize, _room(sums))
+            if checksum(sums) != self._sums_checksums[shard.index, window.start]:
+                raise DamagedError(file.path, "the checksum of sums of gradients does not hold")
         self._moved.add(sums)
         return sums
 
     def put_sums(self, shard: Shard, window: Window, sums: Tensor) -> None:
         """As `Store` says."""
+        self._sums_checksums[shard.index, window.start] = checksum(sums)
         with DirectFile(self._path(shard, "sums"), "scratch") as file:
             file.write(self._sums_start(shard) + sums.itemsize * window.of(shard).start, sums)
         self._moved.add(sums)
