@@ -78,7 +78,7 @@ class DeviceExecutor(Exchange):
         ids = [one[:, :-1].contiguous() for one in samples]
         rows = Rows(self._model.shape, torch.cat(ids) if ids else torch.zeros(0, 1, dtype=torch.int64))
         self._look_up(rows)
-        batch = self._batch(samples)
+        batch = self._batch(samples, self._x)
         self._marks.zero_()
 
         visits, n_layers = self._visits(first), len(self._layers)
@@ -98,15 +98,6 @@ class DeviceExecutor(Exchange):
             self.bounds += self._marks.cpu().numpy()
         self._embed_backward(rows, last)
         return nats.tolist()
-
-    def _batch(self, samples: Sequence[Tensor]) -> list[Microbatch]:
-        batch, first = [], 0
-        for i, one in enumerate(samples):
-            on_device = one.to(self._device)
-            ids, targets = on_device[:, :-1].contiguous(), on_device[:, 1:].reshape(-1)
-            batch.append(Microbatch(i, ids, targets, self._x[first : first + len(targets)]))
-            first += len(targets)
-        return batch
 
     # What is computed, from the bottom up.
 

@@ -18,6 +18,7 @@ from isoflop.model.weights import LAYER_TENSORS
 from isoflop.streaming.embedding import Rows
 from isoflop.streaming.pages import pages
 from isoflop.streaming.store import Counter, Store, Window, largest_window, matrix_part, windows_of
+from isoflop.streaming.visits import Microbatch
 from isoflop.systems.device import begin_thread
 from isoflop.systems.group import Systems, bring_home, owner, send_out
 from isoflop.systems.sums import Adder, Sums
@@ -103,6 +104,16 @@ class Exchange:
     def _group(self, samples: Sequence[Tensor], first: bool, last: bool) -> list[float]:
         """The passes of one group, which is the step's `first` or `last`; its nats."""
         raise NotImplementedError
+
+    def _batch(self, samples: Sequence[Tensor], x: Tensor) -> list[Microbatch]:
+        """The microbatches of a group, whose streams lie one after the other in `x` (tokens, d)."""
+        batch, first = [], 0
+        for i, one in enumerate(samples):
+            there = one.to(self._device)
+            ids, targets = there[:, :-1].contiguous(), there[:, 1:].reshape(-1)
+            batch.append(Microbatch(i, ids, targets, x[first : first + len(targets)]))
+            first += len(targets)
+        return batch
 
     # Embeddings: rows of the group's tokens.
 

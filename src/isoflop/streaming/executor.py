@@ -73,7 +73,7 @@ class Executor(Exchange):
 
     @torch.no_grad()
     def _group(self, samples: Sequence[Tensor], first: bool, last: bool) -> list[float]:
-        batch = self._batch(samples)
+        batch = self._batch(samples, self._stream)
         ids = torch.cat([one.ids for one in batch]) if batch else torch.zeros(0, 1, dtype=torch.int64)
         rows = Rows(self._model.shape, ids)
         forward = [self._forward(i) for i in range(len(self._layers))]
@@ -88,14 +88,6 @@ class Executor(Exchange):
         self._finish_drains(0, self._slots.sums_elements)
         self._embed_backward(rows, last)
         return [float(one.nats.double().sum()) for one in batch if one.nats is not None]
-
-    def _batch(self, samples: Sequence[Tensor]) -> list[Microbatch]:
-        batch, first = [], 0
-        for i, one in enumerate(samples):
-            ids, targets = one[:, :-1].contiguous(), one[:, 1:].contiguous().view(-1)
-            batch.append(Microbatch(i, ids, targets, self._stream[first : first + len(targets)]))
-            first += len(targets)
-        return batch
 
     # The visits, from the bottom up.
 
