@@ -11,15 +11,15 @@ from typing import Literal
 
 from isoflop.recipe.memory import training_memory
 from isoflop.recipe.shape import Shape
-from isoflop.recipe.streaming import WIDE, Cut
+from isoflop.recipe.streaming import Cut
 
 # A process that has imported PyTorch 2.15 with its CUDA libraries, and its threads; less without those libraries.
 PROGRAM_BYTES = 345_000_000
 # A GPU's context and the workspace of its matrix products.
 CONTEXT_BYTES = 700_000_000
-# Where freed buffers are kept, holes between them are so many times what lanes use at once. Streamed models give their
-# logits back, and wide ones all that is large.
-HOLES = 2.5
+# Where freed buffers are kept, holes between them are so many times what lanes use at once. Streamed models give back
+# what is large (`isoflop.train.allocator`): from this width on hardly a hole remains.
+HOLES, WIDE = 2.5, 1024
 # State passes through memory in windows of this many elements, in the hands of so many threads: clerks finish gradients
 # and update weights, carriers bring weights and activations and take them away, and hardly compute.
 WINDOW, CLERKS, CARRIERS = 2**19, 3, 4

@@ -9,8 +9,6 @@ from isoflop.recipe.schedule import BatchStage
 # tokens hide the way, on a GPU 5 to 15 thousand do. What layers keep for the backward pass grows with the group.
 GROUP_TOKENS = 16_384
 GPU_GROUP_TOKENS = 65_536
-# From this width on all large buffers are given back as soon as they are free: see `isoflop.train.allocator`.
-WIDE = 1024
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 import ctypes
 
-from isoflop.recipe.streaming import WIDE
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
@@ -27,14 +25,13 @@ def give_back_freed_memory() -> None:
         trim(0)
 
 
-def map_large_buffers(width: int) -> None:
-    """From now on large buffers are mapped one by one, and given back when they are freed.
+def map_large_buffers() -> None:
+    """From now on the largest buffers, from 16 MiB on, are mapped one by one, and given back when they are freed.
 
-    Temporaries of lanes have many sizes: kept, they leave holes that hold as much memory again. Wide layers compute so
-    long on a buffer that its pages' faults do not show: from 4 MiB on (width 1,536: 1.89 GB at the fullest instead of
-    2.15 GB). In narrow ones it is the logits alone that no other buffer fits the hole of (width 768, 2 layers, V
-    50,257: 1.38 GB instead of 1.55 GB, in the same processor time; from 4 MiB on it was some 4 % more).
+    Logits and the widest layers' fit no other buffer's hole: kept, they leave holes that hold as much memory again
+    (width 768, 2 layers, V 50,257: 1.38 GB at the fullest instead of 1.55 GB, in the same processor time). The smaller
+    ones are many: mapped too, from 4 MiB on, they took 8 % of the lanes' time at width 1,536 (docs/streaming.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, (4 if width >= WIDE else 32) * 2**20)
+        mallopt(_M_MMAP_THRESHOLD, 2**24)

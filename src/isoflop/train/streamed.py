@@ -78,7 +78,7 @@ class StreamedLearner(Learns):
         journal: Journal | None,
         device: torch.device | None = None,
     ) -> None:
-        map_large_buffers(shape.d_model)
+        map_large_buffers()
         self._device = device
         self._shape, self._cut, self._folder, self._journal = shape, cut, folder, journal
         self._lanes, self._kernels, self._systems, self._optimizer = lanes, kernels, systems, optimizer
