@@ -96,7 +96,9 @@ def test_a_flipped_bit_is_refused_with_the_file_named(data: Path, begun: Path, t
         run(data, folder, DISK)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut off", "gone", "journal", "another layer's", "a checkpoint's"])
+@pytest.mark.parametrize(
+    "damage", ["flipped", "cut off", "gone", "a folder", "journal", "another layer's", "a checkpoint's"]
+)
 def test_with_an_earlier_checkpoint_a_damaged_store_is_set_aside(
     data: Path, crashed: Path, tmp_path: Path, damage: str, wanted: tuple[str, list[float]]
 ) -> None:
@@ -108,6 +110,9 @@ def test_with_an_earlier_checkpoint_a_damaged_store_is_set_aside(
         os.truncate(path, path.stat().st_size - 1)
     elif damage == "gone":
         path.unlink()
+    elif damage == "a folder":  # what the disk says when it is asked to read it
+        path.unlink()
+        path.mkdir()
     elif damage == "a checkpoint's":
         path.write_bytes((folder / "checkpoints" / "gen-00000002" / "embedding.0.safetensors").read_bytes())
     elif damage == "another layer's":

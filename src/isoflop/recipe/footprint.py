@@ -18,8 +18,8 @@ PROGRAM_BYTES = 345_000_000
 # A GPU's context and the workspace of its matrix products.
 CONTEXT_BYTES = 700_000_000
 # Where freed buffers are kept, holes between them are so many times what lanes use at once. Streamed models give back
-# what is large (`isoflop.train.allocator`): from this width on hardly a hole remains.
-HOLES, WIDE = 2.5, 1024
+# what takes `MAPPED` bytes and more (`isoflop.train.allocator`): no more than three holes of that size are left a lane.
+HOLES, MAPPED = 2.5, 2**25
 # State passes through memory in windows of this many elements, in the hands of so many threads: clerks finish gradients
 # and update weights, carriers bring weights and activations and take them away, and hardly compute.
 WINDOW, CLERKS, CARRIERS = 2**19, 3, 4
@@ -106,7 +106,7 @@ def streamed_footprint(
     kept, all_kept = kept_bytes(shape, precision, cut), shape.n_layers * cut.most
     at_layers = busy * _layer_work(shape, precision, cut.sequences)
     at_head = busy * _head_work(shape, precision, cut.sequences, device)
-    holes = 0 if d >= WIDE else round(HOLES * at_layers)
+    holes = min(round(HOLES * at_layers), busy * 3 * MAPPED)
     if cut.recompute:
         at_layers += busy * kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
     if store == "disk":

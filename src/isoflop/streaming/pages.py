@@ -83,7 +83,7 @@ class DirectFile:
     `mode` is "read", "new", or "scratch" (created where it is not there, kept where it is).
 
     Raises:
-        DamagedError: in any call, the file is shorter than what is read.
+        DamagedError: in any call, the file is shorter than what is read, or the disk cannot read it.
         WorkError: in any call, the disk is full or cannot be used.
     """
 
@@ -115,7 +115,13 @@ class DirectFile:
         done = 0
         while done < wanted:
             done = done // BLOCK * BLOCK
-            done += os.preadv(self._file, [room[done:]], first + done)
+            try:
+                got = os.preadv(self._file, [room[done:]], first + done)
+            except OSError as error:
+                raise DamagedError(self.path, f"cannot read: {error.strerror}") from error
+            if got == 0:
+                raise DamagedError(self.path, f"it ends after {self.size():,} bytes")
+            done += got
         if self._cached:
             os.posix_fadvise(self._file, first, blocks(wanted), os.POSIX_FADV_DONTNEED)
         return memory[start - first : start - first + n_bytes]

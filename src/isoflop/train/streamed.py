@@ -184,6 +184,7 @@ class StreamedLearner(Learns):
         """As `Learns` says."""
         self._systems.doing("gradients")
         executor = self._begin()
+        give_back_freed_memory()  # holes of one step are none of the next
         before, self._reach = self._moved.bytes, Reach(self._shape)
         nats = executor.gradients(microbatches, step_tokens)
         self.link_bytes = self._moved.bytes - before
