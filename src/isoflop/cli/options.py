@@ -52,9 +52,23 @@ def open_family(
         # 4 KiB that takes a tenth of a step (docs/streaming.md).
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
-        yield family, RunFolder(runs / family.name)
+        yield family, RunFolder(as_folder(runs / family.name))
     except FamilyError as error:
         raise InputError(f"{family_file}: {error}") from None
+
+
+def as_folder(path: Path) -> Path:
+    """The path as it is.
+
+    Raises:
+        InputError: it is no folder, and none can be made there: a part of the path is something else.
+    """
+    for part in (path, *path.parents):
+        if part.is_dir():
+            break
+        if os.path.lexists(part):
+            raise InputError(f"{part}: is no folder; give --runs a folder, or where one can be made")
+    return path
 
 
 def print_answer(json: bool, document: Callable[[], Any], show: Callable[[], None]) -> None:
