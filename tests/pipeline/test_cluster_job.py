@@ -91,7 +91,8 @@ def test_a_family_on_two_nodes_is_preempted_and_ends_with_the_right_weights(
     assert shown.stdout.startswith("#!/bin/bash\n#SBATCH"), shown.stderr
     assert not (place / "runs").exists()
 
-    hold = Hold(place, PLACE)
+    hold = Hold(place)
+    hold.at(PLACE)
     monkeypatch.setenv("PYTHONPATH", hold.environment["PYTHONPATH"])
     done = train(place, "--json")
     assert done.returncode == 0, done.stderr

@@ -152,7 +152,8 @@ def running(place: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iter
 
 
 def run_and_hold(place: Path, runs: str, folder: Path) -> Iterator[Running]:
-    hold = Hold(folder, PLACE)
+    hold = Hold(folder)
+    hold.at(PLACE)
     process = subprocess.Popen(
         command(place, runs, 2), env=hold.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

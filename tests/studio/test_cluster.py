@@ -65,7 +65,8 @@ def test_a_job_is_paused_and_goes_on_with_other_systems_to_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    folder, hold = places.run("tiny"), Hold(tmp_path, PLACE)
+    folder, hold = places.run("tiny"), Hold(tmp_path)
+    hold.at(PLACE)
     monkeypatch.setenv("PYTHONPATH", hold.environment["PYTHONPATH"])
     assert send(client, "/launch", family="tiny") == 303
     until(studio, lambda: hold.there)
