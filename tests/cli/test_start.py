@@ -99,6 +99,10 @@ def test_a_folder_that_is_there_or_can_be_made_is_taken(tmp_path: Path) -> None:
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
     for path in (tmp_path, tmp_path / "new", tmp_path / "new" / "newer"):
         assert as_folder(path) == path
+    with pytest.raises(InputError, match="an address is no folder"):
+        as_folder(Path("s3://bucket/runs"))
+    with pytest.raises(InputError, match=r"File name too long.*give --figures a folder"):
+        as_folder(tmp_path / ("x" * 300), "--figures")
     for path in (tmp_path / "file", tmp_path / "file" / "new", tmp_path / "nowhere"):
         with pytest.raises(InputError, match="is no folder"):
             as_folder(path)

@@ -57,17 +57,24 @@ def open_family(
         raise InputError(f"{family_file}: {error}") from None
 
 
-def as_folder(path: Path) -> Path:
-    """The path as it is.
+def as_folder(path: Path, option: str = "--runs") -> Path:
+    """The path as it is, given by that option.
 
     Raises:
-        InputError: it is no folder, and none can be made there: a part of the path is something else.
+        InputError: it is no folder, and none can be made there: a part of the path is something else, or it is an
+            address, of which a folder `s3:` would be made.
     """
+    remedy = f"give {option} a folder, or where one can be made"
+    if path.parts and path.parts[0].endswith(":"):
+        raise InputError(f"{path}: an address is no folder; {remedy}")
     for part in (path, *path.parents):
-        if part.is_dir():
-            break
+        try:
+            if part.is_dir():
+                break
+        except OSError as error:
+            raise InputError(f"{part}: cannot be reached ({error.strerror}); {remedy}") from None
         if os.path.lexists(part):
-            raise InputError(f"{part}: is no folder; give --runs a folder, or where one can be made")
+            raise InputError(f"{part}: is no folder; {remedy}")
     return path
 
 
