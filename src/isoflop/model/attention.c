@@ -61,6 +61,12 @@ INLINE __m512i as_pairs(__m256i upper, __m256i lower) {
     return _mm512_or_si512(_mm512_cvtepu16_epi32(upper), _mm512_slli_epi32(_mm512_cvtepu16_epi32(lower), 16));
 }
 
+// To memory and past the caches, where it lies so that it can: it is long before anyone reads it again.
+INLINE void keep(uint32_t *to, __m512i x) {
+    if ((uintptr_t)to % 64) _mm512_storeu_si512(to, x);
+    else _mm512_stream_si512((void *)to, x);
+}
+
 // (T, dh), `stride` apart -> (rows, d).
 static void lay_rows(size_t T, size_t dh, size_t stride, const uint16_t *from, uint16_t *to) {
     size_t rows = up16(T), d = up16(dh);
@@ -107,9 +113,14 @@ INLINE __m512 power_of_two(__m512 x) {
 // `scale` is in powers of two.
 INLINE float exponentials(size_t n, size_t end, float scale, float *e) {
     size_t whole = n / 16 * 16;
-    __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps(), by = _mm512_set1_ps(scale);
+    __m512 most = _mm512_set1_ps(-INFINITY), more = most, total = _mm512_setzero_ps(), by = _mm512_set1_ps(scale);
     __mmask16 rest = (__mmask16)((1u << (n - whole)) - 1);
-    for (size_t i = 0; i < whole; i += 16) most = _mm512_max_ps(most, _mm512_loadu_ps(e + i));
+    for (size_t i = 0; i < whole; i += 16) {
+        __m512 x = _mm512_loadu_ps(e + i);
+        if (i & 16) more = _mm512_max_ps(more, x);  // two at once: each waits for its last
+        else most = _mm512_max_ps(most, x);
+    }
+    most = _mm512_max_ps(most, more);
     if (rest) most = _mm512_mask_max_ps(most, rest, most, _mm512_loadu_ps(e + whole));
     most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
     for (size_t i = 0; i < whole; i += 16) {
@@ -183,7 +194,7 @@ static void attend_head(size_t T, size_t dh, float scale, const uint16_t *q, con
                     __m256i a = (__m256i)_mm512_cvtneps_pbh(x), b = (__m256i)_mm512_cvtneps_pbh(y);
                     _mm256_storeu_si256((void *)(to + key + i), a);
                     _mm256_storeu_si256((void *)(to + 2 * narrow + key + i), b);
-                    _mm512_storeu_si512(share + i, as_pairs(a, b));
+                    keep(share + i, as_pairs(a, b));
                 }
             }
         }
@@ -322,6 +333,7 @@ void attend(size_t B, size_t T, size_t H, size_t dh, float scale, const uint16_t
         uint16_t *to = out + (head / H * T * H + head % H) * dh;
         attend_head(T, dh, scale * 1.44269504f, q, q + part, q + 2 * part, share, to, H * dh, scratch);
     }
+    _mm_sfence();
     free(scratch);
 #endif
 }
