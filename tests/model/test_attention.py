@@ -15,7 +15,7 @@ SIZES = [(2, 17, 3, 8), (1, 1, 1, 3), (3, 130, 2, 20), (1, 300, 2, 64), (1, 144,
 def kernels() -> Kernels:
     found = load_kernels()
     assert found is not None, "the tests need a C compiler"
-    if not found.attends(1):
+    if not found.multiplies(1):
         pytest.skip("this processor does not multiply bf16")
     return found
 

@@ -1,4 +1,4 @@
-// Causal attention and its gradient in bf16, on one thread, for processors with AVX512-BF16; compiled behind kernels.c.
+// Causal attention and its gradient in bf16, on one thread, for processors with AVX512-BF16; compiled behind products.c.
 //
 // One head at a time. Queries, keys and their gradients lie in memory of the core's caches; what a product multiplies
 // is laid out once a head in the order in which `tile` reads it. Softmax follows the scores while they are in the cache,
@@ -6,21 +6,16 @@
 // a tile with it. Every sum has one order, which only the sizes of the problem decide.
 //
 // Letters: B sequences of T tokens, H heads of width dh. `rows` is T and `d` is dh up to the next multiple of 16; what
-// was added to them is zero. A pair is two bf16 side by side in 32 bits, as the processor's product takes them.
+// was added to them is zero.
 
 #ifdef __AVX512BF16__
-#include <immintrin.h>
 
 enum {
-    TILE = 8,      // rows of a tile; with 8 x 2 sums in registers products run at 98 % of what the processor can
     PANEL = 64,    // keys whose scores are made, or whose gradients are added to, at once
     QUERIES = 128, // of a block of shares, as in fused.py
     SOFT = 32,     // queries whose scores are in the cache together, before their softmax
     CHUNK = 128,   // keys whose values are in the first cache while these queries' outputs add them up
 };
-
-INLINE size_t up16(size_t n) { return (n + 15) / 16 * 16; }
-INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 // Of the shares of a head.
 INLINE size_t share_pairs(size_t rows) {
@@ -30,35 +25,6 @@ INLINE size_t share_pairs(size_t rows) {
         pairs += (last - first) * last / 2;
     }
     return pairs;
-}
-
-// s (8, 16 N) += a b over `pairs`: a's pairs lie `row` and `pair` apart, those of b, 16 N side by side, `next` apart.
-INLINE void tile(int N, size_t pairs, const uint32_t *a, size_t row, size_t pair, const uint32_t *b, size_t next,
-                 __m512 s[TILE][2]) {
-    for (size_t p = 0; p < pairs; p++) {
-        __m512bh across[2];
-        for (int n = 0; n < N; n++) across[n] = (__m512bh)_mm512_loadu_si512(b + p * next + 16 * n);
-        for (int m = 0; m < TILE; m++) {
-            __m512bh down = (__m512bh)_mm512_set1_epi32((int)a[m * row + p * pair]);
-            for (int n = 0; n < N; n++) s[m][n] = _mm512_dpbf16_ps(s[m][n], down, across[n]);
-        }
-    }
-}
-
-// c (8, 16 N), its rows `width` apart, += a b, or = without `add`.
-INLINE void product(int N, int add, size_t pairs, const uint32_t *a, size_t row, size_t pair, const uint32_t *b,
-                    size_t next, float *c, size_t width) {
-    __m512 s[TILE][2];
-    for (int m = 0; m < TILE; m++)
-        for (int n = 0; n < N; n++) s[m][n] = add ? _mm512_loadu_ps(c + m * width + 16 * n) : _mm512_setzero_ps();
-    tile(N, pairs, a, row, pair, b, next, s);
-    for (int m = 0; m < TILE; m++)
-        for (int n = 0; n < N; n++) _mm512_storeu_ps(c + m * width + 16 * n, s[m][n]);
-}
-
-// Sixteen values of one row below sixteen of the next, as pairs.
-INLINE __m512i as_pairs(__m256i upper, __m256i lower) {
-    return _mm512_or_si512(_mm512_cvtepu16_epi32(upper), _mm512_slli_epi32(_mm512_cvtepu16_epi32(lower), 16));
 }
 
 // To memory and past the caches, where it lies so that it can: it is long before anyone reads it again.
@@ -310,15 +276,6 @@ static void attend_head_backward(size_t T, size_t dh, float scale, const uint16_
     store_rows(T, d, dh, 1, by_values, dv, d_stride, dv_total);
 }
 #endif
-
-// Whether this processor has the products that `attend` is made of.
-uint32_t attends(int half) {
-#ifdef __AVX512BF16__
-    return half != 0;
-#else
-    return 0;
-#endif
-}
 
 // softmax(scale q k^T) v over the positions up to each query's own: q, k, v (3, B, H, T, dh) -> `out` (B T, H dh).
 // `shares`, for the way back, has of each head the blocks of up to 128 queries, padded as `rows` is, up to the last of

@@ -1,6 +1,7 @@
 """The GPT on a CPU: matrix products by PyTorch, all between them by kernels.c, gradients written out by hand.
 
-Attention is one kernel (attention.c) in bf16 on processors that multiply bf16, else products and a softmax by blocks.
+In bf16 on processors that multiply it, attention is one kernel (attention.c) and so are the gradients of matrices
+(products.c): PyTorch's products get 127 and 195 of such a core's 215 GFLOP/s there.
 
 Letters: B sequences of T tokens, n = B T rows, width d, H heads of width d_head. The residual stream is fp32; products
 run in the compute precision on the image, the weights in that precision. `model.gpt` is the same in plain PyTorch, and
@@ -66,7 +67,7 @@ class FusedGPT(Passes):
         self._output_multiplier = parametrisation.output_multiplier
         self._attention_scale = parametrisation.attention_scale(shape)
         self._half = int(dtype == torch.bfloat16)
-        self._attends = bool(kernels.attends(self._half))
+        self._multiplies = bool(kernels.multiplies(self._half))
 
     def image(self, weights: Weights) -> Weights:
         """As `Passes` says; in fp32 the weights are their own image."""
@@ -104,7 +105,7 @@ class FusedGPT(Passes):
             kept.x.copy_(x)
         norm_1, stats_1 = self._norm(kept.x, ln_1_gain, ln_1_bias)
         self._k.split_heads(self._half, B, T, H, d // H, norm_1 @ image[2], qkv_bias, kept.heads)
-        if self._attends:
+        if self._multiplies:
             scale = self._attention_scale
             self._k.attend(B, T, H, d // H, scale, kept.heads, kept.shares, kept.attended)
         else:
@@ -153,19 +154,19 @@ class FusedGPT(Passes):
         )
         d_out = torch.empty(n, d, dtype=self.dtype)
         self._k.cast_rows(self._half, n, d, dx, d_out, d_down_bias)
-        gradients.add(name + "mlp.c_proj.weight", saved.active.t() @ d_out)
+        gradients.add(name + "mlp.c_proj.weight", self._columns(saved.active, d_out))
         del saved.active
         d_up = d_out @ image[10].t()
         self._k.gelu_backward(self._half, n, 4 * d, kept.up, up_bias, d_up, d_up_bias)
-        gradients.add(name + "mlp.c_fc.weight", saved.norm_2.t() @ d_up)
+        gradients.add(name + "mlp.c_fc.weight", self._columns(saved.norm_2, d_up))
         self._k.layer_norm_backward(
             self._half, n, d, d_up @ image[8].t(), kept.middle, saved.stats_2[0], saved.stats_2[1],
             ln_2_gain, dx, d_ln_2_gain, d_ln_2_bias, d_out, d_projection_bias,
         )  # fmt: skip
         del d_up
-        gradients.add(name + "attn.c_proj.weight", kept.attended.t() @ d_out)
+        gradients.add(name + "attn.c_proj.weight", self._columns(kept.attended, d_out))
         d_attended, d_qkv = d_out @ image[4].t(), torch.empty(n, 3 * d, dtype=self.dtype)
-        if self._attends:
+        if self._multiplies:
             self._k.attend_backward(
                 B, T, H, d_head, self._attention_scale, kept.heads, kept.shares, kept.attended, d_attended,
                 d_qkv, d_qkv_bias,
@@ -175,7 +176,7 @@ class FusedGPT(Passes):
             self._k.swap_heads(self._half, B, T, H, d_head, d_attended, d_mixed)
             d_heads = self._attention_backward(kept.heads, kept.shares, d_mixed)
             self._k.join_heads(self._half, B, T, H, d_head, d_heads, d_qkv, d_qkv_bias)
-        gradients.add(name + "attn.c_attn.weight", saved.norm_1.t() @ d_qkv)
+        gradients.add(name + "attn.c_attn.weight", self._columns(saved.norm_1, d_qkv))
         self._k.layer_norm_backward(
             self._half, n, d, d_qkv @ image[2].t(), kept.x, saved.stats_1[0], saved.stats_1[1],
             ln_1_gain, dx, d_ln_1_gain, d_ln_1_bias, None, None,
@@ -210,7 +211,7 @@ class FusedGPT(Passes):
             if gradients is not None:
                 torch.mm(logits, head, out=d_norm[part])
                 for row in range(0, V, HEAD_ROWS):
-                    gradient = logits[:, row : row + HEAD_ROWS].t() @ norm[part]
+                    gradient = self._columns(logits[:, row : row + HEAD_ROWS], norm[part])
                     gradients.add("transformer.wte.weight", gradient, row * d)
         if gradients is not None:
             self._k.layer_norm_backward(
@@ -218,6 +219,14 @@ class FusedGPT(Passes):
             )
             gradients.add("transformer.ln_f.weight", vectors)
         return nats, dx
+
+    def _columns(self, a: Tensor, b: Tensor) -> Tensor:
+        """a^T b of a (n, i) and b (n, j), which may be columns of wider ones."""
+        if not self._multiplies:
+            return a.t() @ b
+        product = torch.empty(a.shape[1], b.shape[1], dtype=self.dtype)
+        self._k.multiply_columns(len(a), *product.shape, a, a.stride(0), b, b.stride(0), product)
+        return product
 
     def _norm(self, x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         n, d = x.shape
