@@ -57,6 +57,8 @@ def test_a_good_file_loads_and_cannot_be_changed(tmp_path: Path) -> None:
         ("1e-3", "0", "recipe.peak_lr"),
         ('name = "t"', 'name = "../t"', "name = '../t'"),
         ('name = "t"', 'name = ""', "name = ''"),
+        ('name = "a"', 'name = "a.part"', "'a.part' is what a folder is called while it is replaced; rename it"),
+        ('name = "t"', f'name = "t"\n{"a." * 2000}b = 1', "a: unknown key"),
         ('name = "t"', 'name = "t"\nheld_out = "zz"', "held_out = 'zz' is none of the models"),
         ('name = "t"', 'name = "t"\nsystems = 0', "systems = 0"),
         ('name = "t"', 'name = "t"\nprecision = "fp8"', "precision = 'fp8'"),

@@ -341,6 +341,9 @@ class Family(Table):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"models: the name {doubled[0]!r} is given twice; names must differ")
+        passing = [name for name in names if name.endswith((".part", ".old"))]
+        if passing:
+            raise ValueError(f"models: {passing[0]!r} is what a folder is called while it is replaced; rename it")
         if self.models and self.held_out and self.held_out not in names:
             raise ValueError(f"held_out = {self.held_out!r} is none of the models; use one of {', '.join(names)}")
         return self

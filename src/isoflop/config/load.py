@@ -199,7 +199,10 @@ def _at(document: Any, loc: list[int | str]) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    try:
+        text = str(value).lower() if isinstance(value, bool) else repr(value)
+    except RecursionError:
+        return "a table within tables"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
