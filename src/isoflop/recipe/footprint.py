@@ -109,12 +109,12 @@ def streamed_footprint(
     holes = min(round(HOLES * at_layers), busy * 3 * MAPPED)
     if cut.recompute:
         at_layers += busy * kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
-    if store == "disk":
-        # On their way to and from it: nothing is while the head is at work.
-        at_layers += kept * (busy + 1)
     images, all_images = layer_images(shape) * image, image_elements(shape) * image
     gradients, all_gradients = layer_sums(shape) * sums, sums_elements(shape) * sums
-    # The fullest of three moments: the embeddings' image is there for the head, the head is at work, its sums leave.
+    if store == "disk":
+        # On their way to and from it: while the head is at work nothing is, and it has of that memory what it needs.
+        at_layers += kept * (busy + 1)
+        at_head += max(0, kept * (busy + 1) - (all_images - images) - (all_gradients - gradients))
     most = max(
         all_images + gradients + at_layers, all_images + all_gradients + at_head, images + all_gradients + at_layers
     )

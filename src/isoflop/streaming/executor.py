@@ -79,7 +79,8 @@ class Executor(Exchange):
         forward = [self._forward(i) for i in range(len(self._layers))]
         backward = [self._backward(i, first, last) for i in reversed(range(len(self._layers)))]
         visits = [self._embed(rows), *forward, self._head(batch, first, last), *backward]
-        forward[-1].leave = self._kept.rest
+        above = (self._images[self._slots.image_above], self._sums[self._slots.sums_above])
+        forward[-1].leave = lambda: self._kept.rest(sum(one.numel() * one.itemsize for one in above))
         run = Pass(visits, batch)
         conducting = self._conductor.submit(run.conduct)
         self._lanes.map(run.run, run.tasks)

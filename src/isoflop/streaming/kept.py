@@ -32,8 +32,8 @@ class Kept:
             self._memory[layer, microbatch] = pages(self._n_bytes)[: self._n_bytes]
         yield self._memory[layer, microbatch]
 
-    def rest(self) -> None:
-        """All is left, and nothing is asked for until `expect`."""
+    def rest(self, n_bytes: int) -> None:
+        """All is left, and nothing is asked for until `expect`: somebody else needs so much memory meanwhile."""
 
     def expect(self, order: Sequence[tuple[int, int]]) -> None:
         """From now on `find` is called once for each of `order`, roughly in that order."""
@@ -91,11 +91,12 @@ class KeptOnDisk(Kept):
             raise
         self._written[layer, microbatch] = self._carriers.submit(write)
 
-    def rest(self) -> None:
-        """As `Kept` says: the head has the memory meanwhile."""
+    def rest(self, n_bytes: int) -> None:
+        """As `Kept` says."""
         memories = [self._free.get() for _ in range(self._at_once)]  # when the last is written
         for memory in memories:
-            give_back(memory)
+            give_back(memory[:n_bytes])  # no more: what comes back costs page faults
+            n_bytes = max(0, n_bytes - len(memory))
             self._free.put(memory)
 
     def expect(self, order: Sequence[tuple[int, int]]) -> None:
