@@ -125,7 +125,9 @@ class Recipe(Table):
 
     tokens_per_parameter: Positive = Field(20.0, description="tokens for each parameter, embeddings included")
     tokens: int | None = Field(None, ge=1, le=2**60, description="tokens of the run, instead of tokens_per_parameter")
-    batch_schedule: list[BatchStage] | None = Field(None, min_length=1, description="default: the rule for the size")
+    batch_schedule: list[BatchStage] | None = Field(
+        None, min_length=1, max_length=1_000, description="default: the rule for the size"
+    )
     peak_lr: Positive | None = Field(None, description="default: the rule for the size")
     warmup_fraction: Fraction | None = Field(None, description="share of the tokens over which the rate rises")
     warmup_tokens: int | None = Field(None, ge=1, le=2**60, description="the same in tokens: whole steps within them")
