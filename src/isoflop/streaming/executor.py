@@ -80,7 +80,8 @@ class Executor(Exchange):
         backward = [self._backward(i, first, last) for i in reversed(range(len(self._layers)))]
         visits = [self._embed(rows), *forward, self._head(batch, first, last), *backward]
         above = (self._images[self._slots.image_above], self._sums[self._slots.sums_above])
-        forward[-1].leave = lambda: self._kept.rest(sum(one.numel() * one.itemsize for one in above))
+        # As much again for what lanes leave in holes at the head.
+        forward[-1].leave = lambda: self._kept.rest(2 * sum(one.numel() * one.itemsize for one in above))
         run = Pass(visits, batch)
         conducting = self._conductor.submit(run.conduct)
         self._lanes.map(run.run, run.tasks)
