@@ -215,16 +215,23 @@ def test_units_that_no_model_has_are_named() -> None:
     def warned(points: list[Point]) -> str:
         return " ".join(fit_law(points).warnings)
 
-    millions = [replace(p, params=p.params / 1e6, tokens=p.tokens / 1e9) for p in ladder(SIZES)]
+    given = [replace(p, convention="given") for p in ladder(SIZES)]
+    millions = [replace(p, params=p.params / 1e6, tokens=p.tokens / 1e9) for p in given]
     assert "params are at most 0.4: in millions" in warned(millions)
     assert "tokens are at most 0.008" in warned(millions)
-    assert "below what any text leaves uncertain" in warned([replace(p, loss=p.loss / 20) for p in ladder(SIZES)])
-    assert "above that of guessing" in warned([replace(p, loss=p.loss * 20) for p in ladder(SIZES)])
-    assert "unit" not in warned(ladder(SIZES))
-    one = [*ladder(SIZES)[1:], replace(ladder(SIZES)[0], params=0.07)]
+    assert "below what any text leaves uncertain" in warned([replace(p, loss=p.loss / 20) for p in given])
+    assert "above that of guessing" in warned([replace(p, loss=p.loss * 20) for p in given])
+    assert "unit" not in warned(given)
+    one = [*given[1:], replace(given[0], params=0.07)]
     assert "70000.0-0: params = 0.07: in millions" in warned(one)
-    exa = [replace(p, flops=p.flops / 1e18) for p in ladder(SIZES)]
+    exa = [replace(p, flops=p.flops / 1e18) for p in given]
     assert "flops are 1e-18 times 6 x params x tokens" in warned(exa)
+
+
+def test_runs_that_this_program_counted_are_never_in_other_units() -> None:
+    tiny = [replace(p, params=p.params / 100, tokens=p.tokens / 100, loss=p.loss / 20) for p in ladder(SIZES)]
+    assert max(p.tokens for p in tiny) < 1e5
+    assert not any("millions" in warning or "unit" in warning for warning in fit_law(tiny).warnings)
 
 
 def test_what_is_not_identified_is_told_and_a_rich_grid_is() -> None:

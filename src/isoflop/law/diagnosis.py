@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from isoflop.law.forecast import Forecast
-from isoflop.law.points import Point
+from isoflop.law.points import COUNTED_HERE, Point
 from isoflop.law.runs import Runs
 from isoflop.recipe.flops import six_nd
 
@@ -108,7 +108,10 @@ def data_warnings(points: Sequence[Point], runs: Runs, one_ratio: bool) -> list[
 
 
 def _units(points: Sequence[Point]) -> list[str]:
-    """Columns whose numbers no language model has: written in millions or billions, or no loss."""
+    """Columns whose numbers no language model has: written in millions or billions, or no loss. Runs of this program
+    have no such doubt: a family may be as small, and its text as easy, as one likes."""
+    if all(point.convention == COUNTED_HERE for point in points):
+        return []
     found = []
     for name, least in LEAST.items():
         largest = max(getattr(point, name) for point in points)

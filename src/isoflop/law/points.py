@@ -14,6 +14,8 @@ from isoflop.recipe.flops import six_nd
 
 SIX_ND = "6ND"
 GIVEN = "given"
+# Counted by this program, so that nothing of it is in other units.
+COUNTED_HERE = "isoflop"
 ALL, WITHOUT_EMBEDDINGS = "all", "without embeddings"
 COLUMNS = ("params", "params_non_embedding", "tokens", "loss", "bits_per_byte", "flops", "run", "noise")
 NEEDED = "params, tokens and loss (or bits_per_byte)"
