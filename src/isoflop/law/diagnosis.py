@@ -51,6 +51,8 @@ def floor_warning(forecast: Forecast, runs: Runs) -> str | None:
     low, high = floor_range(forecast)
     if low > FLOOR_SHARE * float(np.exp(runs.y.min())):
         return None
+    if high == 0:
+        return "the points show no irreducible loss E: the forms that fit have none; it may show with more compute"
     return (
         f"the irreducible loss E is not identified: anything from {low:.2g} to {high:.2g} fits; do not quote "
         "one (the forecast weighs them all)"
@@ -62,7 +64,7 @@ def unidentified(forecast: Forecast, runs: Runs, one_ratio: bool) -> list[str]:
     found = []
     if floor_warning(forecast, runs) is not None:
         low, high = floor_range(forecast)
-        found.append(f"irreducible loss anywhere from {low:.2g} to {high:.2g}")
+        found.append(f"irreducible loss anywhere from {low:.2g} to {high:.2g}" if high else "no irreducible loss seen")
     span = float(np.exp(np.ptp(runs.params)))
     if span < 10:
         found.append(f"sizes span a factor {span:.2g} only")
