@@ -304,7 +304,10 @@ def test_a_form_that_the_runs_refute_weighs_next_to_nothing() -> None:
             n, d = float(size), float(ratio * size)
             loss = 0.4 + (100 / n**0.5 + 300 / d**0.5) ** 0.6 * np.exp(0.003 * rng.standard_normal())
             points.append(Point(n, d, float(loss), 6 * n * d, f"{n}-{ratio}", convention="6ND"))
-    weight = {form.name: form.weight for form in fit_law(points).forms}
+    forms = {form.name: form for form in fit_law(points).forms}
     # Farseer's form can bend as the coupled one does.
-    assert weight["coupled"] > 0.8
-    assert weight["coupled"] + weight["farseer"] > 0.98
+    assert forms["coupled"].weight > 0.8
+    assert forms["coupled"].weight + forms["farseer"].weight > 0.98
+    # It takes part from these 36 runs on, and no rung has as many below it that it could be judged on.
+    assert forms["farseer"].weight > 0
+    assert forms["farseer"].rolling_error is None
