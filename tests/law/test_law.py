@@ -228,6 +228,13 @@ def test_units_that_no_model_has_are_named() -> None:
     assert "flops are 1e-18 times 6 x params x tokens" in warned(exa)
 
 
+def test_one_name_for_all_runs_makes_no_law_sure_of_itself() -> None:
+    named = fit_law([replace(p, run="exp") for p in grid()])
+    assert any("run exp has 7 sizes" in warning for warning in named.warnings)
+    mine, apart = (law.predict(1e10, 2e11) for law in (named, fit_law(grid())))
+    assert mine.high_95 / mine.low_95 > (apart.high_95 / apart.low_95) ** 0.8
+
+
 def test_runs_that_this_program_counted_are_never_in_other_units() -> None:
     tiny = [replace(p, params=p.params / 100, tokens=p.tokens / 100, loss=p.loss / 20) for p in ladder(SIZES)]
     assert max(p.tokens for p in tiny) < 1e5
