@@ -1,11 +1,13 @@
 """Launchers of several nodes tell one another JSON, and read nothing that could run code."""
 
+import inspect
 import pickle
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.api import PContext
 from torch.distributed.elastic.rendezvous import RendezvousParameters, RendezvousStateError, dynamic_rendezvous
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
@@ -15,7 +17,8 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
 )
 
 from isoflop.systems import elastic
-from isoflop.systems.elastic import JsonState
+from isoflop.systems.elastic import JsonState, wait_for_saving
+from isoflop.systems.slurm import SHUTDOWN_VARIABLE
 
 
 class Canary:
@@ -70,3 +73,11 @@ def test_a_pickle_sent_to_the_launchers_is_refused_unread(tmp_path: Path, monkey
     with pytest.raises(RendezvousStateError, match="corrupt"):
         sync()
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_launcher_that_does_not_know_the_variable_waits_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SHUTDOWN_VARIABLE, "1234")
+    monkeypatch.setattr(PContext.close, "__defaults__", (None, 30))
+    monkeypatch.setattr("isoflop.systems.elastic.LaunchConfig", type("Older", (), {"__dataclass_fields__": {}}))
+    wait_for_saving()
+    assert inspect.signature(PContext.close).parameters["timeout"].default == 1234

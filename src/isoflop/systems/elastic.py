@@ -5,12 +5,17 @@ pickle, which can run code (`_BackendRendezvousStateHolder.sync` in its dynamic_
 """
 
 import json
+import os
 from datetime import datetime
 from typing import Any
 
 from torch.distributed import run
+from torch.distributed.elastic.multiprocessing.api import PContext
 from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _NodeDesc, _RendezvousState
+from torch.distributed.launcher.api import LaunchConfig
+
+from isoflop.systems.slurm import SHUTDOWN_VARIABLE
 
 
 class JsonState:
@@ -74,8 +79,16 @@ def _heard(value: Any) -> Any:
     raise ValueError("this is no state of a rendezvous of isoflop's launchers")
 
 
+def wait_for_saving() -> None:
+    """Has PyTorch 2.11 wait for workers that save as long as SHUTDOWN_VARIABLE says; later ones read it."""
+    seconds = os.environ.get(SHUTDOWN_VARIABLE)
+    if seconds is not None and "shutdown_timeout" not in LaunchConfig.__dataclass_fields__:
+        PContext.close.__defaults__ = (None, int(seconds))
+
+
 def main() -> None:
     """As torchrun's."""
+    wait_for_saving()
     dynamic_rendezvous.__dict__["pickle"] = JsonState
     run.main()
 

@@ -24,7 +24,9 @@ from isoflop.errors import Interrupted, WorkError
 from isoflop.interrupts import SIGNALS
 from isoflop.outcome import LAUNCHER, OUTCOME
 from isoflop.systems import loopback
+from isoflop.systems.elastic import wait_for_saving
 from isoflop.systems.processes import is_system
+from isoflop.systems.slurm import SHUTDOWN_VARIABLE
 
 RESTARTS = 3
 # How long workers have for saving when they are told to end: a step of a large model may take many minutes. One that
@@ -50,24 +52,25 @@ def launch(arguments: Sequence[str], systems: int, logs: Path) -> tuple[int, str
     logs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         outcome = Path(folder) / "outcome.json"
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=systems,
-            run_id=uuid.uuid4().hex[:8],
-            rdzv_backend=loopback.BACKEND,
-            local_addr=loopback.ADDRESS,
-            max_restarts=RESTARTS,
-            shutdown_timeout=SAVE_SECONDS,
-            signals_to_handle="SIGHUP,SIGQUIT",  # the others are handled by _Signals
-            logs_specs=DefaultLogsSpecs(str(logs), redirects=dict.fromkeys(range(1, systems), Std.ALL)),
-        )
         ended = threading.Event()
         threading.Thread(target=_end_the_rest, args=(outcome, ended), name="rest", daemon=True).start()
         stopped: int | None = None
         # Gloo would listen on whatever this machine's name leads to.
         variables = {OUTCOME: str(outcome), LAUNCHER: str(os.getpid()), "GLOO_SOCKET_IFNAME": "lo"}
+        variables[SHUTDOWN_VARIABLE] = str(SAVE_SECONDS)
         with _Signals() as signals, _in_environment(variables):
+            wait_for_saving()
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=systems,
+                run_id=uuid.uuid4().hex[:8],
+                rdzv_backend=loopback.BACKEND,
+                local_addr=loopback.ADDRESS,
+                max_restarts=RESTARTS,
+                signals_to_handle="SIGHUP,SIGQUIT",  # the others are handled by _Signals
+                logs_specs=DefaultLogsSpecs(str(logs), redirects=dict.fromkeys(range(1, systems), Std.ALL)),
+            )
             try:
                 try:
                     elastic_launch(config, entrypoint=sys.executable)("-m", "isoflop", *arguments)

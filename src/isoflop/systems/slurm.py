@@ -16,8 +16,7 @@ from pathlib import Path
 from isoflop.errors import InputError, WorkError
 from isoflop.outcome import LAUNCHER, OUTCOME
 
-# How long a launcher waits for its workers to save before it kills them; a PyTorch that does not know the variable
-# waits 30 s.
+# How long a launcher waits for its workers to save before it kills them.
 SHUTDOWN_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 # Node failures and killed workers that a job survives without a word to Slurm.
 RESTARTS = 3
