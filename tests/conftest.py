@@ -21,7 +21,7 @@ settings.load_profile("isoflop")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 SEARCHED = f"{os.environ['PATH']}:/usr/sbin"
 NODES = ("node0", "node1")
-# A job on `all` gives way to one on `urgent`: it is warned by SIGTERM, has half a minute, and goes back to the queue.
+# A job on `all` gives way to one on `urgent`: it is warned by SIGTERM, has two minutes, and goes back to the queue.
 # cred_expire also is what a job that went back waits until it starts again: 120 s by default.
 CONF = """
 ClusterName=isoflop
@@ -39,7 +39,7 @@ PreemptMode=REQUEUE
 SchedulerParameters=bf_interval=2,sched_interval=2
 MpiDefault=none
 ReturnToService=2
-KillWait=30
+KillWait=120
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -48,7 +48,7 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 NodeName=node0 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1
-PartitionName=all Nodes=ALL Default=YES State=UP PriorityTier=1 GraceTime=30
+PartitionName=all Nodes=ALL Default=YES State=UP PriorityTier=1 GraceTime=120
 PartitionName=urgent Nodes=ALL State=UP PriorityTier=10 PreemptMode=off
 """
 
@@ -65,7 +65,7 @@ class Slurm:
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    def wait(self, done: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    def wait(self, done: Callable[[], bool], what: str, seconds: float = 200) -> None:
         """Returns when `done` is true; fails the test, with the controller's last words, when that takes too long."""
         deadline = time.monotonic() + seconds
         while not done():
@@ -109,15 +109,15 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
             with open(folder / f"{len(daemons)}-{command[0]}.out", "w") as out:
                 daemons.append(subprocess.Popen(command, env=slurm.environment, stdout=out, stderr=out))
             if command[0] == "munged":
-                slurm.wait((folder / "munge" / "socket").exists, "munged", 20)
+                slurm.wait((folder / "munge" / "socket").exists, "munged")
         idle = [word for node in NODES for word in (node, "idle")]
-        slurm.wait(lambda: slurm.ask("sinfo", "-hN", "-p", "all", "-o", "%N %t").split() == idle, "idle nodes", 30)
+        slurm.wait(lambda: slurm.ask("sinfo", "-hN", "-p", "all", "-o", "%N %t").split() == idle, "idle nodes")
         yield slurm
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
             try:
-                daemon.wait(20)
+                daemon.wait(60)
             except subprocess.TimeoutExpired:  # the others are to end all the same
                 daemon.kill()
                 daemon.wait()
@@ -131,7 +131,7 @@ def slurm(slurm_cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slu
     yield slurm_cluster
     slurm_cluster.ask("scancel", "--signal=KILL", "--full", "--user=root")
     slurm_cluster.ask("scancel", "--user=root")
-    slurm_cluster.wait(lambda: not slurm_cluster.ask("squeue", "-h"), "an empty queue", 40)
+    slurm_cluster.wait(lambda: not slurm_cluster.ask("squeue", "-h"), "an empty queue")
 
 
 def _free_ports(count: int) -> list[int]:

@@ -45,12 +45,14 @@ class Compiled:
         raise AttributeError(f"the C source has no function {name}")
 
 
-def load_compiled(package: str, name: str, address: Callable[[Any], Any] = lambda it: it) -> Compiled | None:
-    """`name`.c of a package, built if this machine has not built it yet; None without a C compiler that works.
+def load_compiled(package: str, *names: str, address: Callable[[Any], Any] = lambda it: it) -> Compiled | None:
+    """Files `name`.c of a package, one after the other as one, built if this machine has not built it yet.
 
-    `address` makes of an argument what ctypes takes: the number of its place, bytes, None.
+    None without a C compiler that works. `address` makes of an argument what ctypes takes: the number of its place,
+    bytes, None.
     """
-    source = (files(package) / f"{name}.c").read_text(encoding="utf-8")
+    name = names[0]
+    source = "".join((files(package) / f"{each}.c").read_text(encoding="utf-8") for each in names)
     for compiler in dict.fromkeys((os.environ.get("CC", ""), "cc", "gcc", "clang")):
         found = shutil.which(compiler) if compiler else None
         if found is None:

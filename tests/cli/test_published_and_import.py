@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_work_is_one_line(isoflop, model_folder: Path, tmp_
 @pytest.mark.parametrize(
     ("to", "dtype", "said"),
     [
-        ("there", None, "--to .*there: already there"),
+        ("there", None, "there: already there"),
         ("new", "fp8", "--dtype fp8: use fp32, bf16, fp16"),
         (None, "fp32", "--dtype fp32: goes with --to"),
     ],

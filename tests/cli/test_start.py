@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from isoflop.cli.options import as_folder
+from isoflop.errors import InputError
+
 HEAVY = ("torch", "numpy", "scipy", "pyarrow", "tokenizers", "matplotlib", "jinja2")
 COMMANDS = ("plan", "data", "train", "law", "predict", "evaluate", "report", "release", "run")
 
@@ -80,6 +83,29 @@ def test_wrong_usage_is_one_line_and_exit_code_2(isoflop, arguments: list[str], 
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("isoflop: ")
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("command", [["plan", "tiny.toml"], ["train", "tiny.toml", "--systems", "2"], ["studio"]])
+def test_runs_that_can_be_no_folder_are_bad_input(isoflop, family_file: Path, command: list[str]) -> None:
+    done = isoflop(*command, "--runs", "corpus.txt")
+    said = "corpus.txt: is no folder; give --runs a folder, or where one can be made\n"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(said)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_folder_that_is_there_or_can_be_made_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for path in (tmp_path, tmp_path / "new", tmp_path / "new" / "newer"):
+        assert as_folder(path) == path
+    with pytest.raises(InputError, match="an address is no folder"):
+        as_folder(Path("s3://bucket/runs"))
+    with pytest.raises(InputError, match=r"File name too long.*give --figures a folder"):
+        as_folder(tmp_path / ("x" * 300), "--figures")
+    for path in (tmp_path / "file", tmp_path / "file" / "new", tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="is no folder"):
+            as_folder(path)
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

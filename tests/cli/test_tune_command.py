@@ -43,13 +43,13 @@ def stopped(family_file: Path, cache_folder: Path, trial: int, signal_number: in
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while _lines(steps) < before + 20:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(signal_number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     return process.returncode
 
 

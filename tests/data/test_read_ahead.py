@@ -30,23 +30,28 @@ def test_the_same_batches_in_the_same_order(folder: Path) -> None:
                 reader.take()
 
 
-def test_waiting_is_counted_and_a_batch_that_is_there_costs_none() -> None:
+def test_waiting_is_counted_and_a_batch_that_is_there_costs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     class Held:
-        """Gives nothing until it may, as a cold disk does."""
+        """Gives nothing until somebody waits for it, as a cold disk may."""
 
         may = threading.Event()
 
         def batch(self, samples: list[int], context_length: int) -> np.ndarray:
-            self.may.wait(20)
+            self.may.wait()
             return np.array(samples)
 
+    def get(block: bool = True, timeout: float | None = None) -> object:
+        if block:
+            Held.may.set()
+        return really(block, timeout)
+
     with ReadAhead(Held(), 64, ([i] for i in range(5)), depth=4) as reader:  # type: ignore[arg-type]
-        threading.Timer(0.5, Held.may.set).start()
+        really = reader._ready.get
+        monkeypatch.setattr(reader._ready, "get", get)
         reader.take()
         waited = reader.wait_seconds
-        assert waited > 0.05
-        deadline = time.monotonic() + 20
-        while reader._ready.qsize() < 4 and time.monotonic() < deadline:
+        assert waited > 0
+        while reader._ready.qsize() < 4:
             time.sleep(0.001)
         assert [reader.take().tolist() for _ in range(4)] == [[1], [2], [3], [4]]
         assert reader.wait_seconds == waited

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,18 @@ from typing import Any
 
 import pytest
 
-# One model that is quick, one that lasts some seconds on two busy cores.
+from isoflop.config import load_family
+from isoflop.pipeline import RunFolder, train_family
+from isoflop.pipeline.cluster import submit_family
+from tests.held import Hold
+from tests.pipeline.conftest import Heard
+
+# Where the systems wait for what a test does to them: in the middle of the second of two models.
+PLACE = "w16 step 21"
 FAMILY = """
 name = "tiny"
 held_out = false
-checkpoint_seconds = 1
+checkpoint_seconds = 0.1
 systems = 2
 
 [data]
@@ -39,7 +47,7 @@ name = "w16"
 n_layers = 2
 d_model = 16
 n_heads = 2
-recipe = { tokens = 160_000 }
+recipe = { tokens = 12_800 }
 """
 CLUSTER = """
 [cluster]
@@ -54,14 +62,19 @@ def place(tmp_path: Path) -> Path:
     texts = [f"Number {i} squared is {i * i}. The next one follows at once. " * 8 for i in range(300)]
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (tmp_path / "tiny.toml").write_text(FAMILY + CLUSTER)
-    (tmp_path / "here.toml").write_text(FAMILY)
+    (tmp_path / "here.toml").write_text(FAMILY.replace("systems = 2", "systems = 1"))
     return tmp_path
 
 
-def train(place: Path, family: str, runs: str, *options: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "isoflop", "train", str(place / family), "--runs", str(place / runs), *options]
+def train(place: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    isoflop = [sys.executable, "-m", "isoflop", "train", str(place / "tiny.toml"), "--runs", str(place / "runs")]
     environment = {key: value for key, value in os.environ.items() if key != "SLURM_JOB_ID"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run([*isoflop, *options], env=environment, capture_output=True, text=True, timeout=200)
+
+
+def submit(place: Path) -> str:
+    """What the command says once it has submitted, or not."""
+    return str(submit_family(load_family(place / "tiny.toml"), place / "tiny.toml", RunFolder(place / "runs" / "tiny")))
 
 
 def weights(place: Path, runs: str) -> dict[str, str]:
@@ -70,19 +83,23 @@ def weights(place: Path, runs: str) -> dict[str, str]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.slow  # two starts of two launchers and their workers, and the same family once more without Slurm
-def test_a_family_on_two_nodes_is_preempted_and_ends_with_the_right_weights(place: Path, slurm: Any) -> None:
-    shown = train(place, "tiny.toml", "runs", "--dry-run")
+@pytest.mark.slow  # two starts of two launchers and their workers
+def test_a_family_on_two_nodes_is_preempted_and_ends_with_the_right_weights(
+    place: Path, slurm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = train(place, "--dry-run")
     assert shown.stdout.startswith("#!/bin/bash\n#SBATCH"), shown.stderr
     assert not (place / "runs").exists()
 
-    done = train(place, "tiny.toml", "runs", "--json")
+    hold = Hold(place)
+    hold.at(PLACE)
+    monkeypatch.setenv("PYTHONPATH", hold.environment["PYTHONPATH"])
+    done = train(place, "--json")
     assert done.returncode == 0, done.stderr
     job = json.loads(done.stdout)["job"]
-    assert f"job {job} was submitted before" in train(place, "tiny.toml", "runs").stdout
+    assert f"job {job} was submitted before" in submit(place)
 
-    metrics = place / "runs" / "tiny" / "models" / "w16" / "metrics.jsonl"
-    slurm.wait(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 20, "steps of w16", 200)
+    slurm.wait(lambda: hold.there, "a step of w16", 200)
     urgent = slurm.ask("sbatch", "--parsable", "--partition=urgent", "--output=/dev/null", "--wrap=sleep 1")
     slurm.wait(lambda: slurm.state(urgent) == "COMPLETED", "the urgent job", 200)
     assert not (place / "runs" / "tiny" / "models" / "w16" / "result.json").exists()
@@ -91,10 +108,11 @@ def test_a_family_on_two_nodes_is_preempted_and_ends_with_the_right_weights(plac
     said = (place / "runs" / "tiny" / "logs" / f"job-{job}.txt").read_text()
     assert "preempted: job" in said
     assert "start 1" in said
-    assert "nothing to submit" in train(place, "tiny.toml", "runs").stdout
+    assert "nothing to submit" in submit(place)
 
-    alone = train(place, "here.toml", "alone", "--systems", "1")
-    assert alone.returncode == 0, alone.stderr
+    for model in ("w8", "w16"):
+        alone = RunFolder(place / "alone" / "tiny")
+        train_family(load_family(place / "here.toml"), alone, Heard(), model)  # type: ignore[arg-type]
     assert weights(place, "runs") == weights(place, "alone")
     assert len(weights(place, "runs")) == 2
 
@@ -102,7 +120,7 @@ def test_a_family_on_two_nodes_is_preempted_and_ends_with_the_right_weights(plac
 @pytest.mark.slow  # two launchers and their workers start
 def test_bad_input_ends_the_job_at_once_with_its_message(place: Path, slurm: Any) -> None:
     (place / "tiny.toml").write_text((FAMILY + CLUSTER).replace("corpus.jsonl", "nowhere.jsonl"))
-    job = json.loads(train(place, "tiny.toml", "runs", "--json").stdout)["job"]
+    job = re.search(r"job (\d+) submitted", submit(place))[1]  # type: ignore[index]
     slurm.wait(lambda: slurm.state(job) == "FAILED", "the job's end", 200)
     said = (place / "runs" / "tiny" / "logs" / f"job-{job}.txt").read_text()
     assert "nowhere.jsonl" in said

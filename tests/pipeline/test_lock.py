@@ -1,5 +1,7 @@
 """One process works in a run directory, and one that is gone holds nothing."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +66,18 @@ def test_what_came_into_the_folder_stays_when_the_work_fails(tmp_path: Path) -> 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert [path.name for path in folder.path.iterdir()] == ["plan.json"]
+
+
+def test_a_full_disk_is_told_with_its_folder_and_leaves_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(WorkError, match=rf"{tmp_path}.*cannot write \(No space left"), locked(RunFolder(tmp_path)):
+        pass
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    with locked(RunFolder(tmp_path)):
+        pass

@@ -54,8 +54,7 @@ def running(family_file: Path, tmp_path: Path) -> Iterator["subprocess.Popen[str
     command = [sys.executable, "-m", "isoflop", "train", str(family_file), "--runs", str(tmp_path / "runs")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     models = tmp_path / "runs" / "tiny" / "models"
-    end = time.monotonic() + 60
-    while time.monotonic() < end and len(list(models.glob("*/metrics.jsonl"))) < 2:
+    while process.poll() is None and len(list(models.glob("*/metrics.jsonl"))) < 2:
         time.sleep(0.05)
     yield process
     process.kill()
@@ -66,7 +65,7 @@ def test_a_killed_worker_is_named_and_the_other_saves_its_steps(
     running: "subprocess.Popen[str]", family_file: Path, tmp_path: Path
 ) -> None:
     os.kill(workers_of(running.pid)[0], signal.SIGKILL)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=200)
     assert running.returncode == 1
     assert "was killed by signal 9" in said.splitlines()[-1]
     assert "run the same command to go on" in said.splitlines()[-1]
@@ -80,7 +79,7 @@ def test_no_worker_outlives_a_killed_command(running: "subprocess.Popen[str]") -
     assert len(workers) == 2
     running.kill()
     running.wait()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 200
     while time.monotonic() < end and any(Path(f"/proc/{pid}").exists() for pid in workers):
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
@@ -91,7 +90,7 @@ def test_a_signal_saves_every_model_and_exits_with_its_code(
     running: "subprocess.Popen[str]", tmp_path: Path, number: signal.Signals
 ) -> None:
     running.send_signal(number)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=200)
     assert running.returncode == 128 + number
     assert said.splitlines()[-1] == "isoflop: interrupted; everything is saved: run the same command to go on"
     assert "Traceback" not in said

@@ -9,15 +9,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-# One model that is quick, one that lasts some seconds on two busy cores.
+from isoflop.config import Family, load_family
+from isoflop.pipeline import RunFolder, train_family
+from isoflop.pipeline.changes import accept_family_changes
+from tests.held import Hold
+from tests.pipeline.conftest import Heard
+
 FAMILY = """
 name = "tiny"
 held_out = false
-checkpoint_seconds = 1
+checkpoint_seconds = 0.1
 
 [data]
 source = "corpus.jsonl"
@@ -42,10 +48,12 @@ name = "w16"
 n_layers = 2
 d_model = 16
 n_heads = 2
-recipe = { tokens = 80_000 }
+recipe = { tokens = 12_800 }
 """
 
 
+# Where systems wait for what a test does to them: in the middle of the second of two models of 20 and 40 steps.
+PLACE = "w16 step 21"
 # A bound for what hangs; the machine may be busy with much else.
 LONGEST = 400
 pytestmark = pytest.mark.timeout(2 * LONGEST)
@@ -60,13 +68,26 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(place: Path, runs: str, systems: int, *options: str) -> list[str]:
-    isoflop = [sys.executable, "-m", "isoflop", "train", str(place / "tiny.toml")]
+def command(place: Path, runs: str, systems: int, *options: str, family: str = "tiny.toml") -> list[str]:
+    isoflop = [sys.executable, "-m", "isoflop", "train", str(place / family)]
     return [*isoflop, "--runs", str(place / runs), "--systems", str(systems), *options]
 
 
-def train(place: Path, runs: str, systems: int, *options: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command(place, runs, systems, *options), capture_output=True, text=True, timeout=LONGEST)
+def train(
+    place: Path, runs: str, systems: int, *options: str, family: str = "tiny.toml"
+) -> "subprocess.CompletedProcess[str]":
+    started = command(place, runs, systems, *options, family=family)
+    return subprocess.run(started, capture_output=True, text=True, timeout=LONGEST)
+
+
+def open_runs(place: Path, runs: str, family: str = "tiny.toml") -> tuple[Family, RunFolder]:
+    return load_family(place / family), RunFolder(place / runs / "tiny")
+
+
+def train_here(place: Path, runs: str, family: str = "tiny.toml") -> None:
+    """On one system, this process: as the command does, without another start of PyTorch."""
+    for model in ("w8", "w16"):
+        train_family(*open_runs(place, runs, family), Heard(), model)  # type: ignore[arg-type]
 
 
 def bits(place: Path, runs: str) -> dict[str, object]:
@@ -92,8 +113,7 @@ def bits(place: Path, runs: str) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def alone(place: Path) -> dict[str, object]:
     """What one system makes of the family."""
-    done = train(place, "alone", 1)
-    assert done.returncode == 0, done.stderr
+    train_here(place, "alone")
     return bits(place, "alone")
 
 
@@ -111,19 +131,39 @@ def test_an_execution_that_does_not_exist_is_refused(place: Path) -> None:
     assert (done.returncode, done.stderr.strip().splitlines()[-1].endswith("use resident or streamed")) == (2, True)
 
 
+@dataclass(frozen=True)
+class Running:
+    """The command on two systems, the second of which waits until it is let go or told to end."""
+
+    runs: str
+    process: "subprocess.Popen[str]"
+    hold: Hold
+
+    def end(self) -> tuple[int, str]:
+        """Lets it go: its exit code and what it said."""
+        self.hold.let_go()
+        _, said = self.process.communicate(timeout=LONGEST)
+        return self.process.returncode, said
+
+
 @pytest.fixture
-def running(place: Path, request: pytest.FixtureRequest) -> Iterator["subprocess.Popen[str]"]:
-    """The command on two systems, some steps into the second model."""
+def running(place: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
+    yield from run_and_hold(place, request.node.name, tmp_path)
+
+
+def run_and_hold(place: Path, runs: str, folder: Path) -> Iterator[Running]:
+    hold = Hold(folder)
+    hold.at(PLACE)
     process = subprocess.Popen(
-        command(place, request.node.name, 2), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(place, runs, 2), env=hold.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    metrics = place / request.node.name / "tiny" / "models" / "w16" / "metrics.jsonl"
-    end = time.monotonic() + LONGEST
-    while time.monotonic() < end and not (metrics.exists() and metrics.read_bytes().count(b"\n") > 20):
-        time.sleep(0.02)
-    yield process
-    process.kill()
-    process.communicate()
+    try:
+        hold.wait(process)
+        yield Running(runs, process, hold)
+    finally:
+        hold.let_go()
+        process.kill()
+        process.communicate()
 
 
 def workers_of(process: "subprocess.Popen[str]") -> list[int]:
@@ -138,6 +178,13 @@ def workers_of(process: "subprocess.Popen[str]") -> list[int]:
     return [found[rank] for rank in sorted(found)]
 
 
+def wait_for_the_end(workers: list[int]) -> None:
+    end = time.monotonic() + LONGEST
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < end, "a system outlives its launcher"
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("systems", [2, 3])
 def test_the_bits_are_those_of_one_system(place: Path, alone: dict[str, object], systems: int) -> None:
     # Five microbatches a step: some systems get fewer than others.
@@ -148,146 +195,120 @@ def test_the_bits_are_those_of_one_system(place: Path, alone: dict[str, object],
 
 @pytest.mark.parametrize("who", [0, 1])
 def test_one_that_is_killed_is_named_and_all_go_on(
-    place: Path, alone: dict[str, object], running: "subprocess.Popen[str]", request: pytest.FixtureRequest, who: int
+    place: Path, alone: dict[str, object], running: Running, who: int
 ) -> None:
-    victim = workers_of(running)[who]
+    victim = workers_of(running.process)[who]
     os.kill(victim, signal.SIGKILL)
-    _, said = running.communicate(timeout=LONGEST)
-    assert running.returncode == 0, said
+    code, said = running.end()
+    assert code == 0, said
     assert f"system {who} (" in said
     assert f"process {victim}; was at: w16 step" in said
     assert "started again from the last checkpoint" in said
-    assert bits(place, request.node.name) == alone
+    assert bits(place, running.runs) == alone
 
 
 def test_one_that_is_stopped_is_noticed_within_half_a_minute(
-    place: Path, alone: dict[str, object], running: "subprocess.Popen[str]", request: pytest.FixtureRequest
+    place: Path, alone: dict[str, object], running: Running
 ) -> None:
-    os.kill(workers_of(running)[1], signal.SIGSTOP)
-    _, said = running.communicate(timeout=LONGEST)
-    assert running.returncode == 0, said
+    os.kill(workers_of(running.process)[1], signal.SIGSTOP)
+    code, said = running.end()
+    assert code == 0, said
     assert "has not been heard of for 15 s" in said
     assert "was at: w16 step" in said
-    assert bits(place, request.node.name) == alone
+    assert bits(place, running.runs) == alone
+
+
+@pytest.fixture(scope="module")
+def stopped(place: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Runs of two systems of which one was told to end."""
+    for running in run_and_hold(place, "stopped", tmp_path_factory.mktemp("stopped")):
+        os.kill(workers_of(running.process)[1], signal.SIGTERM)
+        code, said = running.end()
+        assert code == 128 + signal.SIGTERM, said
+        assert "everything is saved" in said
+    return "stopped"
 
 
 def test_a_signal_to_any_of_them_stops_all_at_one_step_and_another_number_goes_on(
-    place: Path, alone: dict[str, object], running: "subprocess.Popen[str]", request: pytest.FixtureRequest
+    place: Path, alone: dict[str, object], stopped: str
 ) -> None:
-    os.kill(workers_of(running)[1], signal.SIGTERM)
-    _, said = running.communicate(timeout=LONGEST)
-    assert running.returncode == 128 + signal.SIGTERM, said
-    assert "everything is saved" in said
-    for changed in ("changed on 2", "changed on 1"):
-        shutil.copytree(place / request.node.name, place / changed)
-    done = train(place, request.node.name, 3)
+    shutil.copytree(place / stopped, place / "on three")
+    done = train(place, "on three", 3)
     assert done.returncode == 0, done.stderr
-    assert bits(place, request.node.name) == alone
+    assert bits(place, "on three") == alone
 
 
-def test_changed_settings_are_accepted_on_any_number_of_systems(place: Path) -> None:
-    """From where the test before has stopped two systems"""
-    changed = place / "changed.toml"
-    changed.write_text(FAMILY.replace("tokens = 80_000", "tokens = 80_000, weight_decay = 0.3"))
-    for systems in (2, 1):
-        runs = f"changed on {systems}"
-        if not (place / runs).exists():
-            pytest.skip("the test before was not run, or failed")
-        options = ["--runs", str(place / runs), "--systems", str(systems)]
-        isoflop = [sys.executable, "-m", "isoflop", "train", str(changed), *options]
-        if systems == 2:
-            refused = subprocess.run(isoflop, capture_output=True, text=True, timeout=LONGEST)
-            assert refused.returncode == 2
-            assert "weight_decay was 0.1 and is 0.3" in refused.stderr
-        done = subprocess.run([*isoflop, "--accept-changes"], capture_output=True, text=True, timeout=LONGEST)
-        assert done.returncode == 0, done.stderr
-        assert "weight_decay was 0.1 and is 0.3 from step" in done.stderr
-        result = json.loads((place / runs / "tiny" / "models" / "w16" / "result.json").read_text())
+@pytest.fixture(scope="module")
+def changed(place: Path) -> str:
+    """The family with another setting."""
+    (place / "changed.toml").write_text(FAMILY.replace("tokens = 12_800", "tokens = 12_800, weight_decay = 0.3"))
+    return "changed.toml"
+
+
+def test_changed_settings_are_refused_by_two_systems(place: Path, stopped: str, changed: str) -> None:
+    refused = train(place, stopped, 2, family=changed)
+    assert refused.returncode == 2
+    assert "weight_decay was 0.1 and is 0.3" in refused.stderr
+
+
+def test_changed_settings_are_accepted_on_any_number_of_systems(place: Path, stopped: str, changed: str) -> None:
+    for systems in (1, 2):
+        shutil.copytree(place / stopped, place / f"changed on {systems}")
+    done = train(place, "changed on 2", 2, "--accept-changes", family=changed)
+    assert done.returncode == 0, done.stderr
+    assert "weight_decay was 0.1 and is 0.3 from step" in done.stderr
+    accept_family_changes(*open_runs(place, "changed on 1", changed), Heard())  # type: ignore[arg-type]
+    train_here(place, "changed on 1", changed)
+    for systems in (1, 2):
+        result = json.loads((place / f"changed on {systems}" / "tiny" / "models" / "w16" / "result.json").read_text())
         assert [(one["setting"], one["is"]) for one in result["changes"]] == [("weight_decay", 0.3)]
     assert bits(place, "changed on 2") == bits(place, "changed on 1")
 
 
 def test_killed_right_after_a_signal_it_goes_on_from_what_was_committed(
-    place: Path, alone: dict[str, object], running: "subprocess.Popen[str]", request: pytest.FixtureRequest
+    place: Path, alone: dict[str, object], running: Running
 ) -> None:
-    running.terminate()
+    workers = workers_of(running.process)
+    running.hold.let_go()
+    running.process.terminate()
     time.sleep(0.2)
-    running.kill()
-    running.communicate(timeout=LONGEST)
-    done = train(place, request.node.name, 1)
-    assert done.returncode == 0, done.stderr
-    assert bits(place, request.node.name) == alone
+    running.process.kill()
+    wait_for_the_end(workers)
+    train_here(place, running.runs)
+    assert bits(place, running.runs) == alone
 
 
 def test_none_outlives_the_launcher_and_one_system_goes_on(
-    place: Path, alone: dict[str, object], running: "subprocess.Popen[str]", request: pytest.FixtureRequest
+    place: Path, alone: dict[str, object], running: Running
 ) -> None:
-    workers = workers_of(running)
-    running.kill()
-    end = time.monotonic() + 10
-    while time.monotonic() < end and any(Path(f"/proc/{worker}").exists() for worker in workers):
-        time.sleep(0.05)
-    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
-    assert train(place, request.node.name, 1).returncode == 0
-    assert bits(place, request.node.name) == alone
-
-
-# Laid on the path of the systems: number 1 tells where its weights lie after a step, and waits until that was read.
-TELLS = """
-import os, time
-from pathlib import Path
-if os.environ.get("RANK") == "1":
-    from isoflop.train.learner import Learner
-    update, told = Learner.update, Path(__file__).with_name("told")
-    def telling(self, *given):
-        update(self, *given)
-        if self._systems.place == "w16 step 30":
-            flat = self.weights.flat
-            told.with_name("part").write_text(f"{os.getpid()} {flat.data_ptr() + flat.nbytes // 2}")
-            told.with_name("part").rename(told)
-            while told.exists():
-                time.sleep(0.01)
-    Learner.update = telling
-"""
+    workers = workers_of(running.process)
+    running.process.kill()
+    wait_for_the_end(workers)
+    train_here(place, running.runs)
+    assert bits(place, running.runs) == alone
 
 
 def test_a_bit_that_flips_in_one_systems_memory_is_found_and_the_system_named(
-    place: Path, alone: dict[str, object], tmp_path: Path
+    place: Path, alone: dict[str, object], running: Running
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(TELLS)
-    process = subprocess.Popen(
-        command(place, "flipped", 2),
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    told, end = tmp_path / "told", time.monotonic() + LONGEST
-    while not told.exists() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.02)
-    worker, address = map(int, told.read_text().split())
+    worker, address = running.hold.wait(running.process)
     with open(f"/proc/{worker}/mem", "r+b", buffering=0) as memory:
         memory.seek(address)
         (byte,) = memory.read(1)
         memory.seek(address)
         memory.write(bytes([byte ^ 16]))
-    told.unlink()
-    _, said = process.communicate(timeout=LONGEST)
-    assert process.returncode == 1, said
+    code, said = running.end()
+    assert code == 1, said
     (line,) = [one for one in said.splitlines() if one.startswith("isoflop: ")]
-    assert "w16 step 31: system 1: bits of the weights of " in line
+    assert "w16 step 22: system 1: bits of the weights of " in line
     assert "Traceback" not in said
-    done = train(place, "flipped", 1)
-    assert done.returncode == 0, done.stderr
-    assert bits(place, "flipped") == alone
+    train_here(place, running.runs)
+    assert bits(place, running.runs) == alone
 
 
 def test_a_fault_that_no_restart_mends_is_told_once_in_one_line(place: Path, alone: dict[str, object]) -> None:
-    file = place / "tiny.toml"
-    other = place / "other.toml"
-    other.write_text(file.read_text().replace("tokens = 80_000", "tokens = 160_000"))
-    isoflop = [sys.executable, "-m", "isoflop", "train", str(other), "--runs", str(place / "alone"), "--systems", "2"]
-    done = subprocess.run(isoflop, capture_output=True, text=True, timeout=LONGEST)
+    (place / "other.toml").write_text(FAMILY.replace("tokens = 12_800", "tokens = 25_600"))
+    done = train(place, "alone", 2, family="other.toml")
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("isoflop: ")]
     assert len(lines) == 1

@@ -348,6 +348,13 @@ def test_export_refuses_what_is_there_and_what_does_not_fit(folder: Path, tmp_pa
     imported = import_model(folder)
     with pytest.raises(InputError, match="already there"):
         export_model(folder, imported.weights, imported.dtypes, {})
+    for beside in ("mine.old", "mine.part"):  # a backup of the user's, say
+        (tmp_path / beside).mkdir()
+        (tmp_path / beside / "kept").touch()
+        with pytest.raises(InputError, match=rf"{beside}: already there"):
+            export_model(tmp_path / "mine", imported.weights, imported.dtypes, {})
+        assert (tmp_path / beside / "kept").exists()
+        shutil.rmtree(tmp_path / beside)
     imported.weights["transformer.ln_f.bias"][0] = 1e6
     with pytest.raises(InputError, match=r"transformer.ln_f.bias: .* too large for torch.float16"):
         export_model(tmp_path / "out", imported.weights, dict.fromkeys(imported.weights, torch.float16), {})

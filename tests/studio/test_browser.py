@@ -93,7 +93,7 @@ def check(page: Browser, looks: tuple[tuple[int, bool], ...] = ((1280, False), (
     page.look(1280)
 
 
-def until(what: Callable[[], bool], seconds: float = 120) -> None:
+def until(what: Callable[[], bool], seconds: float = 400) -> None:
     ends = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < ends

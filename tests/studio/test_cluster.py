@@ -15,13 +15,14 @@ from isoflop.pipeline import train_family
 from isoflop.studio import jobs
 from isoflop.studio.context import Studio
 from isoflop.studio.places import Places
+from tests.held import Hold
 from tests.pipeline.conftest import Heard
-from tests.pipeline.test_cluster_job import CLUSTER, FAMILY
+from tests.pipeline.test_cluster_job import CLUSTER, FAMILY, PLACE
 from tests.studio.conftest import send
 
-# One model of some seconds, whose job one node takes.
+# One model, whose job one node takes.
 SMALL = FAMILY[: FAMILY.index("[[models]]")].replace("systems = 2", "systems = 1")
-SMALL += FAMILY[FAMILY.rindex("[[models]]") :].replace("160_000", "100_000")
+SMALL += FAMILY[FAMILY.rindex("[[models]]") :]
 
 
 @pytest.fixture(scope="session")
@@ -56,11 +57,19 @@ def state(studio: Studio) -> str:
 @pytest.mark.slow  # two jobs start launchers and their workers
 @pytest.mark.timeout(600)
 def test_a_job_is_paused_and_goes_on_with_other_systems_to_the_same_bits(
-    studio: Studio, client: TestClient, places: Places, families: Path, slurm: Any
+    studio: Studio,
+    client: TestClient,
+    places: Places,
+    families: Path,
+    slurm: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    folder = places.run("tiny")
+    folder, hold = places.run("tiny"), Hold(tmp_path)
+    hold.at(PLACE)
+    monkeypatch.setenv("PYTHONPATH", hold.environment["PYTHONPATH"])
     assert send(client, "/launch", family="tiny") == 303
-    until(studio, lambda: (folder.model("w16") / "metrics.jsonl").exists())
+    until(studio, lambda: hold.there)
     assert "is running" in client.get("/runs/tiny").text
     assert send(client, "/runs/tiny/tell/pause") == 303
     assert state(studio) == "paused"

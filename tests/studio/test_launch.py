@@ -26,6 +26,7 @@ from isoflop.studio.places import Places
 from isoflop.studio.process import look, stop
 from isoflop.studio.queue import Limits
 from isoflop.studio.server import Opening, open_studio
+from tests.held import Hold
 from tests.pipeline.conftest import MACHINE, Heard
 from tests.studio.conftest import NAME, send, token_of
 
@@ -33,11 +34,11 @@ from tests.studio.conftest import NAME, send, token_of
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 Launched = tuple[Places, dict[str, str]]
-# The largest lasts long enough to be stopped on its way, three times.
-LONG = '\nname = "w32"\nn_layers = 1\nd_model = 32\nn_heads = 2\nrecipe = { tokens = 150_000 }\n'
+# A hundred steps, at three of which it waits.
+LONG = '\nname = "w32"\nn_layers = 1\nd_model = 32\nn_heads = 2\nrecipe = { tokens = 25_600 }\n'
 
 
-def until(what: Callable[[], bool], seconds: float = 120) -> None:
+def until(what: Callable[[], bool], seconds: float = 400) -> None:
     ends = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < ends
@@ -51,17 +52,15 @@ def launched(tmp_path_factory: pytest.TempPathFactory, families: Path) -> Launch
     folder = tmp_path_factory.mktemp("launched")
     head, small = (families / "tiny.toml").read_text().split("[[models]]")[:2]
     head = head.replace("parameter = 1.0", "parameter = 2.0\nmicrobatch_tokens = 64")
-    head = head.replace('"fp32"', '"fp32"\ncheckpoint_seconds = 1')
+    head = head.replace('"fp32"', '"fp32"\ncheckpoint_seconds = 0.1')
     (folder / "tiny.toml").write_text("[[models]]".join([head, small, LONG]))
     shutil.copy(families / "corpus.jsonl", folder)
     places = Places(folder / "runs", (folder,))
     seen: dict[str, str] = {}
-    process, log = places.ordered("tiny").process, places.run("tiny").model("w32") / "metrics.jsonl"
-
-    def steps() -> int:
-        return log.read_bytes().count(b"\n") if log.exists() else 0
+    process, hold = places.ordered("tiny").process, Hold(folder)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", hold.environment["PYTHONPATH"])
         patch.setattr(server, "this_machine", lambda: MACHINE)
         studio = open_studio(places, Limits(), Opening())
         with TestClient(make_app(studio, [NAME]), base_url=f"http://{NAME}") as client:
@@ -72,27 +71,31 @@ def launched(tmp_path_factory: pytest.TempPathFactory, families: Path) -> Launch
                 seen[what] = state_of(studio)
 
             def goes_on() -> None:
-                was = steps()
                 studio.queue.look()
-                until(lambda: look(process).alive and steps() > was + 5)
+                until(lambda: hold.there)
+                assert look(process).alive
                 assert state_of(studio) == "running"
 
+            hold.at("w32 step 21")
             assert send(client, "/launch", family="tiny", name="tiny") == 303
             assert send(client, "/launch", family="tiny", name="tiny") == 422  # nothing starts twice
             try:
                 goes_on()
                 tell("systems", systems="2")
                 until(lambda: not look(process).alive)
+                hold.at("w32 step 41")
                 goes_on()
                 tell("pause")
                 until(lambda: not look(process).alive)
                 seen["paused"] = state_of(studio)
                 tell("cancel")
                 assert send(client, "/runs/tiny/tell/systems", systems="1") == 303
+                hold.at("w32 step 61")
                 tell("resume")
                 goes_on()
                 os.kill(look(process).pid or 0, signal.SIGKILL)
                 until(lambda: not look(process).alive)
+                hold.let_go()
                 seen["killed"] = state_of(studio)
                 seen["page"] = client.get("/runs/tiny").text
                 tell("resume")
@@ -103,6 +106,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory, families: Path) -> Launch
                 until(lambda: not look(process).alive)
                 seen["end"] = state_of(studio)
             finally:
+                hold.let_go()
                 stop(process)
     return places, seen
 

@@ -54,7 +54,7 @@ def test_a_pickle_sent_to_the_launchers_is_refused_unread(tmp_path: Path, monkey
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    parameters = RendezvousParameters("c10d", f"127.0.0.1:{port}", "run", 1, 1, is_host="1", read_timeout="5")
+    parameters = RendezvousParameters("c10d", f"127.0.0.1:{port}", "run", 1, 1, is_host="1", read_timeout="60")
     backend, store = create_backend(parameters)
     sent = pickle.dumps(Canary(tmp_path / "ran"))
 

@@ -34,7 +34,7 @@ class Threads(Systems):
         for rank, tensor in sends:
             self._shared.between[self.rank, rank].put(tensor.clone())
         for rank, tensor in receives:
-            tensor.copy_(self._shared.between[rank, self.rank].get(timeout=10))
+            tensor.copy_(self._shared.between[rank, self.rank].get(timeout=100))
 
     def doing(self, what: str) -> None:
         pass

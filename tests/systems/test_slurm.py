@@ -86,7 +86,7 @@ def test_a_job_whose_time_is_nearly_over_saves_goes_back_and_ends_its_work(job: 
     slurm.ask("scancel", "--batch", "--signal=USR1", number)
     slurm.wait(lambda: slurm.state(number) == "PENDING", "the job to go back")
     (folder / "go").touch()
-    slurm.wait(lambda: slurm.state(number) == "COMPLETED", "the job's end", 90)
+    slurm.wait(lambda: slurm.state(number) == "COMPLETED", "the job's end")
     assert state_of(number) is None
 
     logs = {path.name: path.read_text() for path in (folder / "logs").iterdir()}
@@ -113,7 +113,7 @@ def test_a_cancelled_job_saves_and_does_not_come_back(quick: Job, slurm: Any) ->
 def test_workers_that_somebody_told_to_end_go_back_to_the_queue(quick: Job, slurm: Any) -> None:
     number, folder = start(quick, slurm)
     slurm.ask("scancel", "--signal=TERM", f"{number}.0")
-    slurm.wait(lambda: slurm.state(number) == "PENDING", "the job to go back", 40)
+    slurm.wait(lambda: slurm.state(number) == "PENDING", "the job to go back")
     assert "its workers were told to end: job" in (folder / "logs" / f"job-{number}.txt").read_text()
 
 
@@ -125,7 +125,7 @@ def test_a_launcher_that_is_killed_takes_the_job_back_to_the_queue_once_somethin
     latest.parent.mkdir(parents=True)
     latest.write_text("1")
     kill_a_launcher(folder)
-    slurm.wait(lambda: slurm.state(number) == "PENDING", "the job to go back", 40)
+    slurm.wait(lambda: slurm.state(number) == "PENDING", "the job to go back")
     assert "a launcher is lost" in (folder / "logs" / f"job-{number}.txt").read_text()
 
 
@@ -133,7 +133,7 @@ def test_a_job_that_keeps_nothing_new_does_not_come_back_for_ever(quick: Job, sl
     number, folder = start(quick, slurm)
     (folder / "models").touch()  # the other worker, which Slurm tells to end, can keep nothing
     kill_a_launcher(folder)
-    slurm.wait(lambda: slurm.state(number) == "FAILED", "the job's end", 40)
+    slurm.wait(lambda: slurm.state(number) == "FAILED", "the job's end")
     assert "has kept nothing new" in (folder / "logs" / f"job-{number}.txt").read_text()
 
 

@@ -80,6 +80,7 @@ def run(
     plan: ModelPlan = PLAN,
     lanes: Lanes = ONE_LANE,
     on_event: Callable[[str], None] = lambda text: None,
+    checkpoint_seconds: float = 0.02,
 ) -> Trained:
     return train(
         plan,
@@ -88,7 +89,7 @@ def run(
         lanes=lanes,
         whole_systems=1.0,
         peak_flops_per_second=1e12,
-        checkpoint_seconds=0.02,
+        checkpoint_seconds=checkpoint_seconds,
         read_joules=lambda: None,
         on_step=on_step,
         on_event=on_event,

@@ -52,9 +52,30 @@ def open_family(
         # 4 KiB that takes a tenth of a step (docs/streaming.md).
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
-        yield family, RunFolder(runs / family.name)
+        yield family, RunFolder(as_folder(runs / family.name))
     except FamilyError as error:
         raise InputError(f"{family_file}: {error}") from None
+
+
+def as_folder(path: Path, option: str = "--runs") -> Path:
+    """The path as it is, given by that option.
+
+    Raises:
+        InputError: it is no folder, and none can be made there: a part of the path is something else, or it is an
+            address, of which a folder `s3:` would be made.
+    """
+    remedy = f"give {option} a folder, or where one can be made"
+    if path.parts and path.parts[0].endswith(":"):
+        raise InputError(f"{path}: an address is no folder; {remedy}")
+    for part in (path, *path.parents):
+        try:
+            if part.is_dir():
+                break
+        except OSError as error:
+            raise InputError(f"{part}: cannot be reached ({error.strerror}); {remedy}") from None
+        if os.path.lexists(part):
+            raise InputError(f"{part}: is no folder; {remedy}")
+    return path
 
 
 def print_answer(json: bool, document: Callable[[], Any], show: Callable[[], None]) -> None:

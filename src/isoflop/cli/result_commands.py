@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from isoflop.cli.options import Debug, FamilyFile, Json, RunFolderPath, Runs, open_family, print_answer
+from isoflop.cli.options import Debug, FamilyFile, Json, RunFolderPath, Runs, as_folder, open_family, print_answer
 
 OfOneModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help="This model only.")]
 
@@ -113,8 +113,9 @@ def report(
     """Draw the report: one HTML page with every figure."""
     from isoflop.pipeline.report import report_run, save_figures
 
+    into = None if figures is None else as_folder(figures, "--figures")
     page = report_run(runs)
-    saved = [] if figures is None else save_figures(runs, figures)
+    saved = [] if into is None else save_figures(runs, into)
 
     def show() -> None:
         print(page)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from isoflop.cli.groups import WithDefault
-from isoflop.cli.options import Debug
+from isoflop.cli.options import Debug, as_folder
 from isoflop.errors import InputError
 
 Runs = Annotated[Path, typer.Option("--runs", metavar="RUNS", help="Where the families' folders lie.")]
@@ -51,7 +51,7 @@ def open_studio(
     from isoflop.studio.server import Opening, families_beside, serve_studio
 
     opening = Opening(host, port, tuple(name or ()), header, https, round(most_upload * 1e6))
-    places = Places(runs.absolute(), families_beside(families or []))
+    places = Places(as_folder(runs.absolute()), families_beside(families or []))
     limits = Limits(at_once, most_systems, most_price)
     told = "Ctrl-C ends the studio and no run"
     serve_studio(places, limits, opening, lambda address: print(address, told, sep="\n", flush=True))
@@ -76,5 +76,5 @@ def account(
             raise InputError("the two passwords differ; try again")
     else:
         password = sys.stdin.readline().rstrip("\n")
-    add_account(runs.absolute(), name, role, password, most_price)
+    add_account(as_folder(runs.absolute()), name, role, password, most_price)
     print(f"{name} may {role}")

@@ -125,7 +125,9 @@ class Recipe(Table):
 
     tokens_per_parameter: Positive = Field(20.0, description="tokens for each parameter, embeddings included")
     tokens: int | None = Field(None, ge=1, le=2**60, description="tokens of the run, instead of tokens_per_parameter")
-    batch_schedule: list[BatchStage] | None = Field(None, min_length=1, description="default: the rule for the size")
+    batch_schedule: list[BatchStage] | None = Field(
+        None, min_length=1, max_length=1_000, description="default: the rule for the size"
+    )
     peak_lr: Positive | None = Field(None, description="default: the rule for the size")
     warmup_fraction: Fraction | None = Field(None, description="share of the tokens over which the rate rises")
     warmup_tokens: int | None = Field(None, ge=1, le=2**60, description="the same in tokens: whole steps within them")
@@ -340,6 +342,9 @@ class Family(Table):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"models: the name {doubled[0]!r} is given twice; names must differ")
+        passing = [name for name in names if name.endswith((".part", ".old"))]
+        if passing:
+            raise ValueError(f"models: {passing[0]!r} is what a folder is called while it is replaced; rename it")
         if self.models and self.held_out and self.held_out not in names:
             raise ValueError(f"held_out = {self.held_out!r} is none of the models; use one of {', '.join(names)}")
         return self

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import tomllib
 import types
 import typing
@@ -54,9 +55,16 @@ def _with_tuned(family: Family, path: Path) -> Family:
     return family.model_copy(update={"recipe": family.recipe.model_copy(update=found)})
 
 
+# A key of a hundred parts; tomllib takes the square of their number in memory, ten gigabytes for a file of 100 KB.
+_DEEP = re.compile(r"""(?<![\w.\\-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){100}""")
+
+
 def _read(path: Path, kind: type[_Document]) -> _Document:
     try:
-        document = tomllib.loads(read_given(path).decode("utf-8-sig"))
+        text = read_given(path).decode("utf-8-sig")
+        if _DEEP.search(text):
+            raise RecursionError
+        document = tomllib.loads(text)
     except OSError as error:
         raise InputError(
             f"{path}: cannot read the family file ({error.strerror}); give the path of a .toml file"
@@ -199,7 +207,10 @@ def _at(document: Any, loc: list[int | str]) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    try:
+        text = str(value).lower() if isinstance(value, bool) else repr(value)
+    except RecursionError:
+        return "a table within tables"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -1,5 +1,8 @@
 """The GPT on a CPU: matrix products by PyTorch, all between them by kernels.c, gradients written out by hand.
 
+In bf16 on processors that multiply it, attention is one kernel (attention.c) and so are the gradients of matrices
+(products.c): PyTorch's products get 127 and 195 of such a core's 215 GFLOP/s there.
+
 Letters: B sequences of T tokens, n = B T rows, width d, H heads of width d_head. The residual stream is fp32; products
 run in the compute precision on the image, the weights in that precision. `model.gpt` is the same in plain PyTorch, and
 the tests hold both equal.
@@ -7,6 +10,7 @@ the tests hold both equal.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -29,7 +33,7 @@ class Kept:
 
     x: Tensor  # (n, d) fp32
     heads: Tensor  # q, k, v: (3, B H, T, d_head)
-    shares: list[Tensor]  # softmax of each block of queries: (B H, queries, keys)
+    shares: Tensor  # flat: the softmax by blocks of queries, as the attention that made it lays it out
     attended: Tensor  # (n, d)
     middle: Tensor  # (n, d) fp32: x after attention
     up: Tensor  # (n, 4 d) before bias and GELU
@@ -63,6 +67,7 @@ class FusedGPT(Passes):
         self._output_multiplier = parametrisation.output_multiplier
         self._attention_scale = parametrisation.attention_scale(shape)
         self._half = int(dtype == torch.bfloat16)
+        self._multiplies = bool(kernels.multiplies(self._half))
 
     def image(self, weights: Weights) -> Weights:
         """As `Passes` says; in fp32 the weights are their own image."""
@@ -100,8 +105,12 @@ class FusedGPT(Passes):
             kept.x.copy_(x)
         norm_1, stats_1 = self._norm(kept.x, ln_1_gain, ln_1_bias)
         self._k.split_heads(self._half, B, T, H, d // H, norm_1 @ image[2], qkv_bias, kept.heads)
-        mixed = self._attention(kept.heads, kept.shares)
-        self._k.swap_heads(self._half, B, H, T, d // H, mixed, kept.attended)
+        if self._multiplies:
+            scale = self._attention_scale
+            self._k.attend(B, T, H, d // H, scale, kept.heads, kept.shares, kept.attended)
+        else:
+            mixed = self._attention(kept.heads, kept.shares)
+            self._k.swap_heads(self._half, B, H, T, d // H, mixed, kept.attended)
         norm_2, stats_2 = torch.empty(n, d, dtype=self.dtype), torch.empty(2, n)
         self._k.residual_layer_norm(
             self._half, n, d, kept.x, kept.attended @ image[4], projection_bias,
@@ -145,24 +154,29 @@ class FusedGPT(Passes):
         )
         d_out = torch.empty(n, d, dtype=self.dtype)
         self._k.cast_rows(self._half, n, d, dx, d_out, d_down_bias)
-        gradients.add(name + "mlp.c_proj.weight", saved.active.t() @ d_out)
+        gradients.add(name + "mlp.c_proj.weight", self._columns(saved.active, d_out))
         del saved.active
         d_up = d_out @ image[10].t()
         self._k.gelu_backward(self._half, n, 4 * d, kept.up, up_bias, d_up, d_up_bias)
-        gradients.add(name + "mlp.c_fc.weight", saved.norm_2.t() @ d_up)
+        gradients.add(name + "mlp.c_fc.weight", self._columns(saved.norm_2, d_up))
         self._k.layer_norm_backward(
             self._half, n, d, d_up @ image[8].t(), kept.middle, saved.stats_2[0], saved.stats_2[1],
             ln_2_gain, dx, d_ln_2_gain, d_ln_2_bias, d_out, d_projection_bias,
         )  # fmt: skip
         del d_up
-        gradients.add(name + "attn.c_proj.weight", kept.attended.t() @ d_out)
-        d_mixed = torch.empty(BH, T, d_head, dtype=self.dtype)
-        self._k.swap_heads(self._half, B, T, H, d_head, d_out @ image[4].t(), d_mixed)
-        d_heads = self._attention_backward(kept.heads, kept.shares, d_mixed)
-        d_qkv = torch.empty(n, 3 * d, dtype=self.dtype)
-        self._k.join_heads(self._half, B, T, H, d_head, d_heads, d_qkv, d_qkv_bias)
-        del d_heads
-        gradients.add(name + "attn.c_attn.weight", saved.norm_1.t() @ d_qkv)
+        gradients.add(name + "attn.c_proj.weight", self._columns(kept.attended, d_out))
+        d_attended, d_qkv = d_out @ image[4].t(), torch.empty(n, 3 * d, dtype=self.dtype)
+        if self._multiplies:
+            self._k.attend_backward(
+                B, T, H, d_head, self._attention_scale, kept.heads, kept.shares, kept.attended, d_attended,
+                d_qkv, d_qkv_bias,
+            )  # fmt: skip
+        else:
+            d_mixed = torch.empty(BH, T, d_head, dtype=self.dtype)
+            self._k.swap_heads(self._half, B, T, H, d_head, d_attended, d_mixed)
+            d_heads = self._attention_backward(kept.heads, kept.shares, d_mixed)
+            self._k.join_heads(self._half, B, T, H, d_head, d_heads, d_qkv, d_qkv_bias)
+        gradients.add(name + "attn.c_attn.weight", self._columns(saved.norm_1, d_qkv))
         self._k.layer_norm_backward(
             self._half, n, d, d_qkv @ image[2].t(), kept.x, saved.stats_1[0], saved.stats_1[1],
             ln_1_gain, dx, d_ln_1_gain, d_ln_1_bias, None, None,
@@ -197,7 +211,7 @@ class FusedGPT(Passes):
             if gradients is not None:
                 torch.mm(logits, head, out=d_norm[part])
                 for row in range(0, V, HEAD_ROWS):
-                    gradient = logits[:, row : row + HEAD_ROWS].t() @ norm[part]
+                    gradient = self._columns(logits[:, row : row + HEAD_ROWS], norm[part])
                     gradients.add("transformer.wte.weight", gradient, row * d)
         if gradients is not None:
             self._k.layer_norm_backward(
@@ -205,6 +219,14 @@ class FusedGPT(Passes):
             )
             gradients.add("transformer.ln_f.weight", vectors)
         return nats, dx
+
+    def _columns(self, a: Tensor, b: Tensor) -> Tensor:
+        """a^T b of a (n, i) and b (n, j), which may be columns of wider ones."""
+        if not self._multiplies:
+            return a.t() @ b
+        product = torch.empty(a.shape[1], b.shape[1], dtype=self.dtype)
+        self._k.multiply_columns(len(a), *product.shape, a, a.stride(0), b, b.stride(0), product)
+        return product
 
     def _norm(self, x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         n, d = x.shape
@@ -232,43 +254,43 @@ class FusedGPT(Passes):
     def _kept_parts(self, B: int, T: int) -> list[tuple[int, torch.dtype]]:
         """Elements and type of all tensors of `Kept`, one after the other."""
         n, d, H = B * T, self.shape.d_model, self.shape.n_heads
-        shares = [(B * H * (last - first) * last, self.dtype) for first, last in _blocks(T)]
-        fp32 = torch.float32
-        rest = [(n * d, self.dtype), (n * d, fp32), (4 * n * d, self.dtype)]
-        return [(n * d, fp32), (3 * n * d, self.dtype), *shares, *rest]
+        # The kernel's tiles are whole ones.
+        shares = B * H * sum((last - first) * last for first, last in _blocks(-(-T // 16) * 16))
+        half, fp32 = self.dtype, torch.float32
+        return [(n * d, fp32), (3 * n * d, half), (shares, half), (n * d, half), (n * d, fp32), (4 * n * d, half)]
 
     def _shaped(self, parts: list[Tensor], B: int, T: int) -> Kept:
-        x, heads, *shares, attended, middle, up = parts
+        x, heads, shares, attended, middle, up = parts
         n, d, BH = B * T, self.shape.d_model, B * self.shape.n_heads
         return Kept(
             x=x.view(n, d),
             heads=heads.view(3, BH, T, self.shape.d_head),
-            shares=[share.view(BH, -1, last) for share, (_, last) in zip(shares, _blocks(T), strict=True)],
+            shares=shares,
             attended=attended.view(n, d),
             middle=middle.view(n, d),
             up=up.view(n, 4 * d),
         )
 
-    def _attention(self, heads: Tensor, shares: list[Tensor]) -> Tensor:
+    def _attention(self, heads: Tensor, shares: Tensor) -> Tensor:
         """softmax(scale x q k^T) v over the positions up to each query's own; `shares` receives the softmax."""
         q, k, v = heads
         BH, T, _ = q.shape
         mixed = torch.empty_like(q)
-        for (first, last), share in zip(_blocks(T), shares, strict=True):
+        for (first, last), share in zip(_blocks(T), _by_block(shares, BH, T), strict=True):
             torch.bmm(q[:, first:last], k[:, :last].transpose(1, 2), out=share)
             self._k.causal_softmax(self._half, BH, last - first, last, first, self._attention_scale, share)
             mixed[:, first:last] = torch.bmm(share, v[:, :last])
         return mixed
 
-    def _attention_backward(self, heads: Tensor, shares: list[Tensor], d_mixed: Tensor) -> Tensor:
+    def _attention_backward(self, heads: Tensor, shares: Tensor, d_mixed: Tensor) -> Tensor:
         """The gradient by q, k and v (3, B H, T, d_head) of the gradient by the attention's output."""
         q, k, v = heads
         BH, T, _ = q.shape
         d_heads = torch.empty_like(heads)
         dq, dk, dv = d_heads
         # From the last block on, which sees all keys: it sets what the others add to.
-        for first, last in reversed(_blocks(T)):
-            share, d_block = shares.pop(), d_mixed[:, first:last]
+        for (first, last), share in reversed(list(zip(_blocks(T), _by_block(shares, BH, T), strict=True))):
+            d_block = d_mixed[:, first:last]
             d_score = torch.bmm(d_block, v[:, :last].transpose(1, 2))
             scale = self._attention_scale
             self._k.causal_softmax_backward(self._half, BH, last - first, last, first, scale, share, d_score)
@@ -289,6 +311,13 @@ class FusedGPT(Passes):
 def _blocks(T: int) -> list[tuple[int, int]]:
     """The blocks of queries, [first : last]."""
     return [(first, min(T, first + QUERIES)) for first in range(0, T, QUERIES)]
+
+
+def _by_block(shares: Tensor, BH: int, T: int) -> list[Tensor]:
+    """The softmax of each block, (B H, queries, keys)."""
+    sizes = [(BH, last - first, last) for first, last in _blocks(T)]
+    parts = torch.split(shares[: sum(map(prod, sizes))], [prod(size) for size in sizes])
+    return [part.view(size) for part, size in zip(parts, sizes, strict=True)]
 
 
 def _padded(count: int, dtype: torch.dtype) -> int:

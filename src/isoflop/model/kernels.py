@@ -1,4 +1,4 @@
-"""kernels.c, called with tensors."""
+"""kernels.c, products.c and attention.c, called with tensors."""
 
 import functools
 from typing import Any
@@ -16,7 +16,7 @@ def load_kernels() -> Kernels | None:
 
     Tensors go in as they are: contiguous, on the CPU; None is a null pointer.
     """
-    return load_compiled("isoflop.model", "kernels", _address)
+    return load_compiled("isoflop.model", "kernels", "products", "attention", address=_address)
 
 
 def _address(argument: Any) -> Any:

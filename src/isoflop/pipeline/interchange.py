@@ -51,14 +51,14 @@ def import_folder(folder: Path, to: Path | None, dtype: str | None) -> ImportedM
         WorkError: it cannot be written.
     """
     from isoflop.model import weights_sha256
-    from isoflop.release.exporting import export_model
+    from isoflop.release.exporting import export_model, refuse_taken
     from isoflop.release.importing import DTYPES, import_model
 
     kinds = {name: kind for kind, name in DTYPES.items()}
     if dtype is not None and (dtype not in kinds or to is None):
         raise InputError(f"--dtype {dtype}: " + ("goes with --to" if dtype in kinds else f"use {', '.join(kinds)}"))
-    if to is not None and to.exists():
-        raise InputError(f"--to {to}: already there; give a folder that is not")
+    if to is not None:
+        refuse_taken(to)
     model = import_model(folder)
     dtypes = model.dtypes if dtype is None else dict.fromkeys(model.dtypes, kinds[dtype])
     written = None if to is None else export_model(to, model.weights, dtypes, model.token_ids, tokenizer_from=folder)

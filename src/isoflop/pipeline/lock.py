@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from isoflop.durable import cannot_write
 from isoflop.errors import WorkError
 from isoflop.pipeline.folder import RunFolder
 
@@ -17,7 +18,7 @@ def locked(folder: RunFolder) -> Iterator[None]:
     The kernel holds the lock, not the file: a process that was killed leaves none behind.
 
     Raises:
-        WorkError: another process works there.
+        WorkError: another process works there, or the disk is full.
     """
     path = folder.path / "lock"
     made = missing_folders(folder.path)
@@ -41,8 +42,7 @@ def _take(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_still(path, descriptor):
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"{os.getpid()}\n".encode())
+                _sign(path, descriptor)
                 return descriptor
         except BlockingIOError:
             pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
@@ -54,6 +54,15 @@ def _take(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its last holder removed the file while we opened it
+
+
+def _sign(path: Path, descriptor: int) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

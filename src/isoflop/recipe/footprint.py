@@ -202,13 +202,14 @@ def kept_bytes(shape: Shape, precision: str, cut: Cut) -> int:
     """What a layer keeps of a microbatch for its backward pass, on a CPU.
 
     The fp32 stream twice, q, k, v, the attention's output, the feed-forward's inside before GELU, and the softmax in
-    blocks of `QUERIES` queries up to their diagonal; or its fp32 input alone.
+    blocks of `QUERIES` queries up to their diagonal, padded to whole vectors of 16; or its fp32 input alone.
     """
     item, T = _image_bytes(precision), shape.context_length
     tokens = cut.sequences * T
     if cut.recompute:
         return 4 * tokens * shape.d_model
-    shares = sum((min(T, first + QUERIES) - first) * min(T, first + QUERIES) for first in range(0, T, QUERIES))
+    keys = -(-T // 16) * 16
+    shares = sum((min(keys, i + QUERIES) - i) * min(keys, i + QUERIES) for i in range(0, keys, QUERIES))
     return tokens * shape.d_model * (2 * 4 + 8 * item) + cut.sequences * shape.n_heads * shares * item
 
 

@@ -1,5 +1,6 @@
 """Writes a bare Hugging Face folder: configuration and tensors, in any of the types that models are published in."""
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import torch
 
-from isoflop.durable import to_json, write_folder
+from isoflop.durable import part_of, to_json, write_folder
 from isoflop.errors import InputError
 from isoflop.model import Weights, weights_sha256
 from isoflop.release.hugging_face import config
@@ -22,6 +23,18 @@ TOKENIZER_FILES = (
     "merges.txt",
     "generation_config.json",
 )
+
+
+def refuse_taken(folder: Path) -> None:
+    """Whatever lies beside a folder `write_folder` takes for its own, left by a process that was killed. Outside of a
+    run it may be anybody's.
+
+    Raises:
+        InputError: something is at `folder`, or beside it where it is written or steps aside.
+    """
+    for one in (folder, part_of(folder), folder.with_name(folder.name + ".old")):
+        if os.path.lexists(one):
+            raise InputError(f"{one}: already there; remove it, or give a folder of another name")
 
 
 def export_model(
@@ -40,11 +53,10 @@ def export_model(
     generation_config.json go along.
 
     Raises:
-        InputError: something is at `folder`, or a weight is not finite or too large for its type; names the tensor.
+        InputError: as `refuse_taken`, or a weight is not finite or too large for its type; names the tensor.
         WorkError: the disk is full or cannot be written.
     """
-    if folder.exists():
-        raise InputError(f"{folder}: already there; give a folder that is not")
+    refuse_taken(folder)
     tensors = {name: tensor.to(dtypes[name]) for name, tensor in weights.items()}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
