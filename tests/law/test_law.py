@@ -215,16 +215,30 @@ def test_units_that_no_model_has_are_named() -> None:
     def warned(points: list[Point]) -> str:
         return " ".join(fit_law(points).warnings)
 
-    millions = [replace(p, params=p.params / 1e6, tokens=p.tokens / 1e9) for p in ladder(SIZES)]
+    given = [replace(p, convention="given") for p in ladder(SIZES)]
+    millions = [replace(p, params=p.params / 1e6, tokens=p.tokens / 1e9) for p in given]
     assert "params are at most 0.4: in millions" in warned(millions)
     assert "tokens are at most 0.008" in warned(millions)
-    assert "below what any text leaves uncertain" in warned([replace(p, loss=p.loss / 20) for p in ladder(SIZES)])
-    assert "above that of guessing" in warned([replace(p, loss=p.loss * 20) for p in ladder(SIZES)])
-    assert "unit" not in warned(ladder(SIZES))
-    one = [*ladder(SIZES)[1:], replace(ladder(SIZES)[0], params=0.07)]
+    assert "below what any text leaves uncertain" in warned([replace(p, loss=p.loss / 20) for p in given])
+    assert "above that of guessing" in warned([replace(p, loss=p.loss * 20) for p in given])
+    assert "unit" not in warned(given)
+    one = [*given[1:], replace(given[0], params=0.07)]
     assert "70000.0-0: params = 0.07: in millions" in warned(one)
-    exa = [replace(p, flops=p.flops / 1e18) for p in ladder(SIZES)]
+    exa = [replace(p, flops=p.flops / 1e18) for p in given]
     assert "flops are 1e-18 times 6 x params x tokens" in warned(exa)
+
+
+def test_one_name_for_all_runs_makes_no_law_sure_of_itself() -> None:
+    named = fit_law([replace(p, run="exp") for p in grid()])
+    assert any("run exp has 7 sizes" in warning for warning in named.warnings)
+    mine, apart = (law.predict(1e10, 2e11) for law in (named, fit_law(grid())))
+    assert mine.high_95 / mine.low_95 > (apart.high_95 / apart.low_95) ** 0.8
+
+
+def test_runs_that_this_program_counted_are_never_in_other_units() -> None:
+    tiny = [replace(p, params=p.params / 100, tokens=p.tokens / 100, loss=p.loss / 20) for p in ladder(SIZES)]
+    assert max(p.tokens for p in tiny) < 1e5
+    assert not any("millions" in warning or "unit" in warning for warning in fit_law(tiny).warnings)
 
 
 def test_what_is_not_identified_is_told_and_a_rich_grid_is() -> None:
@@ -297,7 +311,10 @@ def test_a_form_that_the_runs_refute_weighs_next_to_nothing() -> None:
             n, d = float(size), float(ratio * size)
             loss = 0.4 + (100 / n**0.5 + 300 / d**0.5) ** 0.6 * np.exp(0.003 * rng.standard_normal())
             points.append(Point(n, d, float(loss), 6 * n * d, f"{n}-{ratio}", convention="6ND"))
-    weight = {form.name: form.weight for form in fit_law(points).forms}
+    forms = {form.name: form for form in fit_law(points).forms}
     # Farseer's form can bend as the coupled one does.
-    assert weight["coupled"] > 0.8
-    assert weight["coupled"] + weight["farseer"] > 0.98
+    assert forms["coupled"].weight > 0.8
+    assert forms["coupled"].weight + forms["farseer"].weight > 0.98
+    # It takes part from these 36 runs on, and no rung has as many below it that it could be judged on.
+    assert forms["farseer"].weight > 0
+    assert forms["farseer"].rolling_error is None

@@ -1,9 +1,13 @@
 """The ladder's runs chosen one by one, until the held-out model's interval is narrow or the budget ends."""
 
+import math
+import re
+from pathlib import Path
+
 import pytest
 
 import isoflop.pipeline.until as until
-from isoflop.config import Family
+from isoflop.config import Family, load_family
 from isoflop.errors import InputError
 from isoflop.pipeline import RunFolder
 from isoflop.pipeline.forecast import read_forecast
@@ -39,6 +43,25 @@ def test_it_trains_until_the_interval_is_narrow_and_then_nothing(
     again = until.run_until(family, folder, heard, 0.5, None)
     assert len(trained) == 4
     assert again == done
+
+
+def test_real_training_stops_as_soon_as_the_interval_is_narrow(family_file: Path, heard: Heard) -> None:
+    """Four sizes, two seeds each: after one of each the interval is +-50 %, after six of the eight runs +-12 %."""
+    text = family_file.read_text().replace("tokens_per_parameter = 1.0", "tokens_per_parameter = 3.0")
+    text = text.replace("context_length = 32", "context_length = 32\nepochs = 8")
+    family_file.write_text(text.replace("n_heads = 2\n", "n_heads = 2\nseeds = 2\n", 4))
+    folder = RunFolder(family_file.parent / "runs" / "tiny")
+    done = until.run_until(load_family(family_file), folder, heard, 0.25, None)
+    widths = [float(width) / 100 for width in re.findall(r"interval \+-([\d.]+) %", heard.notes)]
+    assert widths[-1] <= 0.25 < min(widths[:-1])
+    assert done.reached
+    assert done.left
+    assert not [name for name in (*done.left, "w32") if folder.result(name).exists()]
+    assert all(folder.result(name).exists() for name in done.trained)
+    forecast = read_forecast(folder)
+    assert forecast is not None
+    assert (forecast.model, len(forecast.points)) == ("w32", len(done.trained))
+    assert math.log(forecast.high_95 / forecast.low_95) / 2 == pytest.approx(done.half_width)
 
 
 def test_it_goes_on_from_what_is_trained(

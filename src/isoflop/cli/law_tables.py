@@ -273,7 +273,7 @@ def print_next_runs(runs: Sequence["Purchase"]) -> None:
 def print_design(designed: Sequence["Designed"]) -> None:
     """Which runs of the ladder to train, in order."""
     if not designed:
-        print("\nDesign: no run of the ladder is left that the budget pays for")
+        print("\nDesign: every run of the ladder is trained, or costs more than is left of the budget")
         return
     print("\nDesign: train these next; the held-out model's interval before and after each, as expected")
     print_table(

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from isoflop.law.forecast import Forecast
-from isoflop.law.points import Point
-from isoflop.law.runs import Runs
+from isoflop.law.points import COUNTED_HERE, Point
+from isoflop.law.runs import Runs, sizes_under_a_name
 from isoflop.recipe.flops import six_nd
 
 # A floor counts as seen when at least SURE of the mixture puts it above FLOOR_SHARE of the lowest loss.
@@ -28,6 +28,8 @@ SMALLER, OFF_SIX_ND = 100.0, 100.0
 PLAUSIBLE_LOSS = (0.3, 13.9)
 # A loss that falls by less than this exponent of compute does not fall: laws of language models have 0.02 and more.
 LEAST_EXPONENT = 1e-3
+# A factor of ten is no less for having been rounded.
+DECADE = 10 * (1 - 1e-9)
 # The robust line looks at every pair of points.
 MOST_IN_PAIRS = 500
 
@@ -51,6 +53,8 @@ def floor_warning(forecast: Forecast, runs: Runs) -> str | None:
     low, high = floor_range(forecast)
     if low > FLOOR_SHARE * float(np.exp(runs.y.min())):
         return None
+    if high == 0:
+        return "the points show no irreducible loss E: the forms that fit have none; it may show with more compute"
     return (
         f"the irreducible loss E is not identified: anything from {low:.2g} to {high:.2g} fits; do not quote "
         "one (the forecast weighs them all)"
@@ -62,9 +66,9 @@ def unidentified(forecast: Forecast, runs: Runs, one_ratio: bool) -> list[str]:
     found = []
     if floor_warning(forecast, runs) is not None:
         low, high = floor_range(forecast)
-        found.append(f"irreducible loss anywhere from {low:.2g} to {high:.2g}")
+        found.append(f"irreducible loss anywhere from {low:.2g} to {high:.2g}" if high else "no irreducible loss seen")
     span = float(np.exp(np.ptp(runs.params)))
-    if span < 10:
+    if span < DECADE:
         found.append(f"sizes span a factor {span:.2g} only")
     if one_ratio:
         found.append("size and tokens move together")
@@ -79,12 +83,19 @@ def data_warnings(points: Sequence[Point], runs: Runs, one_ratio: bool) -> list[
         found.append(
             f"{doubled} duplicated row{'s' * (doubled > 1)} counted once; seeds of a size need their own name under run"
         )
+    mixed = [(name, len(sizes)) for name, sizes in sizes_under_a_name(points).items() if len(sizes) > 1]
+    if mixed:
+        more = f" ({len(mixed) - 1} more have several)" if len(mixed) > 1 else ""
+        found.append(
+            f"run {mixed[0][0]} has {mixed[0][1]} sizes{more}: a training run has one, so each size counts as a run; "
+            "give every run its own name"
+        )
     found += _units(points)
     sizes = np.unique(runs.params)
     if len(sizes) < 4:
         found.append(f"{len(sizes)} sizes: a bend cannot be told from noise; add a size")
     span = float(np.exp(sizes[-1] - sizes[0]))
-    if span < 10:
+    if span < DECADE:
         found.append(f"sizes span a factor {span:.2g}, under a decade: exponents are local, extrapolate by small steps")
     if one_ratio:
         ratio = np.exp(runs.tokens - runs.params)
@@ -96,8 +107,8 @@ def data_warnings(points: Sequence[Point], runs: Runs, one_ratio: bool) -> list[
     n_runs = len(set(runs.run))
     if n_runs < len(runs):
         found.append(
-            f"{len(runs)} points come from {n_runs} runs: a run counts once; checkpoints before the end of the "
-            "learning-rate decay lie above the law"
+            f"{len(runs)} points come from {n_runs} run{'s' * (n_runs > 1)}: a run counts once; checkpoints before "
+            "the end of the learning-rate decay lie above the law"
         )
     keys = np.stack([runs.flops, runs.params, runs.tokens])
     if np.unique(keys, axis=1).shape[1] == n_runs and np.isnan(runs.noise).any():
@@ -108,7 +119,10 @@ def data_warnings(points: Sequence[Point], runs: Runs, one_ratio: bool) -> list[
 
 
 def _units(points: Sequence[Point]) -> list[str]:
-    """Columns whose numbers no language model has: written in millions or billions, or no loss."""
+    """Columns whose numbers no language model has: written in millions or billions, or no loss. Runs of this program
+    have no such doubt: a family may be as small, and its text as easy, as one likes."""
+    if all(point.convention == COUNTED_HERE for point in points):
+        return []
     found = []
     for name, least in LEAST.items():
         largest = max(getattr(point, name) for point in points)

@@ -20,8 +20,8 @@ from isoflop.law.runs import Runs, collinear, runs_of, sizes_of
 
 # Sizes beyond a form's parameters: with fewer, the parameters and their spread are guesswork.
 SPARE_SIZES = 3
-# A form of more parameters than these takes so many sizes for each of them, or it is left out: from 21 to 31 runs of
-# Gadre et al. the nine of Farseer's foretold the next ones nearer, by intervals of half the loss and more.
+# A form of more parameters than these takes so many sizes for each of them: from 21 to 31 runs of Gadre et al. the nine
+# of Farseer's foretold the next ones nearer, by intervals of half the loss and more.
 MANY_PARAMETERS, SIZES_EACH = 6, 4
 
 # Of law.json; what was written before it was said counts as 1.
@@ -258,15 +258,13 @@ def fit_law(points: Sequence[Point], seed: int = 0, ceiling: float | None = None
             if bent and not form.ceiling:
                 return None
             return posterior_draws(form, seen, rng, n, known)
-        if len(sizes_of(seen).flops) < form.n_parameters + SPARE_SIZES or collinear(seen):
+        if len(sizes_of(seen).flops) < _needed(form) or collinear(seen):
             return None
         return bootstrap_draws(form, seen, rng, n, delta)
 
     ratio = runs.tokens - runs.params
     ratios = (float(ratio.min()), float(ratio.max())) if one_ratio else None
-    n_sizes = len(sizes_of(runs).flops)
-    forms = [form for form in FORMS.values() if form.n_parameters <= MANY_PARAMETERS or n_sizes >= _needed(form)]
-    joined = forecast(forms, runs, draw, ratios)
+    joined = forecast(list(FORMS.values()), runs, draw, ratios)
     noise = _noise(joined, runs)
     results = tuple(_result(form, runs, joined, noise, one_ratio, known, objective) for form in FORMS.values())
     no_floor = floor_warning(joined, runs)
@@ -276,8 +274,9 @@ def fit_law(points: Sequence[Point], seed: int = 0, ceiling: float | None = None
 
 
 def _needed(form: Form) -> int:
-    """Sizes and budgets from which a form of many parameters has a part in the forecast"""
-    return SIZES_EACH * form.n_parameters
+    """Sizes and budgets from which a form of size and tokens foretells: of all runs, and of those below a rung"""
+    n = form.n_parameters
+    return SIZES_EACH * n if n > MANY_PARAMETERS else n + SPARE_SIZES
 
 
 def _places(points: Sequence[Point]) -> Array:

@@ -14,9 +14,12 @@ from isoflop.recipe.flops import six_nd
 
 SIX_ND = "6ND"
 GIVEN = "given"
+# Counted by this program, so that nothing of it is in other units.
+COUNTED_HERE = "isoflop"
 ALL, WITHOUT_EMBEDDINGS = "all", "without embeddings"
 COLUMNS = ("params", "params_non_embedding", "tokens", "loss", "bits_per_byte", "flops", "run", "noise")
 NEEDED = "params, tokens and loss (or bits_per_byte)"
+_SMALL = ("loss", "bits_per_byte", "noise")
 SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
@@ -191,13 +194,17 @@ def _number(where: str, name: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise InputError(f"{where}: {name} = {text[:40]!r} is not a number; {_suggestion(text)}") from None
+        raise InputError(f"{where}: {name} = {text[:40]!r} is not a number; {how_to_write(name, text)}") from None
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"{where}: {name} = {text[:40]}; give a finite number above 0")
     return value
 
 
-def _suggestion(text: str) -> str:
+def how_to_write(name: str, text: str) -> str:
+    """How to write it; a comma that is not before three digits, or in a loss, stands for the point."""
+    decimal = re.fullmatch(r"\d+,\d+", text) and (name in _SMALL or not re.fullmatch(r"\d{1,3},\d{3}", text))
+    if decimal:
+        return f"write {text.replace(',', '.')}"
     plain = text.replace(",", "").replace(" ", "").lower()
     match = re.fullmatch(r"(\d+\.?\d*)([kmbgt]?)", plain)
     if match is None:

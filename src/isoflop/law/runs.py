@@ -43,7 +43,9 @@ class Runs:
 
 
 def runs_of(points: Sequence[Point]) -> Runs:
-    names = [point.run for point in points]
+    """The columns of these points. A training run has one size: of several under one name each is a run of its own."""
+    sizes = sizes_under_a_name(points)
+    names = [f"{p.run} of {p.params:.6g}" if len(sizes[p.run]) > 1 else p.run for p in points]
     count = {name: names.count(name) for name in set(names)}
     return Runs(
         flops=np.log([point.flops for point in points]),
@@ -54,6 +56,14 @@ def runs_of(points: Sequence[Point]) -> Runs:
         noise=np.array([point.noise / point.loss if point.noise is not None else np.nan for point in points]),
         run=tuple(names),
     )
+
+
+def sizes_under_a_name(points: Sequence[Point]) -> dict[str, set[float]]:
+    """The params of the points of each run"""
+    found: dict[str, set[float]] = {}
+    for point in points:
+        found.setdefault(point.run, set()).add(point.params)
+    return found
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def ladder_results(plan: "Plan", folder: RunFolder) -> list[Result]:
 
 def points_of(results: Sequence[Result]) -> list["Point"]:
     """One point a result; seeds of a size are runs of their own."""
-    from isoflop.law import Point
+    from isoflop.law.points import COUNTED_HERE, Point
 
     return [
         Point(
@@ -172,7 +172,7 @@ def points_of(results: Sequence[Result]) -> list["Point"]:
             loss=result.nats_per_token,
             flops=float(result.flops),
             run=result.name,
-            convention="isoflop",
+            convention=COUNTED_HERE,
         )
         for result in results
     ]

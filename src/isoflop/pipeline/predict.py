@@ -155,7 +155,10 @@ def _number(where: str, name: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise InputError(f"{where}: {name} = {text.strip()[:40]!r} is not a number; write digits, as in 7e7") from None
+        from isoflop.law.points import how_to_write
+
+        shown = text.strip()[:40]
+        raise InputError(f"{where}: {name} = {shown!r} is not a number; {how_to_write(name, shown)}") from None
     if not 1 <= value <= MOST:
         raise InputError(f"{where}: {name} = {text.strip()[:40]}; give a number from 1 to {MOST:.0e}")
     return value

@@ -166,7 +166,8 @@ def _usual_law(known: Sequence["ModelPlan"]) -> "Law":
     """A law of runs as if they had been trained and nothing special had come of it"""
     import numpy as np
 
-    from isoflop.law import Point, fit_law
+    from isoflop.law import fit_law
+    from isoflop.law.points import COUNTED_HERE, Point
 
     noise = np.random.default_rng(0).normal(0, USUAL_NOISE, len(known))
     return fit_law(
@@ -177,7 +178,7 @@ def _usual_law(known: Sequence["ModelPlan"]) -> "Law":
                 loss=3.0 * (model.flops / known[0].flops) ** -USUAL_EXPONENT * math.exp(off),
                 flops=float(model.flops),
                 run=model.name,
-                convention="isoflop",
+                convention=COUNTED_HERE,
             )
             for model, off in zip(known, noise, strict=True)
         ]
