@@ -265,14 +265,16 @@ def test_a_page_that_loses_its_studio_says_so_and_finds_it_again(page: Browser, 
         page.ask("{ const later = setTimeout; window.setTimeout = (what, wait) => later(what, wait / 20); }")
         assert page.ask(told) == ""
     page.until(f"/Not live: this is of .*not reached/.test({told})")
-    (secret,) = sessions_of(studio)
-    studio.catalogue.end_sessions(account=ALONE.name)
-    with serving(studio, port):
+    # Another process has another studio, with streams of its own.
+    later = open_studio(studio.places, Limits(), Opening())
+    (secret,) = sessions_of(later)
+    later.catalogue.end_sessions(account=ALONE.name)
+    with serving(later, port):
         page.until(f"/signed out/.test({told})")  # another answer than a stream, after which a browser gives up
-        studio.catalogue.begin_session(secret, ALONE.name, 1000)
+        later.catalogue.begin_session(secret, ALONE.name, 1000)
         page.until(f"{told} === ''")
         # Of news it hears again.
-        studio.queue.pause("mine")
+        later.queue.pause("mine")
         page.until("document.querySelector('#state').textContent === 'paused'")
 
 
