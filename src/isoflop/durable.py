@@ -174,6 +174,12 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         raise
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed `write_folder` left beside a folder that is in place and need not be written again."""
+    for one in (part_of(folder), folder.with_name(folder.name + ".old")):
+        shutil.rmtree(one, ignore_errors=True)
+
+
 def part_of(path: Path) -> Path:
     """Where what will be at `path` is written."""
     return path.with_name(path.name + ".part")

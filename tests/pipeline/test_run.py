@@ -101,8 +101,10 @@ def test_run_trains_foretells_judges_and_releases_and_then_has_nothing_to_do(
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    (folder / "release" / f"{NAMES[0]}.part").mkdir()  # a kill leaves it where a release was written anew
     again = isoflop("run", "tiny.toml", "--json")
     assert again.returncode == 0
+    assert sorted(path.name for path in (folder / "release").iterdir()) == sorted(NAMES)
     document = json.loads(again.stdout)
     assert [result["name"] for result in document["results"]] == list(NAMES)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before

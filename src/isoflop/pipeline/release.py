@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from isoflop.config import Family
-from isoflop.durable import to_json
+from isoflop.durable import remove_unfinished, to_json
 from isoflop.errors import InputError, WorkError
 from isoflop.pipeline.folder import RunFolder, find_run
 from isoflop.pipeline.forecast import Forecast, read_forecast
@@ -60,6 +60,7 @@ def release_models(family: Family, plan: "Plan", folder: RunFolder, listener: Li
                 listener.note(f"{folder.forecast}: not there; the card of {model.name} will tell no forecast")
             listener.note(f"{model.name}: writing {target}")
             _release(folder, model, card, listener)
+        remove_unfinished(target)
         releases.append(target)
     return releases
 
