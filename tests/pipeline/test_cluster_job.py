@@ -82,15 +82,20 @@ def weights(place: Path, runs: str) -> dict[str, str]:
     return {path.parent.name: json.loads(path.read_text())["weights_sha256"] for path in results}
 
 
+@pytest.fixture
+def alone(place: Path) -> Any:
+    """The weights that one system alone ends with."""
+    for model in ("w8", "w16"):
+        folder = RunFolder(place / "alone" / "tiny")
+        train_family(load_family(place / "here.toml"), folder, Heard(), model)  # type: ignore[arg-type]
+    return weights(place, "alone")
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.slow  # two starts of two launchers and their workers
 def test_a_family_on_two_nodes_is_preempted_and_ends_with_the_right_weights(
-    place: Path, slurm: Any, monkeypatch: pytest.MonkeyPatch
+    place: Path, slurm: Any, alone: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = train(place, "--dry-run")
-    assert shown.stdout.startswith("#!/bin/bash\n#SBATCH"), shown.stderr
-    assert not (place / "runs").exists()
-
     hold = Hold(place)
     hold.at(PLACE)
     monkeypatch.setenv("PYTHONPATH", hold.environment["PYTHONPATH"])
@@ -110,11 +115,15 @@ def test_a_family_on_two_nodes_is_preempted_and_ends_with_the_right_weights(
     assert "start 1" in said
     assert "nothing to submit" in submit(place)
 
-    for model in ("w8", "w16"):
-        alone = RunFolder(place / "alone" / "tiny")
-        train_family(load_family(place / "here.toml"), alone, Heard(), model)  # type: ignore[arg-type]
-    assert weights(place, "runs") == weights(place, "alone")
-    assert len(weights(place, "runs")) == 2
+    assert weights(place, "runs") == alone
+    assert len(alone) == 2
+
+
+def test_a_dry_run_shows_the_job_and_leaves_nothing(place: Path) -> None:
+    before = sorted(place.iterdir())
+    shown = train(place, "--dry-run")
+    assert shown.stdout.startswith("#!/bin/bash\n#SBATCH"), shown.stderr
+    assert sorted(place.iterdir()) == before
 
 
 @pytest.mark.slow  # two launchers and their workers start
