@@ -198,6 +198,20 @@ INLINE void by_scores(int N, size_t pairs, const uint16_t *d_out, size_t d, cons
         }
 }
 
+// The rows of `sums` of a panel's keys += a^T b over the block's queries from each key's own on: pairs of rows of a lie
+// `stride` apart, those of b are of all queries.
+INLINE void add_to_keys(size_t n, size_t first, size_t key, size_t width, const uint32_t *a, size_t stride,
+                        const uint32_t *b, size_t d, float *sums) {
+    for (size_t i = 0; i < d; i += 32)
+        for (size_t c = 0; c < width; c += TILE) {
+            size_t from = key + c > first ? key + c - first : 0, pairs = (n - from) / 2;
+            const uint32_t *down = a + from / 2 * stride + c, *across = b + (first + from) / 2 * d + i;
+            float *to = sums + (key + c) * d + i;
+            if (d - i > 16) product(2, 1, pairs, down, 1, stride, across, d, to, d);
+            else product(1, 1, pairs, down, 1, stride, across, d, to, d);
+        }
+}
+
 // The gradients of `attend_head`, of `d_out` and with the `out` that it gave.
 static void attend_head_backward(size_t T, size_t dh, float scale, const uint16_t *q, const uint16_t *k, const uint16_t *v,
                                  const uint32_t *shares, const uint16_t *out, const uint16_t *d_out, size_t stride,
@@ -244,22 +258,8 @@ static void attend_head_backward(size_t T, size_t dh, float scale, const uint16_
                     if (end - i > 16) by_scores(2, d / 2, a, d, b, width, means + first + r, of, plain_ds, pairs);
                     else by_scores(1, d / 2, a, d, b, width, means + first + r, of, plain_ds, pairs);
                 }
-            for (size_t i = 0; i < d; i += 32)
-                for (size_t c = 0; c < width; c += TILE) {
-                    size_t from = key + c > first ? key + c - first : 0, pairs = (n - from) / 2;
-                    const uint32_t *a = share + from / 2 * width + c, *b = outer_pairs + (first + from) / 2 * d + i;
-                    float *to = by_values + (key + c) * d + i;
-                    if (d - i > 16) product(2, 1, pairs, a, 1, width, b, d, to, d);
-                    else product(1, 1, pairs, a, 1, width, b, d, to, d);
-                }
-            for (size_t i = 0; i < d; i += 32)
-                for (size_t c = 0; c < width; c += TILE) {
-                    size_t from = key + c > first ? key + c - first : 0, pairs = (n - from) / 2;
-                    const uint32_t *a = ds_pairs + from / 2 * PANEL + c, *b = queries + (first + from) / 2 * d + i;
-                    float *to = by_keys + (key + c) * d + i;
-                    if (d - i > 16) product(2, 1, pairs, a, 1, PANEL, b, d, to, d);
-                    else product(1, 1, pairs, a, 1, PANEL, b, d, to, d);
-                }
+            add_to_keys(n, first, key, width, share, width, outer_pairs, d, by_values);
+            add_to_keys(n, first, key, width, ds_pairs, PANEL, queries, d, by_keys);
             for (size_t i = 0; i < d; i += 32)
                 for (size_t r = begin; r < n; r += TILE) {
                     size_t pairs = least(width, first + r + TILE - key) / 2;
