@@ -48,7 +48,7 @@ class Saved:
     stats_1: Tensor  # (2, n) fp32: mean, and one over the standard deviation
     norm_2: Tensor  # (n, d)
     stats_2: Tensor  # (2, n) fp32
-    active: Tensor  # (n, 4 d)
+    active: Tensor | None  # (n, 4 d); None: the backward pass makes it again, with the gradient through it
 
 
 class FusedGPT(Passes):
@@ -129,13 +129,13 @@ class FusedGPT(Passes):
         return sum(_padded(count, dtype) for count, dtype in self._kept_parts(B, T))
 
     def recall(self, w: list[Tensor], image: list[Tensor], memory: Tensor, B: int, T: int) -> Saved:
-        """As `Passes` says: norms and GELU are computed again; or the whole forward pass is."""
+        """As `Passes` says: norms are computed again; or the whole forward pass is."""
         if self._recompute:
             return self.layer(w, image, memory.view(torch.float32).view(B * T, -1), B)[1]
         kept = self._kept(memory, B, T)
         norm_1, stats_1 = self._norm(kept.x, w[0], w[1])
         norm_2, stats_2 = self._norm(kept.middle, w[6], w[7])
-        return Saved(kept, norm_1, stats_1, norm_2, stats_2, self._active(kept.up, w[9]))
+        return Saved(kept, norm_1, stats_1, norm_2, stats_2, active=None)
 
     def layer_backward(
         self, i: int, w: list[Tensor], image: list[Tensor], saved: Saved, dx: Tensor, gradients: Gradients
@@ -154,10 +154,13 @@ class FusedGPT(Passes):
         )
         d_out = torch.empty(n, d, dtype=self.dtype)
         self._k.cast_rows(self._half, n, d, dx, d_out, d_down_bias)
-        gradients.add(name + "mlp.c_proj.weight", self._columns(saved.active, d_out))
-        del saved.active
         d_up = d_out @ image[10].t()
-        self._k.gelu_backward(self._half, n, 4 * d, kept.up, up_bias, d_up, d_up_bias)
+        again = saved.active is None
+        active = torch.empty_like(d_up) if saved.active is None else saved.active
+        self._k.gelu_backward(self._half, n, 4 * d, kept.up, up_bias, d_up, d_up_bias, active if again else None)
+        saved.active = None
+        gradients.add(name + "mlp.c_proj.weight", self._columns(active, d_out))
+        del active
         gradients.add(name + "mlp.c_fc.weight", self._columns(saved.norm_2, d_up))
         self._k.layer_norm_backward(
             self._half, n, d, d_up @ image[8].t(), kept.middle, saved.stats_2[0], saved.stats_2[1],

@@ -322,13 +322,14 @@ void gelu(int half, size_t rows, size_t d, const void *u, const float *bias, voi
     else activate(0, rows, d, u, bias, out);
 }
 
-// `gradient` by GELU's output, in place to that by u; d_bias (d) += its column sums.
-INLINE void activate_backward(int half, size_t rows, size_t d, const void *u, const float *bias, void *gradient,
-                              float *d_bias) {
+// `gradient` by GELU's output, in place to that by u; d_bias (d) += its column sums. `out`, if given, gets the output.
+INLINE void activate_backward(int half, int again, size_t rows, size_t d, const void *u, const float *bias,
+                              void *gradient, float *d_bias, void *out) {
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < d; i += 16) {
             v16 x = load(row(u, r * d, half), i, d, half) + load(bias, i, d, 0), cumulative, density;
             normal(x, &cumulative, &density);
+            if (again) store(row_out(out, r * d, half), i, d, half, x * cumulative);
             void *gr = row_out(gradient, r * d, half);
             v16 g = load(gr, i, d, half) * (cumulative + x * density);
             store(gr, i, d, half, g);
@@ -336,9 +337,12 @@ INLINE void activate_backward(int half, size_t rows, size_t d, const void *u, co
         }
 }
 
-void gelu_backward(int half, size_t rows, size_t d, const void *u, const float *bias, void *gradient, float *d_bias) {
-    if (half) activate_backward(1, rows, d, u, bias, gradient, d_bias);
-    else activate_backward(0, rows, d, u, bias, gradient, d_bias);
+void gelu_backward(int half, size_t rows, size_t d, const void *u, const float *bias, void *gradient, float *d_bias,
+                   void *out) {
+    if (half && out) activate_backward(1, 1, rows, d, u, bias, gradient, d_bias, out);
+    else if (half) activate_backward(1, 0, rows, d, u, bias, gradient, d_bias, out);
+    else if (out) activate_backward(0, 1, rows, d, u, bias, gradient, d_bias, out);
+    else activate_backward(0, 0, rows, d, u, bias, gradient, d_bias, out);
 }
 
 // x in the precision of products, and sums (d) += its columns.

@@ -179,9 +179,10 @@ class Executor(Exchange):
             own = flat[window.start - piece.start : window.stop - piece.start]
             if shard in self.own:
                 self._leave_window(shard, window, own, earlier, last)
-            own.zero_()
             if base + window.start - piece.start >= self._slots.sums_above.start:
                 give_back(own)
+            else:
+                own.zero_()
 
         for part in self._windows(piece):
             start, stop = base + part[1].start - piece.start, base + part[1].stop - piece.start

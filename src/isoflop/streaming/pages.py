@@ -4,6 +4,7 @@ import ctypes
 import errno
 import mmap
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from isoflop.errors import WorkError
 
 # Offsets, lengths and addresses of direct I/O are multiples of the file system's block; no disk has a larger one.
 BLOCK = 4096
+# Memory is taken in pages so large where it can be. One that is given back in part comes back in small pages only.
+HUGE = 2**21
 
 
 class DamagedError(WorkError):
@@ -33,30 +36,37 @@ def blocks(n_bytes: int) -> int:
 def pages(n_bytes: int, device: torch.device | None = None) -> Tensor:
     """Zeros, uint8 (blocks(n_bytes),), at a page's beginning; given back to the system with the last view of it.
 
+    From HUGE bytes on they begin at a page of that size.
+
     Where `device` is a GPU it reads and writes them by itself: locked in memory at exactly this size, where PyTorch's
     own pinned memory takes the next power of two.
 
     Raises:
         WorkError: the system lets no more memory be locked.
     """
-    memory = _Locked(-1, max(BLOCK, blocks(n_bytes)), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    size = max(BLOCK, blocks(n_bytes))
+    spare = HUGE if size >= HUGE else 0  # addresses alone: memory is taken where it is written
+    memory = _Locked(-1, size + spare, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
-    found = torch.frombuffer(memory, dtype=torch.uint8)
+    first = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % HUGE if spare else 0
+    found = torch.frombuffer(memory, dtype=torch.uint8, offset=first, count=size)
     if device is not None and device.type == "cuda":
-        memory.lock(found.data_ptr())
+        memory.lock(found.data_ptr(), size)
     return found
 
 
 def give_back(memory: Tensor) -> None:
-    """Gives the whole pages of `memory` back to the system: it takes none until it is written again.
-
-    What was in it is gone, or still there where a system has no such call.
-    """
-    first = -(-memory.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    last = (memory.data_ptr() + memory.numel() * memory.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
-    if last > first and hasattr(mmap, "MADV_DONTNEED"):
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
+    """Makes `memory` zeros; its whole pages go back to the system, and none is taken until it is written again."""
+    raw = memory.view(torch.uint8)
+    first, last = -raw.data_ptr() % mmap.PAGESIZE, len(raw) - (raw.data_ptr() + len(raw)) % mmap.PAGESIZE
+    if sys.platform != "linux" or first >= last:  # elsewhere what is given back may still be there
+        raw.zero_()
+        return
+    raw[:first].zero_()
+    raw[last:].zero_()
+    address, n_bytes = ctypes.c_void_p(raw.data_ptr() + first), ctypes.c_size_t(last - first)
+    ctypes.CDLL(None).madvise(address, n_bytes, mmap.MADV_DONTNEED)
 
 
 class _Locked(mmap.mmap):
@@ -65,11 +75,11 @@ class _Locked(mmap.mmap):
     _address = 0
     _runtime: Any = None
 
-    def lock(self, address: int) -> None:
+    def lock(self, address: int, n_bytes: int) -> None:
         runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         # An error number; 0 is none.
-        if int(runtime.cudaHostRegister(address, len(self), 0)):
-            raise WorkError(f"cannot lock {len(self):,} bytes of memory for the GPU; raise `ulimit -l`")
+        if int(runtime.cudaHostRegister(address, n_bytes, 0)):
+            raise WorkError(f"cannot lock {n_bytes:,} bytes of memory for the GPU; raise `ulimit -l`")
         self._address, self._runtime = address, runtime
 
     def __del__(self) -> None:
