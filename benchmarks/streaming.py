@@ -50,7 +50,7 @@ from streaming_table import GIB, RESULTS, table
 
 from isoflop.durable import write_json
 from isoflop.recipe import Shape, training_flops
-from isoflop.recipe.footprint import Footprint, resident_footprint, streamed_footprint
+from isoflop.recipe.footprint import ROOM, Footprint, resident_footprint, streamed_footprint
 from isoflop.recipe.streaming import GROUP_TOKENS, Cut
 from isoflop.systems.machine import measure_machine
 
@@ -117,11 +117,13 @@ def _cut(case: Case, sequences: int, cores: int, folder: Path) -> Cut:
     """One group a step; layers are computed once more where the disk asks for it."""
     free = shutil.disk_usage(folder).free
     most = max(1, min(sequences, GROUP_TOKENS // case.shape.context_length))
+    room = ROOM * (case.promise_bytes or measure_machine().memory_bytes)
     needed = 0
-    for recompute in (False, True):
-        cut = Cut(1, sequences, most, recompute)
-        needed = streamed_footprint(case.shape, "bf16", True, cut, "disk", cores, 1, "cpu").disk_bytes
-        if needed < 0.97 * free:
+    for recompute, stay in ((False, True), (False, False), (True, True), (True, False)):
+        cut = Cut(1, sequences, most, recompute, embeddings_stay=stay)
+        foretold = streamed_footprint(case.shape, "bf16", True, cut, "disk", cores, 1, "cpu")
+        needed = foretold.disk_bytes
+        if needed < 0.97 * free and (not stay or foretold.device_bytes + foretold.host_bytes <= room):
             return cut
     sys.exit(f"{folder}: the store needs {needed / 1e9:.0f} GB, free are {free / 1e9:.0f} GB; use --store elsewhere")
 
@@ -129,7 +131,7 @@ def _cut(case: Case, sequences: int, cores: int, folder: Path) -> Cut:
 def _refuse_without_memory(needed: list[Footprint]) -> None:
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024
-    wanted = sum(one.device_bytes for one in needed)
+    wanted = sum(one.device_bytes + one.host_bytes for one in needed)
     if wanted > available:
         sys.exit(f"the runners need {wanted / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are free; use --runners")
 
@@ -227,7 +229,7 @@ def _summed_up(row: dict[str, Any], tokens: int, case: Case) -> dict[str, Any]:
     ours = row["runners"].get("streamed")
     if ours is not None:
         peak = ours["peak_anonymous_bytes"]
-        row["peak_of_foretold"] = peak / row["foretold"]["device_bytes"]
+        row["peak_of_foretold"] = peak / (row["foretold"]["device_bytes"] + row["foretold"]["host_bytes"])
         row["promise_bytes"] = case.promise_bytes
         row["promise_kept"] = None if case.promise_bytes is None else peak <= case.promise_bytes
         both = [one for one in rounds if {"resident", "streamed"} <= set(one)]

@@ -46,7 +46,8 @@ class Footprint:
 
     Attributes:
         device_bytes: what computing holds; on a processor, the process's anonymous memory without the store.
-        host_bytes: a store in host memory; on a GPU's machine also what is on its way.
+        host_bytes: a store in host memory, or what stays there of one on disk; on a GPU's machine also what is on its
+            way.
         disk_bytes: a store on disk and what layers keep there; checkpoints of weights that live in memory.
         link_bytes: moved between device and store in the largest step.
     """
@@ -92,6 +93,11 @@ def streamed_footprint(
     parameter = 12 + 4 + image + (sums if cut.groups > 1 else 0)
     store_bytes = parameter * shape.params // systems
     on_disk = store_bytes + (0 if cut.groups > 1 else sums * _wide(shape) // systems)
+    staying = 0
+    if cut.embeddings_stay:  # all that an update needs, and the image, of whole shards; sums are the executor's
+        shards = -(-_wide(shape) // SHARD)
+        staying = (16 + image) * min(_wide(shape), -(-shards // systems) * SHARD)
+        on_disk -= (image + sums) * _wide(shape) // systems
     checkpoints = _checkpoint_bytes(shape) // systems
     if device == "cuda":
         # What a layer would have kept is made again, of one microbatch.
@@ -111,7 +117,9 @@ def streamed_footprint(
     if cut.recompute:
         at_layers += busy * kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
     images, all_images = layer_images(shape) * image, image_elements(shape) * image
-    gradients, all_gradients = layer_sums(shape) * sums, sums_elements(shape) * sums
+    gradients, all_gradients = layer_sums(shape) * sums, sums_elements(shape, cut.embeddings_stay) * sums
+    if cut.embeddings_stay:
+        gradients = all_gradients
     if store == "disk":
         # On their way to and from it: while the head is at work nothing is, and it has of that memory what it needs.
         at_layers += kept * (busy + 1)
@@ -124,7 +132,7 @@ def streamed_footprint(
     if store == "host":
         return Footprint(held + kept * all_kept, store_bytes, checkpoints, link // systems)
     held += _window_bytes(shape, CLERKS, image, sums)
-    return Footprint(held, 0, on_disk + kept * all_kept, link // systems)
+    return Footprint(held, staying, on_disk + kept * all_kept, link // systems)
 
 
 def fitted_cut(shape: Shape, precision: str, reproducible: bool, cut: Cut, memory_bytes: int) -> Cut:
@@ -210,8 +218,10 @@ def layer_images(shape: Shape) -> int:
     return min(2, shape.n_layers) * _layer(shape)
 
 
-def sums_elements(shape: Shape) -> int:
-    """Of the buffer of sums: the embeddings' are in both slots of layers."""
+def sums_elements(shape: Shape, embeddings_stay: bool = False) -> int:
+    """Of the buffer of sums: the embeddings' are in both slots of layers, or beside them if they stay there."""
+    if embeddings_stay:
+        return _wide(shape) + layer_sums(shape)
     return max(_wide(shape) + 2 * shape.d_model, layer_sums(shape))
 
 
@@ -266,8 +276,9 @@ def link_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut, kept:
     """What the largest step moves: each group fetches images for both passes, and leaves sums.
 
     The last layer's image is still there when the backward pass begins. Embeddings come a second time, in fp32, for
-    the rows that are looked up; their sums leave twice, after the head and when the rows' gradients are known. What a
-    layer keeps is written and read, `kept` bytes of each microbatch.
+    the rows that are looked up; their sums leave twice, after the head and when the rows' gradients are known, or, if
+    the embeddings stay, not before they are the gradient. What a layer keeps is written and read, `kept` bytes of each
+    microbatch.
     """
     image, sums, wide = _image_bytes(precision), _sums_bytes(reproducible), _wide(shape)
     matrices = 12 * shape.d_model**2
@@ -275,7 +286,7 @@ def link_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut, kept:
     others = shape.n_layers * _layer(shape) + 2 * shape.d_model
     # Sums are put and taken up again by every group but the last, which leaves the fp32 gradient.
     left = 2 * (cut.groups - 1) * sums * others + 4 * others
-    rows = sums * wide * (4 * cut.groups - 2) + 4 * wide
+    rows = 4 * wide + (0 if cut.embeddings_stay else sums * wide * (4 * cut.groups - 2))
     return cut.groups * fetched + left + rows + 2 * kept * shape.n_layers * cut.microbatches
 
 

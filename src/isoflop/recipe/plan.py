@@ -64,6 +64,7 @@ class ModelPlan:
     recompute: bool = False
     offload: bool = False
     staying: int = 0
+    embeddings_stay: bool = False
     keep_checkpoints: int = 0
     resident: Footprint = NOTHING
     streamed: Footprint = NOTHING
@@ -86,15 +87,16 @@ class ModelPlan:
     def cut(self, systems: int) -> Cut:
         """How a streamed run on so many systems cuts each one's part of a step."""
         size, length = self.microbatch_sequences, self.shape.context_length
-        ways = (self.group_tokens, self.recompute, self.offload, self.staying)
+        ways = (self.group_tokens, self.recompute, self.offload, self.staying, self.embeddings_stay)
         return cut_of(self.batch_schedule, size, length, systems, *ways)
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the bits of the trained weights, beside the data."""
         document = asdict(self)
         costs = ("flops", "flops_6nd", "flops_paper", "weights_bytes", "optimizer_bytes", "activation_bytes")
-        ways = ("execution", "store", "group_tokens", "recompute", "offload", "staying", "keep_checkpoints")
-        for key in ("name", "size", "held_out", "seconds", "joules", "price", "resident", "streamed", *costs, *ways):
+        ways = ("execution", "store", "group_tokens", "recompute", "offload", "staying", "embeddings_stay")
+        results = ("seconds", "joules", "price", "resident", "streamed")
+        for key in ("name", "size", "held_out", "keep_checkpoints", *results, *costs, *ways):
             del document[key]
         del document["spikes_allowed"]  # decides whether a run ends, not how
         if self.on_spike == "warn":
@@ -293,6 +295,11 @@ def _plan_model(
         found = replace(found, offload=fitted.offload, staying=fitted.staying)
         if family.streaming.store is None and _store_fits_host(replace(found, store="host"), family, machine):
             found = replace(found, store="host")
+    elif found.store == "disk":
+        room = ROOM * machine.memory_bytes / _sharing(family)
+        staying = replace(found, embeddings_stay=True)
+        needed = _streamed(staying, family, at_once, machine.device)
+        found = staying if needed.device_bytes + needed.host_bytes <= room else found
     streamed = _streamed(found, family, at_once, machine.device)
     resident = resident_footprint(shape, family.precision, microbatch, at_once, machine.device)
     return replace(found, resident=resident, streamed=streamed)
@@ -307,9 +314,13 @@ def _streamed(plan: ModelPlan, family: Family, lanes: int, device: str) -> Footp
 
 def _store_fits_host(plan: ModelPlan, family: Family, machine: Machine) -> bool:
     """Whether host memory holds the stores of all systems of a machine: each of its GPUs is one."""
-    sharing = family.systems if family.cluster is None else family.cluster.systems_per_node
-    needed = sharing * _streamed(plan, family, 1, machine.device).host_bytes
+    needed = _sharing(family) * _streamed(plan, family, 1, machine.device).host_bytes
     return needed <= ROOM * machine.host_memory_bytes
+
+
+def _sharing(family: Family) -> int:
+    """How many systems share a machine."""
+    return family.systems if family.cluster is None else family.cluster.systems_per_node
 
 
 def machines_of(family: Family, machine: Machine) -> float:

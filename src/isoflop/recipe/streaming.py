@@ -17,7 +17,8 @@ class Cut:
 
     With `recompute`, a layer keeps its input alone for its backward pass, and is computed once more. On a GPU it always
     is; there, with `offload` the inputs wait in host memory, and images of the first `staying` layers stay from their
-    update to the next one.
+    update to the next one. On a CPU with a store on disk, with `embeddings_stay` the embeddings' weights and state are
+    in memory too, so that their update, which every step begins with, waits for no disk.
     """
 
     sequences: int
@@ -26,6 +27,7 @@ class Cut:
     recompute: bool = False
     offload: bool = False
     staying: int = 0
+    embeddings_stay: bool = False
 
     @property
     def groups(self) -> int:
@@ -42,9 +44,10 @@ def cut_of(
     recompute: bool,
     offload: bool = False,
     staying: int = 0,
+    embeddings_stay: bool = False,
 ) -> Cut:
     """The cut of the schedule's largest step: a group has at most `group_tokens` tokens, but at least a microbatch."""
     microbatches = max(stage.sequences for stage in batch_schedule) // microbatch_sequences
     own = -(-microbatches // systems)
     most = max(1, min(own, group_tokens // (microbatch_sequences * context_length)))
-    return Cut(microbatch_sequences, own, most, recompute, offload, staying)
+    return Cut(microbatch_sequences, own, most, recompute, offload, staying, embeddings_stay)

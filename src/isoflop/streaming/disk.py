@@ -19,6 +19,7 @@ from torch import Tensor
 from isoflop.durable import part_of, sync_folder
 from isoflop.model import Piece, Shard
 from isoflop.streaming.checksum import as_bytes, checksum
+from isoflop.streaming.host import HostStore
 from isoflop.streaming.pages import BLOCK, DamagedError, DirectFile, blocks, pages
 from isoflop.streaming.shard_file import (
     TENSORS,
@@ -45,7 +46,11 @@ _HEADER_BYTES = 16 * BLOCK
 
 
 class DiskStore(Store):
-    """The files of `shards` in `folder`. Memory: buffers of one window for each thread that calls, and the vectors."""
+    """The files of `shards` in `folder`. Memory: buffers of one window for each thread that calls, and the vectors.
+
+    With `embeddings_stay` a store in memory has the embeddings' shards, and all is asked of it; of them only what must
+    survive comes to the disk, and nothing is read there.
+    """
 
     def __init__(
         self,
@@ -57,10 +62,14 @@ class DiskStore(Store):
         moved: Counter,
         several_groups: bool,
         device: torch.device | None = None,
+        embeddings_stay: bool = False,
     ) -> None:
         self.vectors = Vectors(pieces, device)
         self._folder, self._image_dtype, self._sums_dtype = folder, image_dtype, sums_dtype
         self._shards = shards
+        self._staying = {shard.index for shard in shards if embeddings_stay and shard.piece == pieces[0]}
+        staying = [shard for shard in shards if shard.index in self._staying]
+        self._memory = HostStore(pieces[:1], staying, image_dtype, sums_dtype, moved)
         self._windows = {shard.index: windows_of(shard) for shard in shards}
         self._window_elements = largest_window(shards)
         self._steps: dict[int, int] = {}
@@ -74,10 +83,12 @@ class DiskStore(Store):
         self._moved, self._lock, self._threads = moved, threading.Lock(), threading.local()
         folder.mkdir(parents=True, exist_ok=True)
         for shard in shards:
-            with DirectFile(self._path(shard, "image"), "scratch") as file:
-                file.reserve(matrix_part(shard) * image_dtype.itemsize)
+            stays = shard.index in self._staying
+            if not stays:
+                with DirectFile(self._path(shard, "image"), "scratch") as file:
+                    file.reserve(matrix_part(shard) * image_dtype.itemsize)
             # Sums wait for those of the next group, the embeddings' for their rows' in any case.
-            waits = several_groups or shard.piece.name == "embedding"
+            waits = not stays and (several_groups or shard.piece.name == "embedding")
             with DirectFile(self._path(shard, "sums"), "scratch") as file:
                 file.reserve(self._sums_start(shard) + (shard.stop - shard.start) * sums_dtype.itemsize * waits)
 
@@ -142,7 +153,14 @@ class DiskStore(Store):
             self._state(shard, window, TENSORS)
 
     def make_image(self, shard: Shard) -> None:
-        """Image and vectors of the newest state."""
+        """Image and vectors of the newest state; of embeddings that stay all of it."""
+        if shard.index in self._staying:
+            state = self._memory.state(shard)
+            for window in self._windows[shard.index]:
+                for own, read in zip(state, self._state(shard, window, TENSORS), strict=True):
+                    own[window.of(shard)] = read
+            self._memory.restore(shard, state)
+            return
         for window in self._windows[shard.index]:
             (weights,) = self._state(shard, window, TENSORS[:1])
             self._put_image(shard, window, self._buffer("image", window, self._image_dtype).copy_(weights))
@@ -150,6 +168,9 @@ class DiskStore(Store):
 
     def image(self, shard: Shard, into: Tensor) -> None:
         """As `Store` says."""
+        if shard.index in self._staying:
+            self._memory.image(shard, into)
+            return
         if not into.numel():
             return
         with DirectFile(self._path(shard, "image"), "read") as file:
@@ -162,6 +183,8 @@ class DiskStore(Store):
 
     def weights(self, shard: Shard, window: Window) -> Tensor:
         """As `Store` says."""
+        if shard.index in self._staying:
+            return self._memory.weights(shard, window)
         (weights,) = self._state(shard, window, TENSORS[:1])
         self._moved.add(weights)
         return weights
@@ -186,11 +209,15 @@ class DiskStore(Store):
 
     def put_gradient(self, shard: Shard, window: Window, sums: Tensor, unit: float) -> None:
         """As `Store` says."""
-        gradient = self._buffer("gradient", window, torch.float32).copy_(sums).mul_(unit)
+        if shard.index in self._staying:
+            self._memory.put_gradient(shard, window, sums, unit)
+            gradient = self._memory.gradient(shard, window)
+        else:
+            gradient = self._buffer("gradient", window, torch.float32).copy_(sums).mul_(unit)
+            self._moved.add(gradient)
         self._gradient_checksums[shard.index, window.start] = checksum(gradient)
         with DirectFile(self._path(shard, "sums"), "scratch") as file:
             file.write(BLOCK + 4 * window.of(shard).start, gradient)
-        self._moved.add(gradient)
 
     def seal(self, shard: Shard, step: int) -> None:
         """As `Store` says."""
@@ -206,7 +233,11 @@ class DiskStore(Store):
         Raises:
             DamagedError: the state or the gradient is not what was written; the old state stays.
             WorkError: the disk is full; the old state stays.
+            ChangedError: what stays in memory has changed since the last one.
         """
+        if shard.index in self._staying:
+            self._memory.update(shard, window, step, work)
+            return
         with self._lock:
             if shard.index not in self._rewritings:
                 self._rewritings[shard.index] = _Rewriting(self._state_path(shard, step), shard)
@@ -219,12 +250,26 @@ class DiskStore(Store):
         self.vectors.take(shard, window, weights)
 
     def commit(self, shard: Shard, step: int) -> None:
-        """As `Store` says."""
+        """As `Store` says. Of embeddings that stay all is written only now: nobody waits for it."""
+        if shard.index in self._staying:
+            self._rewritings[shard.index] = _Rewriting(self._state_path(shard, step), shard)
+            for window in self._windows[shard.index]:
+                state = [tensor[window.of(shard)] for tensor in self._memory.state(shard)]
+                self._rewritings[shard.index].write(window, state)
         self._rewritings.pop(shard.index).commit(step)
         old = self.state_path(shard)
         self._steps[shard.index] = step
         self._layouts.pop(shard.index, None)
         old.unlink()
+
+    def at_hand(self, shard: Shard) -> bool:
+        """As `Store` says."""
+        return shard.index in self._staying
+
+    def check(self, shard: Shard) -> None:
+        """As `Store` says. What is on disk is checked whenever it is read."""
+        if shard.index in self._staying:
+            self._memory.check(shard)
 
     def discard_gradients(self) -> None:
         """Gives their disk space back: there will be no more."""

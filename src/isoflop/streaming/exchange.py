@@ -33,9 +33,10 @@ class Surroundings:
     """Whom an executor works with.
 
     `most` microbatches make a group; each is (B, T) of ids, `microbatch_tokens` together. `updated` waits until a
-    shard's weights are those after the last step. `carriers` read and write, `clerks` also compute. `kernels` are for
-    what is done on the host. `moved` counts bytes between device and store. On a GPU, with `offload` inputs of layers
-    wait in host memory, and images of the first `staying` layers are sent once a step.
+    shard's weights are those after the last step, `settled` until that step is done with its gradient. `carriers` read
+    and write, `clerks` also compute. `kernels` are for what is done on the host. `moved` counts bytes between device
+    and store. On a CPU, with `embeddings_stay` the embeddings' sums stay where they are made; on a GPU, with `offload`
+    inputs of layers wait in host memory, and images of the first `staying` layers are sent once a step.
     """
 
     kernels: Kernels | None
@@ -47,9 +48,11 @@ class Surroundings:
     carriers: ThreadPoolExecutor
     clerks: ThreadPoolExecutor
     updated: Callable[[Shard], None]
+    settled: Callable[[Shard], None]
     moved: Counter
     offload: bool = False
     staying: int = 0
+    embeddings_stay: bool = False
 
 
 class Exchange:
@@ -73,7 +76,8 @@ class Exchange:
         self.bounds = np.zeros(len(self._places))
         self.squares: list[float] = []
         self._threads, self._lock = threading.local(), threading.Lock()
-        self._carriers, self._clerks, self._updated = given.carriers, given.clerks, given.updated
+        self._carriers, self._clerks = given.carriers, given.clerks
+        self._updated, self._settled = given.updated, given.settled
         self._moved = given.moved
         # Systems talk to each other in one order: its.
         self._conductor = ThreadPoolExecutor(1, "conductor", begin_thread, (device,))
@@ -123,15 +127,25 @@ class Exchange:
 
         def add(part: tuple[Shard, Window]) -> None:
             shard, window = part
-            sums = self._buffer("sums", window, self._sums_dtype).zero_()
+            sums = self._take_up(shard, window)
             bound = rows.add(window.start - self._embedding.start, sums, self._stream, self._adder)
             self._bound(WTE, bound)
             bring_home(self._systems, [(shard.index, sums)])
-            if shard in self.own:
-                self._leave_window(shard, window, sums, earlier=True, last=last)
+            self._put_down(shard, window, sums, last)
 
         pool = self._clerks if self._systems.size == 1 else self._conductor
         list(pool.map(add, self._windows(self._embedding)))
+
+    def _take_up(self, shard: Shard, window: Window) -> Tensor:
+        """A window of the embeddings' sums as the head has left them at the owner; zeros elsewhere."""
+        if shard in self.own:
+            return self._store.sums(shard, window)
+        return self._buffer("sums", window, self._sums_dtype).zero_()
+
+    def _put_down(self, shard: Shard, window: Window, sums: Tensor, last: bool) -> None:
+        """They have got the rows' gradients."""
+        if shard in self.own:
+            self._leave_window(shard, window, sums, earlier=False, last=last)
 
     def _look_up(self, rows: Rows) -> None:
         def look_up(part: tuple[Shard, Window]) -> None:
@@ -176,6 +190,7 @@ class Exchange:
         if earlier:
             sums += self._store.sums(shard, window)
         if last:
+            self._settled(shard)
             self.squares.extend(list(self._squares_of(shard, window, sums)))
             self._store.put_gradient(shard, window, sums, self._adder.unit)
         else:

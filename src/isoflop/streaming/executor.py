@@ -28,7 +28,8 @@ class Slots:
 
     Layers alternate between two slots. The last layer's is beside the embeddings' image, which the head needs between
     its two visits; sums have no such third place, as the embeddings' are by far the largest. What the embeddings alone
-    use is `above` the layers' first slot of images, or both of sums.
+    use is `above` the layers' first slot of images, or both of sums: nothing of sums where the embeddings' stay, beside
+    the layers' slots.
     """
 
     image: dict[str, int]
@@ -39,7 +40,7 @@ class Slots:
     sums_above: slice
 
 
-def slots_of(pieces: Sequence[Piece]) -> Slots:
+def slots_of(pieces: Sequence[Piece], embeddings_stay: bool = False) -> Slots:
     """A place for every piece."""
     embedding, *layers, final = pieces
     block = BLOCK // 2  # elements of the smallest type
@@ -47,12 +48,21 @@ def slots_of(pieces: Sequence[Piece]) -> Slots:
     wide, layer = sizes[embedding.name], sizes[layers[0].name]
     # A single layer has nothing to alternate with.
     first, two = layer if len(layers) > 1 else 0, min(2, len(layers)) * layer
-    beside, both = max(wide, first), max(wide, two)
-    image, sums = {embedding.name: 0}, {embedding.name: 0, final.name: both}
+    beside = max(wide, first)
+    alone = two if embeddings_stay else 0
+    both = alone + wide if embeddings_stay else max(wide, two)
+    image, sums = {embedding.name: 0}, {embedding.name: alone, final.name: both}
     for i, piece in enumerate(reversed(layers)):
         image[piece.name] = 0 if i % 2 else beside
         sums[piece.name] = layer if i % 2 else 0
-    return Slots(image, sums, beside + layer, both + sizes[final.name], slice(first, beside), slice(two, both))
+    return Slots(
+        image,
+        sums,
+        beside + layer,
+        both + sizes[final.name],
+        slice(first, beside),
+        slice(both if embeddings_stay else two, both),
+    )
 
 
 class Executor(Exchange):
@@ -61,7 +71,8 @@ class Executor(Exchange):
     def __init__(self, model: Passes, store: Store, kept: Kept, lanes: Lanes, given: Surroundings) -> None:
         super().__init__(model, store, torch.device("cpu"), given)
         self._kept, self._lanes = kept, lanes
-        self._slots = slots_of(self._pieces)
+        self._stays = given.embeddings_stay
+        self._slots = slots_of(self._pieces, self._stays)
         self._images = self._elements(self._slots.image_elements, model.dtype)
         self._sums = self._elements(self._slots.sums_elements, self._sums_dtype)
         self._drains: list[tuple[int, int, Future[None]]] = []
@@ -132,7 +143,8 @@ class Executor(Exchange):
             self._drain(sums.one, embedding, earlier=not first, last=False)
             self._drain(sums.other, final, earlier=not first, last=last)
 
-        uses = [self._image_range(embedding), self._sums_range(embedding), self._sums_range(final)]
+        # All sums: no layer's backward pass begins before what the head needs is given back.
+        uses = [self._image_range(embedding), ("sums", 0, self._slots.sums_elements)]
         return Visit(prepare, work, leave, uses)
 
     def _backward(self, i: int, first: bool, last: bool) -> Visit:
@@ -172,7 +184,13 @@ class Executor(Exchange):
             self._bound(name, float(bound))
         flat, base = sums.into.flat, self._slots.sums[piece.name]
         shards = self._shards[piece.name]
-        bring_home(self._systems, [(s.index, flat[s.start - piece.start : s.stop - piece.start]) for s in shards])
+        parts = [flat[shard.start - piece.start : shard.stop - piece.start] for shard in shards]
+        bring_home(self._systems, [(shard.index, part) for shard, part in zip(shards, parts, strict=True)])
+        if piece == self._embedding and self._stays:
+            for shard, own in zip(shards, parts, strict=True):
+                if shard not in self.own:
+                    own.zero_()
+            return
 
         def leave(part: tuple[Shard, Window]) -> None:
             shard, window = part
@@ -187,6 +205,21 @@ class Executor(Exchange):
         for part in self._windows(piece):
             start, stop = base + part[1].start - piece.start, base + part[1].stop - piece.start
             self._drains.append((start, stop, self._clerks.submit(leave, part)))
+
+    def _take_up(self, shard: Shard, window: Window) -> Tensor:
+        if not self._stays:
+            return super()._take_up(shard, window)
+        start = self._slots.sums[self._embedding.name] - self._embedding.start
+        return self._sums[start + window.start : start + window.stop]
+
+    def _put_down(self, shard: Shard, window: Window, sums: Tensor, last: bool) -> None:
+        if not self._stays:
+            super()._put_down(shard, window, sums, last)
+            return
+        if shard in self.own and last:
+            self._leave_window(shard, window, sums, earlier=False, last=True)
+        if shard not in self.own or last:
+            sums.zero_()
 
     def _finish_drains(self, start: int, stop: int) -> None:
         """Waits until what was in that part of the sums' memory has left it."""

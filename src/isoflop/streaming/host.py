@@ -39,6 +39,10 @@ class HostStore(Store):
         """The live fp32 weights, first and second moments."""
         return self._state[shard.index][:3]
 
+    def gradient(self, shard: Shard, window: Window) -> Tensor:
+        """What `put_gradient` left."""
+        return self._state[shard.index][3][window.of(shard)]
+
     def create(self, shard: Shard, weights: Tensor) -> None:
         """As `Store` says."""
         self.restore(shard, [weights, torch.zeros(1), torch.zeros(1)])
@@ -52,14 +56,14 @@ class HostStore(Store):
         for window in windows_of(shard):
             self._left(shard, window)
 
-    def verify(self, shard: Shard) -> None:
-        """Whether the state is what the last update left.
+    def at_hand(self, shard: Shard) -> bool:
+        """As `Store` says."""
+        return True
 
-        Raises:
-            ChangedError: it is another.
-        """
+    def check(self, shard: Shard) -> None:
+        """As `Store` says."""
         for window in windows_of(shard):
-            self._check(shard, window)
+            self._check_window(shard, window)
 
     def image(self, shard: Shard, into: Tensor) -> None:
         """As `Store` says."""
@@ -88,8 +92,7 @@ class HostStore(Store):
 
     def put_gradient(self, shard: Shard, window: Window, sums: Tensor, unit: float) -> None:
         """As `Store` says."""
-        gradient = self._state[shard.index][3][window.of(shard)]
-        gradient.copy_(sums).mul_(unit)
+        gradient = self.gradient(shard, window).copy_(sums).mul_(unit)
         self._moved.add(gradient)
 
     def seal(self, shard: Shard, step: int) -> None:
@@ -101,9 +104,8 @@ class HostStore(Store):
         Raises:
             ChangedError: the state has changed since the last one.
         """
-        self._check(shard, window)
-        gradient = self._state[shard.index][3][window.of(shard)]
-        work(window, State(gradient, *self._lasting(shard, window).values()))
+        self._check_window(shard, window)
+        work(window, State(self.gradient(shard, window), *self._lasting(shard, window).values()))
         self._left(shard, window)
 
     def commit(self, shard: Shard, step: int) -> None:
@@ -120,7 +122,7 @@ class HostStore(Store):
         self._checksums[shard.index, window.start] = {name: checksum(one) for name, one in tensors.items()}
         self.vectors.take(shard, window, tensors[TENSORS[0]])
 
-    def _check(self, shard: Shard, window: Window) -> None:
+    def _check_window(self, shard: Shard, window: Window) -> None:
         tensors, left = self._lasting(shard, window), self._checksums[shard.index, window.start]
         for name, one in tensors.items():
             if checksum(one) != left[name]:

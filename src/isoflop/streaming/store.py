@@ -94,6 +94,16 @@ class Store(Protocol):
     def commit(self, shard: Shard, step: int) -> None:
         """All windows are updated: the shard's state is that after `step`."""
 
+    def at_hand(self, shard: Shard) -> bool:
+        """Whether image and weights can be had once all windows are updated, before `commit`."""
+
+    def check(self, shard: Shard) -> None:
+        """Whether what is in memory of the shard is what the last update left.
+
+        Raises:
+            ChangedError: it is another.
+        """
+
 
 class Vectors:
     """The fp32 vectors of the shards of all pieces; locked for a GPU as `device`."""

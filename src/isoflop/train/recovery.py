@@ -43,7 +43,7 @@ def recover(
     entry = entry or Journal.read(store / JOURNAL)
     assert entry is not None
     position = Position.from_json(entry.position)
-    on_disk = replace(plan, execution="streamed", store="disk")
+    on_disk = replace(plan, execution="streamed", store="disk", embeddings_stay=False)
     kernels = load_kernels() if position.fused else None
     learner = open_store(on_disk, data_sha256, store, lanes=lanes, kernels=kernels, systems=systems)
     fault: DamagedError | None = None

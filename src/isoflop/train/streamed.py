@@ -97,7 +97,9 @@ class StreamedLearner(Learns):
             for count, name in ((CARRIERS, "carrier"), (clerks, "clerk"))
         )
         self._executor: Exchange | None = None
-        self._updates: dict[int, Future[None]] = {}
+        # By shard: what makes its weights, and what has them last.
+        self._windows_updated: dict[int, list[Future[None]]] = {}
+        self._committed: dict[int, Future[None]] = {}
         self._pending: tuple[float, float, int] | None = None
         # Bytes between device and store; with a GPU those over its link, wherever the store has them from.
         self._moved = Counter()
@@ -107,7 +109,7 @@ class StreamedLearner(Learns):
         if folder is None:
             self._store = HostStore(*held, counter, device)
         else:
-            self._store = DiskStore(folder, *held, counter, cut.groups > 1, device)
+            self._store = DiskStore(folder, *held, counter, cut.groups > 1, device, cut.embeddings_stay)
 
     def _begin(self) -> Exchange:
         """The executor; its memory is taken when the first step begins."""
@@ -123,9 +125,11 @@ class StreamedLearner(Learns):
             carriers=self._carriers,
             clerks=self._clerks,
             updated=self._updated,
+            settled=self._settled,
             moved=self._moved,
             offload=self._cut.offload,
             staying=self._cut.staying,
+            embeddings_stay=self._cut.embeddings_stay,
         )
         if self._device is None:
             self._executor = Executor(self.model, self._store, self._kept(), self._lanes, given)
@@ -227,9 +231,8 @@ class StreamedLearner(Learns):
     def check(self) -> None:
         """As `Learns` says. Of what lies on disk every read does it."""
         self._settle()
-        if isinstance(self._store, HostStore):
-            with self._named():
-                list(self._clerks.map(self._store.verify, self._own))
+        with self._named():
+            list(self._clerks.map(self._store.check, self._own))
 
     def write(self, shard: Shard, path: Path) -> bytes:
         """As `Learns` says. On disk the state has its file already, which gets a second name."""
@@ -269,25 +272,40 @@ class StreamedLearner(Learns):
             pool.shutdown(cancel_futures=True)
 
     def _start_update(self, shards: Sequence[Shard], step: int, update: Update) -> None:
-        """Shard after shard, in the background."""
+        """Shard after shard, in the background; what nobody waits for comes last."""
 
         def commit(shard: Shard, windows: Sequence[Future[None]]) -> None:
             for window in windows:
                 window.result()
             self._store.commit(shard, step)
 
+        last = []
         for shard in shards:
             work = self._work(shard, update)
             of_shard = [
                 self._clerks.submit(self._store.update, shard, window, step, work) for window in windows_of(shard)
             ]
-            self._updates[shard.index] = self._clerks.submit(commit, shard, of_shard)
+            self._windows_updated[shard.index] = of_shard
+            if self._store.at_hand(shard):
+                last.append((shard, of_shard))
+            else:
+                self._committed[shard.index] = self._clerks.submit(commit, shard, of_shard)
+        for shard, of_shard in last:
+            self._committed[shard.index] = self._clerks.submit(commit, shard, of_shard)
 
     def _updated(self, shard: Shard) -> None:
-        """Waits until the update of a shard is done."""
-        if shard.index in self._updates:
+        """Waits until image and weights of a shard are those after its update."""
+        if not self._store.at_hand(shard):
+            self._settled(shard)
+        with self._named():
+            for window in self._windows_updated.get(shard.index, ()):
+                window.result()
+
+    def _settled(self, shard: Shard) -> None:
+        """Waits until the update of a shard is done: its gradient is needed no more."""
+        if shard.index in self._committed:
             with self._named():
-                self._updates[shard.index].result()
+                self._committed[shard.index].result()
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -300,7 +318,7 @@ class StreamedLearner(Learns):
     def _settle(self) -> None:
         """Waits until all updates are done."""
         for shard in self._own:
-            self._updated(shard)
+            self._settled(shard)
 
     def _squares(self, shard: Shard, window: Window, sums: Tensor) -> Iterable[float]:
         self._reach.see(window.start, sums[: window.stop - window.start])
