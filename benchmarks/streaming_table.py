@@ -25,7 +25,8 @@ def table() -> str:
 def foretold_bytes(row: dict[str, Any]) -> int:
     """Of the streamed process of a case, by the plan."""
     shape, cut = Shape(**row["shape"]), Cut(**row["cut"])
-    return streamed_footprint(shape, "bf16", True, cut, "disk", row["cores"], 1, "cpu").device_bytes
+    found = streamed_footprint(shape, "bf16", True, cut, "disk", row["cores"], 1, "cpu")
+    return found.device_bytes + found.host_bytes
 
 
 def _rows(key: str, row: dict[str, Any]) -> Iterator[str]:
@@ -39,7 +40,7 @@ def _rows(key: str, row: dict[str, Any]) -> Iterator[str]:
             by_plan = foretold_bytes(row)
             foretold = f"{by_plan / 1e9:.2f} GB ({memory / by_plan:.2f})"
             if row["promise_bytes"]:
-                promise = f"{row['promise_bytes'] / GIB:.0f} GiB, {'kept' if row['promise_kept'] else 'broken'}"
+                promise = f"{row['promise_bytes'] / GIB:g} GiB, {'kept' if row['promise_kept'] else 'broken'}"
         elif one["streamed_times"] is not None:
             times = f"{one['streamed_times']:.2f}"
         speed = f"{one['tokens_per_second']:,.0f}" if one["tokens_per_second"] else ""

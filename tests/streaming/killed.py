@@ -1,6 +1,8 @@
 """Run by test_faults.py: trains, kills itself at a system call, goes on, and says what it ended with.
 
-    python -m tests.streaming.killed DATA FOLDER SEED KINDS
+    python -m tests.streaming.killed DATA FOLDER SEED KINDS [stays]
+
+With `stays` the embeddings stay in memory.
 
 The first that it tells of is what an undisturbed run ends with. Calls are of one kind if they do the same to files of
 one name but for layer and step; of that many kinds one call each is the last of a run. Each run is a fork of this
@@ -85,12 +87,13 @@ def before_calls(names: Sequence[str], do: Callable[[str, Any, tuple[Any, ...]],
         setattr(os, name, wrapped(name, getattr(os, name)))
 
 
-def main(data: Path, folder: Path, seed: int, kinds: int) -> None:
+def main(data: Path, folder: Path, seed: int, kinds: int, stays: bool) -> None:
+    streamed = replace(PLANS[0], embeddings_stay=stays)
     told, dice = folder / "told", random.Random(seed)
 
     def whole() -> None:
         counts = count_calls(None)
-        told.write_text(json.dumps([weights_sha256(run(data, folder / "whole", PLANS[0]).weights), counts]))
+        told.write_text(json.dumps([weights_sha256(run(data, folder / "whole", streamed).weights), counts]))
 
     assert forked(whole) == 0
     wanted, counts = json.loads(told.read_text())
@@ -100,7 +103,7 @@ def main(data: Path, folder: Path, seed: int, kinds: int) -> None:
 
         def killed(place: Path = place, last: tuple[str, int] = last) -> None:
             count_calls(last)
-            run(data, place, PLANS[0])
+            run(data, place, streamed)
 
         def resumed(place: Path = place, plan: Any = plan) -> None:
             told.write_text(weights_sha256(run(data, place, plan).weights))
@@ -112,4 +115,4 @@ def main(data: Path, folder: Path, seed: int, kinds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:] == ["stays"])

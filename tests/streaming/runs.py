@@ -49,6 +49,7 @@ RESIDENT = ModelPlan(
     price=None,
 )
 DISK = replace(RESIDENT, execution="streamed", store="disk", group_tokens=128)
+STAYS = replace(DISK, embeddings_stay=True)
 HOST = replace(DISK, store="host")
 
 

@@ -76,6 +76,7 @@ def streamed(
     most: int = 2,
     systems: Systems = ALONE,
     recompute: bool = False,
+    stays: bool = False,
 ) -> StreamedLearner:
     parametrisation = MUP if mup else STANDARD
     learner = StreamedLearner(
@@ -87,7 +88,7 @@ def streamed(
         parametrisation=parametrisation,
         systems=systems,
         reproducible=True,
-        cut=Cut(sequences=2, microbatches=6, most=most, recompute=recompute),
+        cut=Cut(sequences=2, microbatches=6, most=most, recompute=recompute, embeddings_stay=stays),
         folder=folder,
         journal=None,
     )
@@ -107,6 +108,9 @@ def test_any_store_and_any_groups_give_the_bits_of_resident_training(
         wanted = run(resident(shape, lanes, precision, fused, mup), steps)
         for folder, most in ((None, 1), (None, 6), (tmp_path / "1", 1), (tmp_path / "4", 4)):
             assert run(streamed(shape, lanes, precision, fused, mup, folder, most), steps) == wanted, (folder, most)
+        for most in (1, 4):
+            learner = streamed(shape, lanes, precision, fused, mup, tmp_path / f"stays {most}", most, stays=True)
+            assert run(learner, steps) == wanted, ("embeddings stay", most)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -119,9 +123,9 @@ def test_layers_computed_once_more_give_the_same_bits(precision: Literal["bf16",
 
 
 @pytest.mark.usefixtures("cut")
-@pytest.mark.parametrize("on_disk", [True, False], ids=["disk", "host"])
+@pytest.mark.parametrize("store", ["disk", "host", "embeddings stay"])
 @pytest.mark.parametrize("size", [2, 3])
-def test_any_number_of_systems_gives_the_bits_of_one(size: int, on_disk: bool, tmp_path: Path) -> None:
+def test_any_number_of_systems_gives_the_bits_of_one(size: int, store: str, tmp_path: Path) -> None:
     shape = SHAPES["odd"]
     steps = steps_of(shape, microbatches=4)  # three systems: one has two microbatches, the others one
 
@@ -130,7 +134,8 @@ def test_any_number_of_systems_gives_the_bits_of_one(size: int, on_disk: bool, t
 
     def part(systems: Systems) -> Run:
         with Lanes(1) as lanes:
-            learner = streamed(shape, lanes, "bf16", True, False, tmp_path if on_disk else None, 1, systems)
+            folder, stays = None if store == "host" else tmp_path, store == "embeddings stay"
+            learner = streamed(shape, lanes, "bf16", True, False, folder, 1, systems, stays=stays)
             return run(learner, [one[systems.rank :: size] for one in steps], tokens=len(steps[0]) * 2 * 130)
 
     assert on_threads(size, part) == [wanted] * size

@@ -15,16 +15,17 @@ from torch import Tensor
 
 from isoflop.errors import InputError, Interrupted, WorkError
 from isoflop.model import Shard, weights_sha256
+from isoflop.recipe import ModelPlan
 from isoflop.streaming.disk import DiskStore
 from isoflop.streaming.store import Window
 from isoflop.train import Step
-from tests.streaming.runs import DISK, RESIDENT, losses, run, stop_at
+from tests.streaming.runs import DISK, RESIDENT, STAYS, losses, run, stop_at
 
 ROOT = Path(__file__).parents[2]
 
 
-def killed(data: Path, folder: Path, seed: int, kinds: int) -> list[dict[str, object]]:
-    command = [sys.executable, "-m", "tests.streaming.killed", str(data), str(folder), str(seed), str(kinds)]
+def killed(data: Path, folder: Path, seed: int, kinds: int, *more: str) -> list[dict[str, object]]:
+    command = [sys.executable, "-m", "tests.streaming.killed", str(data), str(folder), str(seed), str(kinds), *more]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found: list[dict[str, object]] = json.loads(done.stdout)
@@ -36,6 +37,13 @@ def test_killed_at_any_kind_of_system_call_it_goes_on_to_the_same_weights_in_eit
 ) -> None:
     undisturbed, *found = killed(data, tmp_path, seed=2, kinds=100)
     assert len(found) > 20
+    for one in found:
+        assert (one["weights"], one["losses"]) == (undisturbed["weights"], undisturbed["losses"]), one["at"]
+
+
+def test_killed_while_the_embeddings_stay_in_memory_it_goes_on_to_the_same_weights(data: Path, tmp_path: Path) -> None:
+    undisturbed, *found = killed(data, tmp_path, 5, 12, "stays")
+    assert len(found) == 12
     for one in found:
         assert (one["weights"], one["losses"]) == (undisturbed["weights"], undisturbed["losses"]), one["at"]
 
@@ -157,6 +165,27 @@ def test_an_update_that_came_to_some_layers_only_is_made_whole(
             assert losses(folder) == wanted[1]
 
 
+def test_embeddings_that_stay_in_memory_are_last_on_the_disk_and_lose_nothing(
+    data: Path, tmp_path: Path, wanted: tuple[str, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = DiskStore.commit
+
+    def failing(store: DiskStore, shard: Shard, step: int) -> None:
+        if step == 5 and shard.name == "embedding.0":
+            raise CrashError
+        commit(store, shard, step)
+
+    monkeypatch.setattr(DiskStore, "commit", failing)
+    with pytest.raises(CrashError):
+        run(data, tmp_path, STAYS)
+    monkeypatch.undo()
+    steps = {path.name.split(".")[0]: path.name[-20:-12] for path in (tmp_path / "store").glob("*.step-*")}
+    assert (steps["embedding"], steps["layer-1"]) == ("00000004", "00000005")
+    assert not list((tmp_path / "store").glob("embedding.*.image"))
+    assert weights_sha256(run(data, tmp_path, STAYS).weights) == wanted[0]
+    assert losses(tmp_path) == wanted[1]
+
+
 def test_a_resident_runs_file_is_no_state_of_a_store(
     data: Path, tmp_path: Path, wanted: tuple[str, list[float]]
 ) -> None:
@@ -181,8 +210,9 @@ def test_a_store_of_another_model_is_refused(data: Path, begun: Path) -> None:
         run(data, begun, replace(DISK, seed=4))
 
 
+@pytest.mark.parametrize("plan", [DISK, STAYS], ids=["disk", "embeddings stay"])
 def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(
-    data: Path, tmp_path: Path, wanted: tuple[str, list[float]], monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, wanted: tuple[str, list[float]], monkeypatch: pytest.MonkeyPatch, plan: ModelPlan
 ) -> None:
     write = os.pwritev
     left = [200]
@@ -195,9 +225,9 @@ def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(
 
     monkeypatch.setattr(os, "pwritev", full)
     with pytest.raises(WorkError, match=r"store.*cannot write \(No space left.*free some space and run again"):
-        run(data, tmp_path, DISK)
+        run(data, tmp_path, plan)
     monkeypatch.setattr(os, "pwritev", write)
-    assert weights_sha256(run(data, tmp_path, DISK).weights) == wanted[0]
+    assert weights_sha256(run(data, tmp_path, plan).weights) == wanted[0]
     assert losses(tmp_path) == wanted[1]
 
 

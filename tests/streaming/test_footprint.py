@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from isoflop.model import Lanes, load_kernels, make_model, pieces_of
+from isoflop.model import Lanes, load_kernels, make_model, pieces_of, shards_of
 from isoflop.recipe import STANDARD, Shape
 from isoflop.recipe.footprint import (
     image_elements,
@@ -21,13 +21,14 @@ from isoflop.recipe.footprint import (
     sums_elements,
 )
 from isoflop.recipe.streaming import Cut
-from isoflop.streaming import exchange, executor, kept, pages
+from isoflop.streaming import exchange, executor, host, kept, pages
+from isoflop.streaming.disk import DiskStore
 from isoflop.streaming.executor import slots_of
-from isoflop.streaming.store import WINDOW
+from isoflop.streaming.store import WINDOW, Counter
 from isoflop.systems.group import ALONE
 from isoflop.train.optimizer import AdamW
 from isoflop.train.streamed import StreamedLearner
-from tests.streaming.runs import DISK, HOST, SHAPE, run
+from tests.streaming.runs import DISK, HOST, SHAPE, STAYS, run
 
 GPT_13B = Shape(40, 5120, 40, 50257, 2048)
 needs_kernels = pytest.mark.skipif(load_kernels() is None, reason="without kernels layers keep their inputs alone")
@@ -36,8 +37,15 @@ needs_kernels = pytest.mark.skipif(load_kernels() is None, reason="without kerne
 @needs_kernels
 @pytest.mark.parametrize(
     "plan",
-    [DISK, HOST, replace(DISK, group_tokens=10_000), replace(DISK, recompute=True), replace(DISK, precision="fp32")],
-    ids=["disk", "host", "one group", "recompute", "fp32"],
+    [
+        DISK,
+        HOST,
+        STAYS,
+        replace(DISK, group_tokens=10_000),
+        replace(DISK, recompute=True),
+        replace(DISK, precision="fp32"),
+    ],
+    ids=["disk", "host", "embeddings stay", "one group", "recompute", "fp32"],
 )
 def test_bytes_over_the_link_are_those_that_the_plan_says(data: Path, tmp_path: Path, plan: object) -> None:
     assert isinstance(plan, type(DISK))
@@ -53,10 +61,11 @@ def test_bytes_over_the_link_are_those_that_the_plan_says(data: Path, tmp_path: 
     "shape", [SHAPE, Shape(3, 768, 12, 50257, 2048), Shape(2, 512, 4, 300, 200), Shape(1, 512, 4, 300, 200)]
 )
 def test_buffers_have_the_foretold_size(shape: Shape, recompute: bool) -> None:
-    slots = slots_of(pieces_of(shape))
-    # A slot begins at a block's beginning.
-    assert slots.image_elements == pytest.approx(image_elements(shape), abs=3 * 2048)
-    assert slots.sums_elements == pytest.approx(sums_elements(shape), abs=4 * 2048)
+    for stays in (False, True):
+        slots = slots_of(pieces_of(shape), stays)
+        # A slot begins at a block's beginning.
+        assert slots.image_elements == pytest.approx(image_elements(shape), abs=3 * 2048)
+        assert slots.sums_elements == pytest.approx(sums_elements(shape, stays), abs=5 * 2048)
     model = make_model(shape, "bf16", load_kernels(), recompute=recompute)
     foretold = kept_bytes(shape, "bf16", Cut(2, 4, 2, recompute))
     assert model.kept_bytes(2, shape.context_length) == pytest.approx(foretold, rel=1e-3)
@@ -89,6 +98,39 @@ def test_twice_the_depth_takes_no_more_memory(tmp_path: Path, monkeypatch: pytes
     ]
     inputs = [2 * 2048 * n * 8 * 4 * 2048 for n in (24, 48)]
     assert on_gpu[1].device_bytes - inputs[1] < 1.01 * (on_gpu[0].device_bytes - inputs[0])
+
+
+@pytest.mark.parametrize("n_systems", [1, 2])
+def test_embeddings_that_stay_take_the_foretold_memory_and_less_of_the_disk(
+    n_systems: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isoflop.model.weights.SHARD", 2**18)
+    monkeypatch.setattr("isoflop.recipe.footprint.SHARD", 2**18)
+    shape, taken = Shape(2, 64, 2, 20_000, 64), [0]
+
+    def counted(n_bytes: int, device: torch.device | None = None) -> Tensor:
+        taken[0] += n_bytes
+        return pages.pages(n_bytes, device)
+
+    monkeypatch.setattr(host, "pages", counted)
+    pieces = pieces_of(shape)
+    own = [shard for shard in shards_of(shape) if shard.index % n_systems == 0]
+    disk = {}
+    for stays in (False, True):
+        folder = tmp_path / str(stays)
+        DiskStore(folder, pieces, own, torch.bfloat16, torch.int64, Counter(), False, None, stays)
+        disk[stays] = sum(path.stat().st_size for path in folder.iterdir())
+    wide = sum(shard.stop - shard.start for shard in own if shard.piece == pieces[0])
+    assert disk[False] - disk[True] == pytest.approx(10 * wide, rel=0.01)
+    with_them, without = (
+        streamed_footprint(shape, "bf16", True, Cut(2, 2, 2, embeddings_stay=stays), "disk", 2, n_systems, "cpu")
+        for stays in (True, False)
+    )
+    # Of several systems the last shard, which is not whole, is the last one's.
+    assert taken[0] <= with_them.host_bytes <= (1 if n_systems == 1 else 1.05) * taken[0]
+    assert without.host_bytes == 0
+    # The disk is told as if systems had equal shares.
+    assert without.disk_bytes - with_them.disk_bytes == pytest.approx(10 * 20_064 * 64 / n_systems, rel=0.01)
 
 
 def test_what_the_head_alone_needs_is_given_back_while_layers_are_at_work(

@@ -13,6 +13,7 @@ from isoflop.errors import ChangedError
 from isoflop.interrupts import Pending
 from isoflop.model import Lanes, Shard, weights_sha256
 from isoflop.recipe import ModelPlan
+from isoflop.streaming.disk import DiskStore
 from isoflop.streaming.host import HostStore
 from isoflop.systems.group import Systems
 from isoflop.train import Step
@@ -20,10 +21,10 @@ from isoflop.train.intact import Intact, added_up
 from isoflop.train.learner import Learner
 from isoflop.train.loop import make_learner
 from isoflop.train.streamed import StreamedLearner
-from tests.streaming.runs import DISK, HOST, RESIDENT, prepare_data, run
+from tests.streaming.runs import DISK, HOST, RESIDENT, STAYS, prepare_data, run
 from tests.systems.test_group import on_threads
 
-LAYER = "layer-1.0"
+LAYER, EMBEDDINGS = "layer-1.0", "embedding.0"
 NEVER = 1e9
 
 
@@ -59,7 +60,7 @@ def flips(monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
 
 
 def held(learner: Any, what: str) -> Tensor:
-    """What a learner keeps of one layer from one step to the next."""
+    """What a learner keeps of one layer, or of the embeddings that stay, from one step to the next."""
     if isinstance(learner, Learner):
         (shard,) = [one for one in learner._shards if one.name == LAYER]
         if what == "image":
@@ -67,10 +68,13 @@ def held(learner: Any, what: str) -> Tensor:
         return learner.shard(shard)[what]
     assert isinstance(learner, StreamedLearner)
     learner._settle()
-    (shard,) = [one for one in learner._own if one.name == LAYER]
     store = learner._store
+    name = EMBEDDINGS if any(store.at_hand(one) for one in learner._own) and isinstance(store, DiskStore) else LAYER
+    (shard,) = [one for one in learner._own if one.name == name]
     if what == "vector":
         return store.vectors.shard(shard)
+    if isinstance(store, DiskStore):
+        store = store._memory
     assert isinstance(store, HostStore)
     names = ["weights", "first_moment", "second_moment", "image"]
     return [*store.state(shard), store._images[shard.index]][names.index(what)]
@@ -87,10 +91,13 @@ CASES = [
     (FLOAT, "weights"),
     *((HOST, what) for what in ("weights", "first_moment", "second_moment", "image", "vector")),
     (DISK, "vector"),
+    *((STAYS, what) for what in ("weights", "image")),
 ]
 
 
-@pytest.mark.parametrize(("plan", "what"), CASES, ids=[f"{p.execution} {p.store} {what}" for p, what in CASES])
+@pytest.mark.parametrize(
+    ("plan", "what"), CASES, ids=[f"{p.execution} {p.store} {p.embeddings_stay} {what}" for p, what in CASES]
+)
 def test_a_flipped_bit_stops_the_run_and_the_next_start_goes_on(
     data: Path, tmp_path: Path, flips: dict[int, str], wanted: str, plan: ModelPlan, what: str
 ) -> None:
@@ -100,7 +107,8 @@ def test_a_flipped_bit_stops_the_run_and_the_next_start_goes_on(
     # A store's update goes on beside the next step.
     step = 7 if plan.execution == "streamed" and what != "vector" else 6
     place = "a vector" if what == "vector" else f"the {what}"
-    assert str(caught.value).startswith(f"a step {step}: system 0: bits of {place} of {LAYER} changed in memory")
+    whose = EMBEDDINGS if plan.embeddings_stay else LAYER
+    assert str(caught.value).startswith(f"a step {step}: system 0: bits of {place} of {whose} changed in memory")
     again = weights_sha256(run(data, tmp_path, plan).weights)
     assert again == (wanted if plan.precision == "bf16" else weights_sha256(run(data, tmp_path / "f", plan).weights))
 

@@ -13,6 +13,7 @@ from isoflop.config.family import Cost, Sizes
 from isoflop.errors import FamilyError, InputError
 from isoflop.pipeline.needs import unmet_needs
 from isoflop.recipe import Machine, ModelPlan, Plan, check_against_data, machines_of, plan_family
+from isoflop.recipe.footprint import Footprint
 from isoflop.studio.laws import Foreteller, Laws
 from isoflop.studio.places import Places, checked_name
 from isoflop.studio.question import Question, listed_sizes
@@ -76,8 +77,8 @@ class Quote:
                     "tokens": model.tokens,
                     "steps": model.steps,
                     "flops": model.flops,
-                    "device_bytes": memory_of(model).device_bytes,
-                    "disk_bytes": memory_of(model).disk_bytes,
+                    "device_bytes": memory_of(model, self.plan.machine.device),
+                    "disk_bytes": footprint_of(model).disk_bytes,
                     "seconds": model.seconds,
                     "foretold": foretold,
                 }
@@ -171,9 +172,15 @@ class Quotes:
         return kept[1]
 
 
-def memory_of(model: ModelPlan) -> Any:
+def footprint_of(model: ModelPlan) -> Footprint:
     """What a system holds at its fullest in the execution that was asked for."""
     return model.resident if model.execution == "resident" else model.streamed
+
+
+def memory_of(model: ModelPlan, device: str) -> int:
+    """The bytes of memory among it: a GPU's own; a processor has one memory for all."""
+    found = footprint_of(model)
+    return found.device_bytes + (0 if device == "cuda" else found.host_bytes)
 
 
 def _consenting(family: Family, plan: Plan, tokens: int | None) -> Family:
