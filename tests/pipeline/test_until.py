@@ -139,7 +139,7 @@ def test_a_budget_that_pays_for_no_law_is_refused(
     family: Family, folder: RunFolder, heard: Heard, trained: list[str]
 ) -> None:
     cheapest = sum(sorted(model.flops for model in until.make_plan(family, folder).ladder)[:4])
-    with pytest.raises(InputError, match="a law begins with runs that take .* raise it"):
+    with pytest.raises(InputError, match=r"a law begins with runs that take .* raise it"):
         until.run_until(family, folder, heard, 0.01, 0.99 * cheapest)
     assert trained == []
 
