@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
+from isoflop.law.descent import HUBER_DELTA, descend
 from isoflop.law.fit import fit_form
 from isoflop.law.forms import FORMS, Array
 from isoflop.published import published_models
@@ -82,6 +83,29 @@ def test_the_optimum_does_not_depend_on_units_or_on_where_one_starts_to_count() 
     np.testing.assert_allclose(moved.theta[[1, 3, 4]], first.theta[[1, 3, 4]], rtol=1e-5)
     assert moved.objective == pytest.approx(7 * first.objective, rel=1e-9)
     assert first.gradient_norm < 1e-9
+
+
+@pytest.mark.parametrize("name", ["chinchilla", "coupled", "farseer"])
+def test_of_many_points_a_sample_shows_the_way_to_the_same_optimum(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    form = FORMS[name]
+    x = inputs(name, 1500)
+    y = form.log_loss(THETA[name], x) + np.random.default_rng(4).normal(0, 0.005, 1500)
+    quick = fit_form(form, x, y, np.ones(1500))
+    monkeypatch.setattr("isoflop.law.fit.SAMPLE", 1500)
+    thorough = fit_form(form, x, y, np.ones(1500))
+    assert quick.gradient_norm < 1e-9
+    assert quick.objective == pytest.approx(thorough.objective, rel=1e-9)
+
+
+def test_a_descent_that_begins_near_its_end_ends_where_others_do() -> None:
+    form, x = FORMS["chinchilla"], inputs("chinchilla", 60)
+    rng = np.random.default_rng(5)
+    y = form.log_loss(THETA["chinchilla"], x) + rng.normal(0, 0.01, 60)
+    start = np.repeat(fit_form(form, x, y, np.ones(60)).theta[:, None], 20, axis=1)
+    weights = rng.standard_exponential((20, 60))
+    far, near = (descend(form, x, y, weights, HUBER_DELTA, start, near=near) for near in (False, True))
+    assert near.gradient_norm.max() < 1e-8
+    np.testing.assert_allclose(near.objective, far.objective, rtol=1e-9)
 
 
 def test_cerebras_gpt_gives_its_published_law_as_far_as_its_printed_digits_carry() -> None:

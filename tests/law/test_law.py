@@ -12,8 +12,11 @@ import pytest
 from isoflop.durable import to_json
 from isoflop.errors import InputError
 from isoflop.law import Law, Point, fit_law
-from isoflop.law.forms import FORMS
-from isoflop.published import published_models
+from isoflop.law.approaches import _best_size
+from isoflop.law.fit import fit_form
+from isoflop.law.forms import FORMS, Array
+from isoflop.law.runs import NEARER, nearness, runs_of
+from isoflop.published import published_models, published_set
 
 
 def ladder(sizes: list[float], seeds: int = 1, noise: float = 0.005, ratio: float = 20.0) -> list[Point]:
@@ -224,8 +227,53 @@ def test_units_that_no_model_has_are_named() -> None:
     assert "unit" not in warned(given)
     one = [*given[1:], replace(given[0], params=0.07)]
     assert "70000.0-0: params = 0.07: in millions" in warned(one)
+    # One row in thousands, above what alone would be no size.
+    larger = [replace(p, params=1e3 * p.params, tokens=1e3 * p.tokens, flops=1e6 * p.flops) for p in given]
+    assert "million" not in warned(larger)
+    assert "70000.0-0: params = 7e+04: in millions" in warned([replace(larger[0], params=7e4), *larger[1:]])
     exa = [replace(p, flops=p.flops / 1e18) for p in given]
     assert "flops are 1e-18 times 6 x params x tokens" in warned(exa)
+
+
+def test_runs_given_twice_under_two_names_are_told() -> None:
+    twice = [replace(p, run=f"{p.run} again") for p in ladder(SIZES)]
+    assert "5 groups of runs with the same" in " ".join(fit_law([*ladder(SIZES), *twice]).warnings)
+    assert "several names" not in " ".join(fit_law(ladder(SIZES, seeds=2)).warnings)
+
+
+def test_sizes_and_tokens_in_billions_still_have_a_best_size() -> None:
+    form, theta = FORMS["chinchilla"], np.array([math.log(480), 0.35, math.log(2100), 0.37, math.log(1.8)])
+    billions = form.shifted(theta, -np.log([1e9, 1e12]))
+    plain = _best_size(form, theta, math.log(1e20))
+    assert _best_size(form, billions, math.log(1e-1)) == pytest.approx(plain - math.log(1e9), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["chinchilla", "coupled"])
+def test_followed_from_its_largest_runs_a_form_that_is_not_exactly_right_foretells_nearer(name: str) -> None:
+    table = published_set("farseer")
+    columns = (table.numbers(column) for column in ("params", "tokens", "loss", "held_out"))
+    rows = list(zip(*columns, strict=True))
+    seen, held = (
+        runs_of([Point(n, d, x, 6 * n * d, f"{i}") for i, (n, d, x, held) in enumerate(rows) if held == out])
+        for out in (0, 1)
+    )
+    form = FORMS[name]
+
+    def off(counts: Array) -> float:
+        theta = fit_form(form, seen.x(form), seen.y, counts, tolerance=1e-6).theta
+        return float(np.sqrt(np.mean((form.log_loss(theta, held.x(form)) - held.y) ** 2)))
+
+    assert off(nearness(seen, form.n_parameters)) < 0.85 * off(seen.share)
+
+
+def test_few_runs_count_alike_and_many_by_their_compute() -> None:
+    few, many = runs_of(grid()[:12]), runs_of(grid() + [replace(p, run=f"{p.run} b") for p in grid(seed=1)])
+    np.testing.assert_array_equal(nearness(few, 5), few.share)
+    counts = nearness(many, 5)
+    assert 20 <= counts.sum() < len(many)
+    power = np.polyfit(many.flops, np.log(counts), 1)[0]
+    assert 0 < power <= NEARER + 1e-9
+    assert counts.sum() == pytest.approx(counts.sum() ** 2 / (counts**2).sum())
 
 
 def test_one_name_for_all_runs_makes_no_law_sure_of_itself() -> None:

@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from isoflop.config import Family, load_family
 from isoflop.errors import InputError
 from isoflop.pipeline import RunFolder
 from isoflop.pipeline.forecast import read_forecast
+from isoflop.pipeline.plan import prepared
 from isoflop.pipeline.result import read_result, write_result
 from isoflop.recipe import Plan
 from tests.pipeline.conftest import Heard, result_of
@@ -26,7 +28,8 @@ def trained(monkeypatch: pytest.MonkeyPatch, plan: Plan, folder: RunFolder) -> l
         write_result(folder, result_of(next(model for model in plan.models if model.name == only)))
 
     monkeypatch.setattr(until, "make_plan", lambda family, folder: plan)
-    monkeypatch.setattr(until, "make_ready", lambda *given: None)
+    data = SimpleNamespace(splits=SimpleNamespace(train=SimpleNamespace(tokens=10**9)))
+    monkeypatch.setattr(until, "make_ready", lambda *given: data)
     monkeypatch.setattr(until, "train_models", train)
     return asked
 
@@ -135,5 +138,51 @@ def test_widths() -> None:
 def test_a_budget_that_pays_for_no_law_is_refused(
     family: Family, folder: RunFolder, heard: Heard, trained: list[str]
 ) -> None:
-    with pytest.raises(InputError, match="raise it"):
-        until.run_until(family, folder, heard, 0.01, 1.0)
+    cheapest = sum(sorted(model.flops for model in until.make_plan(family, folder).ladder)[:4])
+    with pytest.raises(InputError, match=r"a law begins with runs that take .* raise it"):
+        until.run_until(family, folder, heard, 0.01, 0.99 * cheapest)
+    assert trained == []
+
+
+def test_a_ladder_too_short_for_a_law_is_refused_before_any_run(
+    family: Family, folder: RunFolder, heard: Heard, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isoflop.recipe import plan_family
+    from tests.pipeline.conftest import MACHINE
+
+    assert family.models is not None
+    few = plan_family(family.model_copy(update={"models": family.models[2:]}), MACHINE)
+    monkeypatch.setattr(until, "make_plan", lambda family, folder: few)
+    with pytest.raises(InputError, match="4 runs of 3 sizes or more below w32, the family has 2"):
+        until.run_until(family, folder, heard, 0.01, None)
+    assert trained == []
+
+
+def test_text_that_a_later_run_lacks_is_missed_before_the_first(family_file: Path, heard: Heard) -> None:
+    """The ladder's smallest runs read less than the text holds, its largest more."""
+    text = family_file.read_text().replace("tokens_per_parameter = 1.0", "tokens_per_parameter = 3.0")
+    family_file.write_text(text)
+    family, folder = load_family(family_file), RunFolder(family_file.parent / "runs" / "tiny")
+    with pytest.raises(InputError, match=r"w24 reads .* data\.epochs allows 1: write epochs"):
+        until.run_until(family, folder, heard, 0.25, None)
+    models = until.make_plan(family, folder).ladder
+    data = prepared(folder)
+    assert data is not None
+    assert min(model.tokens for model in models) < data.splits.train.tokens
+    assert not any(folder.model(model.name).exists() for model in models)
+
+
+def test_what_the_budget_cannot_pay_for_need_not_have_its_text(family_file: Path, heard: Heard) -> None:
+    """Text for the four smallest alone, and the target's lack told, not refused."""
+    text = family_file.read_text().replace("tokens_per_parameter = 1.0", "tokens_per_parameter = 3.0")
+    text = text.replace("context_length = 32", "context_length = 32\nepochs = 1.5")
+    more = '[[models]]\nname = "w48"\nn_layers = 1\nd_model = 48\nn_heads = 2\n'
+    family_file.write_text(f"{text}\n{more}")
+    family, folder = load_family(family_file), RunFolder(family_file.parent / "runs" / "tiny")
+    ladder = until.make_plan(family, folder).ladder
+    budget = float(sum(model.flops for model in ladder[:4]))
+    with pytest.raises(InputError, match="w32 reads"):
+        until.run_until(family, folder, heard, 0.001, None)
+    done = until.run_until(family, folder, heard, 0.001, budget)
+    assert done.trained == ("w8", "w12", "w16", "w24")
+    assert "foretold, but not to be trained so: w48 reads" in heard.notes

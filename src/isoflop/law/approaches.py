@@ -117,6 +117,7 @@ def _best_size(form: Form, theta: Array, product: float) -> float:
     def loss(size: float) -> float:
         return float(form.log_loss(theta, np.array([[size], [product - size]]))[0])
 
-    return float(
-        minimize_scalar(loss, bounds=(0.1 * product, 0.9 * product), method="bounded", options={"xatol": 1e-9}).x
-    )
+    # Sizes and tokens in billions have a product below one.
+    middle, reach = 0.5 * product, max(0.4 * abs(product), 10.0)
+    bounds = (middle - reach, middle + reach)
+    return float(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-9}).x)

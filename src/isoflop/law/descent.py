@@ -56,11 +56,13 @@ def descend(
     start: Array,
     tolerance: float = GRADIENT_TOLERANCE,
     steps: int = STEPS,
+    near: bool = False,
 ) -> Descent:
     """Descends from start (n_parameters, batch) on log losses y at x (inputs, points) under weights, until no
     derivative is above `tolerance` or `steps` are done.
 
-    y and weights are (points), or (batch, points) where fits differ in them.
+    y and weights are (points), or (batch, points) where fits differ in them. Starts that are `near` their ends already
+    need no larger delta on the way: a half to a third of the steps.
     """
     centre = form.centre(x)
     x, theta = x - centre[:, None], form.shifted(start, -centre)
@@ -68,7 +70,9 @@ def descend(
     y, weights = np.broadcast_to(y, shape), np.broadcast_to(weights, shape)
 
     def work(rows: slice) -> Descent:
-        return _descend_block(_Problem(form, x, y[rows], weights[rows]), theta[:, rows], delta, tolerance, steps)
+        problem = _Problem(form, x, y[rows], weights[rows])
+        way = [] if near else _on_the_way(delta)
+        return _descend_block(problem, theta[:, rows], way, delta, tolerance, steps)
 
     blocks = [slice(i, i + BLOCK) for i in range(0, shape[0], BLOCK)]
     if len(blocks) == 1:
@@ -101,12 +105,18 @@ class _Problem:
         return _Problem(self.form, self.x, self.y[rows], self.weights[rows])
 
 
-def _descend_block(problem: _Problem, theta: Array, delta: float, tolerance: float, steps: int) -> Descent:
-    on_the_way: list[float] = []
-    while (wider := delta / DELTA_FALL ** (len(on_the_way) + 1)) < DELTA_FROM:
-        on_the_way.append(wider)
+def _on_the_way(delta: float) -> list[float]:
+    found: list[float] = []
+    while (wider := delta / DELTA_FALL ** (len(found) + 1)) < DELTA_FROM:
+        found.append(wider)
+    return found[::-1]
+
+
+def _descend_block(
+    problem: _Problem, theta: Array, way: list[float], delta: float, tolerance: float, steps: int
+) -> Descent:
     with np.errstate(all="ignore"):
-        for wider in reversed(on_the_way):
+        for wider in way:
             theta = _steps(problem, theta, wider, tolerance, STEPS_ON_THE_WAY).theta
         return _steps(problem, theta, delta, tolerance, steps)
 

@@ -25,6 +25,8 @@ SEEDS_DIFFER = 0.03
 # vocabulary of a million.
 LEAST = {"params": 1e4, "tokens": 1e5}
 SMALLER, OFF_SIX_ND = 100.0, 100.0
+# No ladder leaves out this factor between a size and the next: below it, a row was written in millions or billions.
+GAP = 1000.0
 PLAUSIBLE_LOSS = (0.3, 13.9)
 # A loss that falls by less than this exponent of compute does not fall: laws of language models have 0.02 and more.
 LEAST_EXPONENT = 1e-3
@@ -129,7 +131,7 @@ def _units(points: Sequence[Point]) -> list[str]:
         smallest = min(points, key=lambda point: float(getattr(point, name)))
         if largest < least:
             found.append(f"{name} are at most {largest:.4g}: in millions or billions? Write them out, as in 1.1e8")
-        elif getattr(smallest, name) < least / SMALLER:
+        elif getattr(smallest, name) < least / SMALLER or _gap(points, name):
             found.append(
                 f"{smallest.run}: {name} = {getattr(smallest, name):.4g}: in millions or billions? Write it out, as in "
                 "1.1e8"
@@ -145,12 +147,18 @@ def _units(points: Sequence[Point]) -> list[str]:
     return found
 
 
+def _gap(points: Sequence[Point], name: str) -> bool:
+    values = np.sort([getattr(point, name) for point in points])
+    return bool(np.any(values[1:] >= GAP * values[:-1]))
+
+
 def _far_off(runs: Runs) -> list[str]:
     """The runs that a line through the others, log loss over log FLOPs, cannot explain."""
-    from scipy.stats import theilslopes  # a second of every command's start, of which few come here
-
     some = np.linspace(0, len(runs) - 1, min(len(runs), MOST_IN_PAIRS)).astype(int)
-    slope = theilslopes(runs.y[some], runs.flops[some]).slope
+    # The slope of Theil and Sen: the median over all pairs of points.
+    first, second = np.triu_indices(len(some), 1)
+    apart = runs.flops[some][second] - runs.flops[some][first]
+    slope = float(np.median((runs.y[some][second] - runs.y[some][first])[apart != 0] / apart[apart != 0]))
     off = runs.y - slope * runs.flops
     off -= np.median(off)
     limit = max(FAR_OFF * float(np.median(np.abs(off))), FAR_OFF_AT_LEAST)
@@ -164,13 +172,20 @@ def _far_off(runs: Runs) -> list[str]:
 
 
 def _unlike_seeds(runs: Runs) -> list[str]:
-    """Runs of one size and tokens that differ by more than seeds do."""
+    """Runs of one size and tokens that differ by more than seeds do, or not at all."""
     _, index = np.unique(np.stack([runs.params, runs.tokens]), axis=1, return_inverse=True)
     index = index.ravel()
     low, high = np.full(index.max() + 1, np.inf), np.full(index.max() + 1, -np.inf)
     np.minimum.at(low, index, runs.y)
     np.maximum.at(high, index, runs.y)
     apart = int(np.sum(high - low > SEEDS_DIFFER))
+    repeated = np.bincount(index) > 1
+    alike = int(np.sum(repeated & (high == low)))
+    if 2 * alike > repeated.sum():
+        return [
+            f"{alike} group{'s' * (alike > 1)} of runs with the same params, tokens and loss under several names: "
+            "seeds differ, and a run given twice makes noise look like nothing; leave all but one out"
+        ]
     if not apart:
         return []
     return [

@@ -8,6 +8,8 @@ from isoflop.law.descent import GRADIENT_TOLERANCE, HUBER_DELTA, STEPS, descend
 from isoflop.law.forms import Array, Form
 
 SAME = 1e-6
+# Of more points than these a sample shows the way from each start, by derivatives down to so much.
+SAMPLE, SAMPLE_TOLERANCE = 1000, 1e-5
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,13 @@ def fit_form(
     """Fits `form` to log losses y (points) at x (inputs, points), the natural logs of its inputs, from all its
     starts."""
     centre = form.centre(x)
-    starts = np.stack(form.starts(x - centre[:, None], y, weights), axis=1)
-    ends = descend(form, x, y, weights, delta, form.shifted(starts, centre), tolerance, steps)
+    many = len(y) > SAMPLE
+    some = np.random.default_rng(0).choice(len(y), SAMPLE, replace=False) if many else np.arange(len(y))
+    x_some, y_some, of_some = x[:, some], y[some], weights[some]
+    starts = form.shifted(np.stack(form.starts(x_some - centre[:, None], y_some, of_some), axis=1), centre)
+    if many:
+        starts = descend(form, x_some, y_some, of_some, delta, starts, SAMPLE_TOLERANCE, steps).theta
+    ends = descend(form, x, y, weights, delta, starts, tolerance, steps, near=many and delta >= HUBER_DELTA)
     least = float(ends.objective.min())
     # Of ends that differ by rounding alone, the one that lies flattest.
     best = int(np.argmin(np.where(ends.objective <= least * (1 + 1e-12), ends.gradient_norm, np.inf)))

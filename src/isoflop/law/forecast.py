@@ -14,7 +14,7 @@ from scipy.special import logsumexp, ndtr, ndtri
 
 from isoflop.law.forms import Array, ComputeForm, Form
 from isoflop.law.intervals import Draws, mixture_quantiles
-from isoflop.law.runs import Runs, rungs_of
+from isoflop.law.runs import Runs, nearness, rungs_of
 
 DRAWS = 256
 LEVELS = (0.025, 0.1, 0.5, 0.9, 0.975)
@@ -149,8 +149,10 @@ def _with_fits(
     for k, i in enumerate(joint):
         form = forms[i]
         residual = runs.y - form.log_loss(drawn[form.name].theta, runs.x(form))
-        freedom = max(1.0, float(runs.share.sum()) - form.n_parameters)
-        fits[k] = -0.5 * n_rungs * np.log(np.median(residual**2 @ runs.share) / freedom)
+        counts = nearness(runs, form.n_parameters)
+        # Per run: forms of more parameters keep more of the smaller runs.
+        freedom = max(1.0, float(counts.sum()) - form.n_parameters)
+        fits[k] = -0.5 * n_rungs * np.log(np.median(residual**2 @ counts) / freedom)
     # No weight is so small that it cannot come back.
     shares = np.maximum(weights[joint], 1e-300) * np.exp(fits - fits.max())
     found = weights.copy()

@@ -25,8 +25,10 @@ FALL = np.array([0.0, 0.15, 0.3, 0.45])
 # A size lies off its family's line whatever the seed: its shape and learning rate are not exactly its neighbours'.
 JITTER = np.geomspace(3e-4, 3e-2, 7)
 JITTER_PRIOR = (2e-3, 1.0)
-# A draw needs no more digits than its spread has: derivatives at which its descent may stop, and steps at most.
-ROUGHLY = 1e-5, 60
+# A draw needs no more digits than its spread has, and what all of them start from fewer still: derivatives at which a
+# descent may stop, and steps at most.
+ROUGHLY = 1e-5, 100
+START = 1e-3, 60
 # Floor over lowest loss, and highest loss over ceiling: anything from none to nine tenths.
 BEND = np.linspace(0.0, 0.9, 19)
 BEND_OF_TWO = np.linspace(0.0, 0.9, 10)
@@ -108,21 +110,26 @@ def posterior_draws(
     )
 
 
-def bootstrap_draws(form: Form, runs: Runs, rng: np.random.Generator, n: int, delta: float = HUBER_DELTA) -> Draws:
+def bootstrap_draws(
+    form: Form, runs: Runs, counts: Array, rng: np.random.Generator, n: int, delta: float = HUBER_DELTA
+) -> Draws:
     """n draws of any form: refits under random weights, by Huber's loss at `delta`, with the residuals' spread.
+    `counts` (points) is how much each counts for, their sum how many runs they are worth.
 
     Each training run gets an exponential weight, shared by its points (the Bayesian bootstrap, Rubin 1981): unlike
     picking runs with replacement it never leaves fewer sizes than parameters.
     """
     names = {name: number for number, name in enumerate(dict.fromkeys(runs.run))}
     of_run = np.array([names[name] for name in runs.run])
-    weights = rng.standard_exponential((n, len(names)))[:, of_run] * runs.share
+    weights = rng.standard_exponential((n, len(names)))[:, of_run] * counts
     x = runs.x(form)
-    start = fit_form(form, x, runs.y, runs.share, delta, *ROUGHLY).theta
-    ends = descend(form, x, runs.y, weights, delta, np.repeat(start[:, None], n, axis=1), *ROUGHLY)
-    freedom = max(len(names) - form.n_parameters, 1)
+    start = fit_form(form, x, runs.y, counts, delta, *START).theta
+    # Nearly absolute losses hold a descent in the corners of its start, however near.
+    near = delta >= HUBER_DELTA
+    ends = descend(form, x, runs.y, weights, delta, np.repeat(start[:, None], n, axis=1), *ROUGHLY, near)
+    freedom = max(float(counts.sum()) - form.n_parameters, 1.0)
     residual = runs.y - form.log_loss(ends.theta, x)
-    spread = np.sqrt(residual**2 @ runs.share / rng.chisquare(freedom, n))
+    spread = np.sqrt(residual**2 @ counts / rng.chisquare(freedom, n))
     nothing = np.zeros(n)
     return Draws(ends.theta, nothing, spread, nothing, nothing, float(runs.flops.max()))
 

@@ -12,11 +12,11 @@ from isoflop.law.approaches import Optimum, compare
 from isoflop.law.descent import HUBER_DELTA, LEAST_ABSOLUTE
 from isoflop.law.diagnosis import data_warnings, floor_warning, target_warnings, unidentified
 from isoflop.law.fit import Fit, fit_form
-from isoflop.law.forecast import Forecast, Member, forecast
+from isoflop.law.forecast import DRAWS, Forecast, Member, forecast
 from isoflop.law.forms import FORMS, JOINT_FORMS, Array, ComputeForm, Form
 from isoflop.law.intervals import Draws, bootstrap_draws, posterior_draws
 from isoflop.law.points import Point, check_points
-from isoflop.law.runs import Runs, collinear, runs_of, sizes_of
+from isoflop.law.runs import Runs, collinear, nearness, runs_of, sizes_of
 
 # Sizes beyond a form's parameters: with fewer, the parameters and their spread are guesswork.
 SPARE_SIZES = 3
@@ -72,7 +72,8 @@ class Parameter:
 
 @dataclass(frozen=True)
 class FormResult:
-    """One form: its Huber fit (objective, gradient and starts as in `fit.Fit`), and its weight in the forecast.
+    """One form: its Huber fit to all runs alike (objective, gradient and starts as in `fit.Fit`), and its weight in the
+    forecast.
 
     `rolling_error` is the root mean square relative error with which it foretold rungs from those below. Where the data
     do not outnumber the parameters there is no fit: the parameters are medians of the draws and `note` says so.
@@ -260,13 +261,13 @@ def fit_law(points: Sequence[Point], seed: int = 0, ceiling: float | None = None
             return posterior_draws(form, seen, rng, n, known)
         if len(sizes_of(seen).flops) < _needed(form) or collinear(seen):
             return None
-        return bootstrap_draws(form, seen, rng, n, delta)
+        return bootstrap_draws(form, seen, nearness(seen, form.n_parameters), rng, n, delta)
 
     ratio = runs.tokens - runs.params
     ratios = (float(ratio.min()), float(ratio.max())) if one_ratio else None
     joined = forecast(list(FORMS.values()), runs, draw, ratios)
     noise = _noise(joined, runs)
-    results = tuple(_result(form, runs, joined, noise, one_ratio, known, objective) for form in FORMS.values())
+    results = tuple(_result(form, runs, joined, noise, one_ratio, known, objective, seed) for form in FORMS.values())
     no_floor = floor_warning(joined, runs)
     warnings = data_warnings(points, runs, one_ratio) + ([no_floor] if no_floor else [])
     top = float(noise[np.argmax(runs.flops)])
@@ -298,6 +299,7 @@ def _result(
     one_ratio: bool,
     ceiling: float | None,
     objective: str,
+    seed: int,
 ) -> FormResult:
     member = next((member for member in joined.members if member.form.name == form.name), None)
     sizes = len(sizes_of(runs).flops)
@@ -318,6 +320,10 @@ def _result(
     else:
         fit = fit_form(form, runs.x(form), runs.y, runs.share, OBJECTIVES[objective])
     draws = None if member is None else member.draws.theta
+    if draws is not None and not isinstance(form, ComputeForm):
+        # Parameters are those of all runs alike, as in the literature; a forecast counts on the largest more.
+        rng = np.random.default_rng(seed)
+        draws = bootstrap_draws(form, runs, runs.share, rng, DRAWS, OBJECTIVES[objective]).theta
     theta = fit.theta if fit else np.median(draws, axis=1) if draws is not None else None
     return FormResult(
         name=form.name,

@@ -11,6 +11,11 @@ from isoflop.law.points import Point, budget_of
 
 Index = NDArray[np.intp]
 MAX_RUNGS = 8
+# A run weighs by this power of its compute (half as much where it took an eighth), or by a lower one where the runs
+# would then count for fewer than so many a parameter. Higher ones foretell held-out runs of public sets nearer still,
+# but with intervals that hold too few of one of them (docs/laws.md).
+NEARER = 1.0 / 3.0
+RUNS_EACH = 4.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,21 @@ def sizes_of(runs: Runs) -> Sizes:
         freedom=np.maximum(weight - 1.0, 0.0),
         noise=np.sqrt(np.bincount(index, runs.noise**2) / count),
     )
+
+
+def nearness(runs: Runs, n_parameters: int) -> Array:
+    """(points): what each counts for in a form of so many parameters that is to foretell larger runs; their sum is how
+    many equal runs they are worth (Kish 1965: the squared sum of weights over the sum of their squares).
+
+    No form is exactly right over decades of compute. Fitted to all runs alike, it is as wrong at the largest, from
+    which it is followed, as at the smallest, which are many and cheap.
+    """
+    for power in np.linspace(NEARER, 0.0, 9):
+        weight = runs.share * np.exp(power * (runs.flops - runs.flops.max()))
+        worth = float(weight.sum() ** 2 / (weight**2 / runs.share).sum())
+        if worth >= RUNS_EACH * n_parameters:
+            return np.asarray(weight * (worth / weight.sum()))
+    return runs.share
 
 
 def rungs_of(runs: Runs) -> list[Index]:

@@ -12,6 +12,7 @@ from isoflop.pipeline.forecast import foretell
 from isoflop.pipeline.law import LADDER_POINTS, ladder_law
 from isoflop.pipeline.listener import Listener
 from isoflop.pipeline.lock import locked
+from isoflop.pipeline.needs import refuse_unmet_needs, unmet_needs
 from isoflop.pipeline.plan import make_plan
 from isoflop.pipeline.result import read_result
 from isoflop.pipeline.train import make_ready, train_models
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # Before any run a ladder is planned as if its losses fell with this exponent of compute and scattered so much: between
 # Dey et al. 2023 (0.07, 0.35 %) and the pocket family (0.1 to 0.15, 0.5 to 1 %).
 USUAL_EXPONENT, USUAL_NOISE = 0.08, 0.005
+# Runs of the same sizes again do not make a law: `isoflop.law.check_points` refuses fewer.
+LEAST_SIZES = 3
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,21 @@ def run_until(
     what is trained is counted.
 
     Raises:
-        As `train_family`; InputError: the family holds no model out.
+        As `train_family`; InputError: the family holds no model out, the ladder or the budget is too small for a law,
+            or this machine or the data would not do for a run that might be chosen. Nothing is trained then.
     """
     plan = make_plan(family, folder)
     target, budget = _target(plan), _budget(plan, budget_flops)
+    _refuse_no_law(plan, folder, budget)
     with locked(folder):
         data = make_ready(family, plan, plan.ladder, folder, listener)
+        done, waiting = _split(plan, folder)
+        left = budget - sum(model.flops for model in done)
+        # Each run asks again before it begins; the dearest would be refused only after hours of the others.
+        payable = [model for model in waiting if model.flops <= left]
+        refuse_unmet_needs(family, plan, payable, folder, 1, data.splits.train.tokens)
+        for lack in unmet_needs(family, plan, [target], folder, 1, data.splits.train.tokens):
+            listener.note(f"foretold, but not to be trained so: {lack}")
         while True:
             done, waiting = _split(plan, folder)
             half = math.inf
@@ -122,14 +134,25 @@ def run_until(
             if not chosen:
                 break
             train_models(family, plan, data, folder, listener, chosen[0].model)
-        if math.isinf(half):
-            raise InputError(f"--budget {budget:g}: pays for {len(done)} runs, a law needs {LADDER_POINTS}; raise it")
         foretell(plan, folder, listener, partly=True)
     names = tuple(model.name for model in waiting)
     spent = sum(model.flops for model in done)
     return Narrowed(
         target.name, wanted, half, half <= wanted, tuple(model.name for model in done), names, spent, budget
     )
+
+
+def _refuse_no_law(plan: "Plan", folder: RunFolder, budget: float) -> None:
+    """Before anything is trained: whether the ladder, and what may be spent on it, come to a law at all."""
+    if len(plan.ladder) < LADDER_POINTS or len({model.shape.params for model in plan.ladder}) < LEAST_SIZES:
+        raise InputError(
+            f"--until-width: a law needs {LADDER_POINTS} runs of {LEAST_SIZES} sizes or more below "
+            f"{_target(plan).name}, the family has {len(plan.ladder)}; list more models"
+        )
+    done, waiting = _split(plan, folder)
+    needed = sum(model.flops for model in [*done, *_beginning(done, waiting)])
+    if _beginning(done, waiting) and needed > budget:
+        raise InputError(f"--budget {budget:g}: a law begins with runs that take {needed:.4g} FLOPs; raise it")
 
 
 def _target(plan: "Plan") -> "ModelPlan":
