@@ -47,6 +47,22 @@ def test_a_store_over_the_host_memory_is_told(family: Family, plan: Plan, folder
         assert 'leave out streaming.store = "host"' in lack
 
 
+def test_embeddings_that_have_no_room_in_memory_are_told(family: Family, plan: Plan, folder: RunFolder) -> None:
+    model = replace(plan.models[-1], execution="streamed", embeddings_stay=True)
+    model = replace(model, streamed=replace(model.streamed, host_bytes=10**9))
+    needed = model.streamed.device_bytes + 10**9
+
+    def lacks(there: int, systems_here: int = 1) -> list[str]:
+        machine = replace(plan.machine, memory_bytes=there)
+        return unmet_needs(family, replace(plan, machine=machine), [model], folder, systems_here)
+
+    assert lacks(needed) == []
+    for systems_here, there in ((1, needed - 1), (2, 2 * needed - 1)):
+        (lack,) = lacks(there, systems_here)
+        assert lack.startswith("w32 needs")
+        assert lack.endswith("leave out streaming.embeddings_stay")
+
+
 def test_systems_on_one_machine_hold_the_weights_each_and_the_moments_together(plan: Plan) -> None:
     model = plan.models[-1]
     alone, two = memory_bytes(model, 1, 1), memory_bytes(model, 2, 2)

@@ -167,23 +167,22 @@ def test_images_of_layers_stay_where_a_gpu_has_room_and_inputs_leave_it_where_it
     assert away.streamed.link_bytes > there.streamed.link_bytes
 
 
-def test_embeddings_stay_in_memory_that_is_spare(tmp_path: Path) -> None:
-    def planned(memory_bytes: int, systems: int = 1, device: str = "cpu") -> ModelPlan:
+def test_embeddings_stay_in_memory_where_the_family_file_says_so(tmp_path: Path) -> None:
+    def planned(more: str, device: str = "cpu") -> ModelPlan:
         path = tmp_path / "family.toml"
-        path.write_text(f'systems = {systems}\nexecution = "streamed"\n{HEAD}[sizes]\ntarget_params = [100_000_000]\n')
-        machine = replace(MACHINE, device=device, memory_bytes=memory_bytes)
-        return plan_family(load_family(path), machine).models[0]
+        sizes = "[sizes]\ntarget_params = [100_000_000]\n"
+        path.write_text(f'execution = "streamed"\n{HEAD}{sizes}[streaming]\n{more}')
+        return plan_family(load_family(path), replace(MACHINE, device=device)).models[0]
 
-    there = planned(16 * 10**9)
-    away = planned(10**9)
-    needed = there.streamed.device_bytes + there.streamed.host_bytes
+    there, away = planned("embeddings_stay = true"), planned("")
     assert (there.embeddings_stay, away.embeddings_stay) == (True, False)
-    assert needed > away.streamed.device_bytes
-    assert planned(round(needed / 0.89)).embeddings_stay
-    assert not planned(round(needed / 0.91)).embeddings_stay
-    assert not planned(round(needed / 0.89), systems=2).embeddings_stay
-    assert not planned(16 * 10**9, device="cuda").embeddings_stay
+    assert there.streamed.host_bytes > away.streamed.host_bytes == 0
+    assert there.streamed.device_bytes > away.streamed.device_bytes  # their sums
+    assert there.streamed.disk_bytes < away.streamed.disk_bytes
     assert there.fingerprint() == away.fingerprint()
+    # Elsewhere they have nowhere else to be, or no place.
+    assert not planned('embeddings_stay = true\nstore = "host"').embeddings_stay
+    assert not planned("embeddings_stay = true", device="cuda").embeddings_stay
 
 
 def test_a_store_lies_in_host_memory_beside_a_gpu_where_it_fits_there(tmp_path: Path) -> None:

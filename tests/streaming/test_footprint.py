@@ -13,10 +13,12 @@ from torch import Tensor
 from isoflop.model import Lanes, load_kernels, make_model, pieces_of, shards_of
 from isoflop.recipe import STANDARD, Shape
 from isoflop.recipe.footprint import (
+    MAPPED,
     image_elements,
     kept_bytes,
     layer_images,
     layer_sums,
+    mapped_from,
     streamed_footprint,
     sums_elements,
 )
@@ -151,6 +153,13 @@ def test_what_the_head_alone_needs_is_given_back_while_layers_are_at_work(
     # Of sums, windows that no layer reaches into; slots begin at a block's beginning.
     assert image + memories + sums - 8 * WINDOW <= sum(back) <= 1.01 * (image + memories + sums)
     assert sums > 2 * 8 * WINDOW
+
+
+def test_logits_go_back_to_the_system_whatever_their_size_but_small_ones() -> None:
+    """Of 32,000 words they take a little less than what is mapped in any case, and left holes of their own size."""
+    sizes = {50_257: MAPPED, 32_000: 512 * 32_000 * 2, 17_000: 512 * 17_000 * 2, 4096: MAPPED}
+    for vocab_size, wanted in sizes.items():
+        assert mapped_from(Shape(2, 64, 2, vocab_size, 1024), "bf16", 1) == wanted
 
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="the system takes no memory back")

@@ -15,6 +15,7 @@ from isoflop.model import Lanes, Shard, weights_sha256
 from isoflop.recipe import ModelPlan
 from isoflop.streaming.disk import DiskStore
 from isoflop.streaming.host import HostStore
+from isoflop.streaming.store import windows_of
 from isoflop.systems.group import Systems
 from isoflop.train import Step
 from isoflop.train.intact import Intact, added_up
@@ -81,8 +82,8 @@ def held(learner: Any, what: str) -> Tensor:
 
 
 def flip(tensor: Tensor) -> None:
-    """One bit of the last element."""
-    tensor.view(torch.uint8)[-tensor.itemsize] ^= 2
+    """One bit of the first element's exponent: what the embeddings' head reads, and any piece's product."""
+    tensor.view(torch.uint8)[tensor.itemsize - 1] ^= 8
 
 
 FLOAT = replace(RESIDENT, precision="fp32")
@@ -105,12 +106,39 @@ def test_a_flipped_bit_stops_the_run_and_the_next_start_goes_on(
     with pytest.raises(ChangedError) as caught:
         run(data, tmp_path, plan, checkpoint_seconds=NEVER)
     # A store's update goes on beside the next step.
-    step = 7 if plan.execution == "streamed" and what != "vector" else 6
+    step = 7 if plan.execution == "streamed" and what != "vector" and not plan.embeddings_stay else 6
     place = "a vector" if what == "vector" else f"the {what}"
     whose = EMBEDDINGS if plan.embeddings_stay else LAYER
     assert str(caught.value).startswith(f"a step {step}: system 0: bits of {place} of {whose} changed in memory")
     again = weights_sha256(run(data, tmp_path, plan).weights)
     assert again == (wanted if plan.precision == "bf16" else weights_sha256(run(data, tmp_path / "f", plan).weights))
+
+
+@pytest.mark.parametrize("what", ["gradient", "state"])
+def test_embeddings_that_stay_in_memory_come_to_the_disk_as_they_were_updated(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, what: str
+) -> None:
+    """A bit flips between the gradient's last sum and its update, or between that and the file that survives."""
+    update, commit = StreamedLearner.update, DiskStore.commit
+
+    def updating(learner: StreamedLearner, norm: float, lr: float, step: int) -> None:
+        update(learner, norm, lr, step)
+        (shard,) = [one for one in learner._own if one.name == EMBEDDINGS]
+        if step == 6 and what == "gradient":
+            assert isinstance(learner._store, DiskStore)
+            flip(learner._store._memory.gradient(shard, windows_of(shard)[0]))
+
+    def committing(store: DiskStore, shard: Shard, step: int) -> None:
+        if step == 6 and what == "state" and shard.name == EMBEDDINGS:
+            flip(store._memory.state(shard)[1])
+        commit(store, shard, step)
+
+    with monkeypatch.context() as once:
+        once.setattr(StreamedLearner, "update", updating)
+        once.setattr(DiskStore, "commit", committing)
+        with pytest.raises(ChangedError, match=rf"the {what} of {EMBEDDINGS} changed in memory"):
+            run(data, tmp_path, STAYS, checkpoint_seconds=NEVER)
+    assert weights_sha256(run(data, tmp_path, STAYS).weights) == wanted
 
 
 @pytest.mark.parametrize("plan", [RESIDENT, HOST], ids=["resident", "host"])

@@ -295,6 +295,11 @@ class Streaming(Table):
         False,
         description="on a processor: layers keep their input alone, a sixth of the disk space for a third more work",
     )
+    embeddings_stay: bool = Field(
+        False,
+        description="on a processor with its store on disk: weights and state of the embeddings are in memory too, so "
+        "that steps begin and end without waiting for the disk; 18 bytes for each of their weights, and their sums",
+    )
 
 
 class Published(Table):

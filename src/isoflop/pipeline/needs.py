@@ -46,6 +46,16 @@ def unmet_needs(
                 f"{largest.name} needs {_size(needed)} of memory to train, this machine has {_size(there)}; "
                 "train a smaller model, or on a machine with more"
             )
+    stays = [model for model in models if model.execution == "streamed" and model.embeddings_stay]
+    if stays:
+        largest = max(stays, key=lambda model: model.streamed.host_bytes)
+        needed = systems_here * (largest.streamed.device_bytes + largest.streamed.host_bytes)
+        there = plan.machine.memory_bytes
+        if needed > there:
+            lacks.append(
+                f"{largest.name} needs {_size(needed)} of memory while its embeddings stay in it, this machine has "
+                f"{_size(there)}; leave out streaming.embeddings_stay"
+            )
     held = [model for model in models if model.execution == "streamed" and model.store == "host"]
     if held:
         largest = max(held, key=lambda model: model.streamed.host_bytes)

@@ -18,8 +18,8 @@ PROGRAM_BYTES = 345_000_000
 # A GPU's context and the workspace of its matrix products.
 CONTEXT_BYTES = 700_000_000
 # Where freed buffers are kept, holes between them are so many times what lanes use at once. Streamed models give back
-# what takes `MAPPED` bytes and more (`isoflop.train.allocator`): a lane was seen to leave from no hole of that size (a
-# quiet machine) to three (a busy one); half of the most is foretold.
+# what takes `MAPPED` bytes and more, or as much as logits (`isoflop.train.allocator`): a lane was seen to leave from no
+# hole of that size (a quiet machine) to three (a busy one); half of the most is foretold.
 HOLES, MAPPED = 2.5, 2**25
 # State passes through memory in windows of this many elements, in the hands of so many threads: clerks finish gradients
 # and update weights, carriers bring weights and activations and take them away, and hardly compute.
@@ -98,6 +98,7 @@ def streamed_footprint(
         shards = -(-_wide(shape) // SHARD)
         staying = (16 + image) * min(_wide(shape), -(-shards // systems) * SHARD)
         on_disk -= (image + sums) * _wide(shape) // systems
+    on_disk += STATE_BYTES * min(SHARD, widest(shape))  # of one shard the next state, before the last one goes
     checkpoints = _checkpoint_bytes(shape) // systems
     if device == "cuda":
         # What a layer would have kept is made again, of one microbatch.
@@ -264,12 +265,20 @@ def _head_work(shape: Shape, precision: str, sequences: int, device: str) -> int
     """
     item, tokens, d = _image_bytes(precision), sequences * shape.context_length, shape.d_model
     fewest = HEAD_TOKENS_ON_GPU if device == "cuda" else HEAD_TOKENS
-    rows = min(tokens, max(fewest, 2**20 // shape.vocab_size))
+    logits, others = _logits(shape, tokens, fewest) * item, tokens * d * (2 * item + 4)
     if device == "cuda":
-        head = rows * shape.vocab_size * 2 * item + (8 + item) * shape.vocab_size * d
-    else:
-        head = rows * shape.vocab_size * item + HEAD_ROWS * d * item
-    return head + tokens * d * (2 * item + 4)
+        return others + 2 * logits + (8 + item) * shape.vocab_size * d
+    return others + logits + HEAD_ROWS * d * item
+
+
+def _logits(shape: Shape, tokens: int, fewest: int) -> int:
+    return min(tokens, max(fewest, 2**20 // shape.vocab_size)) * shape.vocab_size
+
+
+def mapped_from(shape: Shape, precision: str, sequences: int) -> int:
+    """Bytes of the smallest buffer that a streamed model gives back when it is freed: logits, if they are large."""
+    logits = _logits(shape, sequences * shape.context_length, HEAD_TOKENS) * _image_bytes(precision)
+    return logits if MAPPED // 2 <= logits < MAPPED else MAPPED
 
 
 def link_bytes(shape: Shape, precision: str, reproducible: bool, cut: Cut, kept: int) -> int:

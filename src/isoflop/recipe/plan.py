@@ -296,10 +296,7 @@ def _plan_model(
         if family.streaming.store is None and _store_fits_host(replace(found, store="host"), family, machine):
             found = replace(found, store="host")
     elif found.store == "disk":
-        room = ROOM * machine.memory_bytes / _sharing(family)
-        staying = replace(found, embeddings_stay=True)
-        needed = _streamed(staying, family, at_once, machine.device)
-        found = staying if needed.device_bytes + needed.host_bytes <= room else found
+        found = replace(found, embeddings_stay=family.streaming.embeddings_stay)
     streamed = _streamed(found, family, at_once, machine.device)
     resident = resident_footprint(shape, family.precision, microbatch, at_once, machine.device)
     return replace(found, resident=resident, streamed=streamed)
@@ -314,13 +311,9 @@ def _streamed(plan: ModelPlan, family: Family, lanes: int, device: str) -> Footp
 
 def _store_fits_host(plan: ModelPlan, family: Family, machine: Machine) -> bool:
     """Whether host memory holds the stores of all systems of a machine: each of its GPUs is one."""
-    needed = _sharing(family) * _streamed(plan, family, 1, machine.device).host_bytes
+    sharing = family.systems if family.cluster is None else family.cluster.systems_per_node
+    needed = sharing * _streamed(plan, family, 1, machine.device).host_bytes
     return needed <= ROOM * machine.host_memory_bytes
-
-
-def _sharing(family: Family) -> int:
-    """How many systems share a machine."""
-    return family.systems if family.cluster is None else family.cluster.systems_per_node
 
 
 def machines_of(family: Family, machine: Machine) -> float:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from isoflop.durable import part_of, sync_folder
+from isoflop.errors import ChangedError
 from isoflop.model import Piece, Shard
 from isoflop.streaming.checksum import as_bytes, checksum
 from isoflop.streaming.host import HostStore
@@ -236,6 +237,8 @@ class DiskStore(Store):
             ChangedError: what stays in memory has changed since the last one.
         """
         if shard.index in self._staying:
+            if checksum(self._memory.gradient(shard, window)) != self._gradient_checksums[shard.index, window.start]:
+                raise ChangedError(f"the gradient of {shard.name}")
             self._memory.update(shard, window, step, work)
             return
         with self._lock:
@@ -250,12 +253,17 @@ class DiskStore(Store):
         self.vectors.take(shard, window, weights)
 
     def commit(self, shard: Shard, step: int) -> None:
-        """As `Store` says. Of embeddings that stay all is written only now: nobody waits for it."""
+        """As `Store` says. Of embeddings that stay all is written only now: nobody waits for it.
+
+        Raises:
+            ChangedError: what stays in memory has changed since the update; the old state stays on the disk.
+        """
         if shard.index in self._staying:
             self._rewritings[shard.index] = _Rewriting(self._state_path(shard, step), shard)
             for window in self._windows[shard.index]:
                 state = [tensor[window.of(shard)] for tensor in self._memory.state(shard)]
-                self._rewritings[shard.index].write(window, state)
+                if self._rewritings[shard.index].write(window, state) != self._memory.checksums(shard, window):
+                    raise ChangedError(f"the state of {shard.name}")
         self._rewritings.pop(shard.index).commit(step)
         old = self.state_path(shard)
         self._steps[shard.index] = step
@@ -362,12 +370,13 @@ class _Rewriting:
         self._checksums: dict[int, list[int]] = {}
         self._file = DirectFile(part_of(path), "new")
 
-    def write(self, window: Window, state: Sequence[Tensor]) -> None:
-        """The window's weights and moments, each with room for whole blocks."""
+    def write(self, window: Window, state: Sequence[Tensor]) -> list[int]:
+        """The window's weights and moments, each with room for whole blocks. Their checksums."""
         for start, tensor in zip(self._layout.starts.values(), state, strict=True):
             _room(tensor)[4 * tensor.numel() : blocks(4 * tensor.numel())].zero_()
             self._file.write(start + 4 * window.of(self._shard).start, tensor)
         self._checksums[window.start] = [checksum(tensor) for tensor in state]
+        return self._checksums[window.start]
 
     def commit(self, step: int) -> None:
         """The file is whole: puts it in its place."""

@@ -2,8 +2,6 @@
 
 import ctypes
 
-from isoflop.recipe.footprint import MAPPED
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
@@ -27,8 +25,8 @@ def give_back_freed_memory() -> None:
         trim(0)
 
 
-def map_large_buffers() -> None:
-    """From now on buffers of `MAPPED` bytes and more are mapped one by one, and given back when they are freed.
+def map_large_buffers(n_bytes: int) -> None:
+    """From now on buffers of so many bytes and more are mapped one by one, and given back when they are freed.
 
     Logits and the widest layers' fit no other buffer's hole: kept, they leave holes that hold as much memory again
     (width 768, 2 layers, V 50,257: 1.38 GB at the fullest instead of 1.55 GB, in the same processor time). The smaller
@@ -36,4 +34,4 @@ def map_large_buffers() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, MAPPED)
+        mallopt(_M_MMAP_THRESHOLD, n_bytes)

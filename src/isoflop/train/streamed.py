@@ -31,7 +31,7 @@ from isoflop.model import (
     shards_of,
 )
 from isoflop.recipe import Parametrisation, Shape
-from isoflop.recipe.footprint import CARRIERS, CLERKS, DEVICE_CLERKS
+from isoflop.recipe.footprint import CARRIERS, CLERKS, DEVICE_CLERKS, mapped_from
 from isoflop.recipe.streaming import Cut
 from isoflop.streaming.device import DeviceExecutor
 from isoflop.streaming.disk import DiskStore
@@ -78,7 +78,7 @@ class StreamedLearner(Learns):
         journal: Journal | None,
         device: torch.device | None = None,
     ) -> None:
-        map_large_buffers()
+        map_large_buffers(mapped_from(shape, precision, cut.sequences))
         self._device = device
         self._shape, self._cut, self._folder, self._journal = shape, cut, folder, journal
         self._lanes, self._kernels, self._systems, self._optimizer = lanes, kernels, systems, optimizer
@@ -208,8 +208,10 @@ class StreamedLearner(Learns):
 
     def update(self, norm: float, lr: float, step: int) -> None:
         """As `Learns` says: prepared here, begun with `commit`."""
-        with self._named():  # of all that passes take from the store these alone have no checksum there
+        with self._named():  # what passes took from memory, before the step counts: from a disk it has checksums
             self._store.vectors.check()
+            if self.lasting:
+                list(self._clerks.map(self._store.check, self._own))
         self._systems.doing("update")
         list(self._clerks.map(lambda shard: self._store.seal(shard, step), self._own))
         self._systems.gather(np.zeros(0))
