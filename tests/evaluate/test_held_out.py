@@ -2,10 +2,12 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from isoflop.config import BpeTokenizer, DataSource, Gpt2Tokenizer
 from isoflop.data import DocumentIndex, TokenStream, prepare
@@ -13,8 +15,9 @@ from isoflop.data.tokenizer import load_tokenizer, make_tokenizer
 from isoflop.evaluate import held_out_loss
 from isoflop.evaluate.held_out_texts import read_texts
 from isoflop.evaluate.tokens import tokens_per_gpt2_token
-from isoflop.model import GPT, Lanes, initialise
+from isoflop.model import GPT, FusedGPT, Lanes, Weights, initialise, mapped
 from isoflop.recipe import Shape
+from tests.streaming.runs import prepare_data
 
 
 @pytest.mark.parametrize("context_length", [16, 37])
@@ -60,6 +63,42 @@ def test_the_mean_equals_a_loop_over_tokens(tmp_path: Path, context_length: int)
         assert (said.tokens, said.bytes) == (held.tokens, held.bytes)
         assert said.nats_per_token == pytest.approx(its / held.tokens, rel=1e-5)
         assert said.bits_per_byte == pytest.approx(its / math.log(2) / held.bytes, rel=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_with_scratch_no_memory_holds_the_whole_model_and_no_bit_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "scratch").mkdir()
+    data, context_length = prepare_data(tmp_path / "corpus"), 32
+    shape = Shape(8, 512, 8, 400, context_length)
+    weights = initialise(shape, 0)
+    resident = held_out_loss(weights, data, "bf16", Lanes(2))
+    on_disk = Weights(shape, mapped(tmp_path / "scratch", shape.params).copy_(weights.flat))
+    taken, at_once = list[int](), list[int]()
+    for kind in (GPT, FusedGPT):
+        nats = kind.nats
+
+        def seen(model: GPT, weights: Weights, image: Weights, samples: Tensor, nats=nats) -> Tensor:  # type: ignore[no-untyped-def]
+            taken.append(_anonymous_bytes())
+            at_once.append(samples.numel() - len(samples))
+            return nats(model, weights, image, samples)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(kind, "nats", seen)
+    before = _anonymous_bytes()
+    assert (
+        held_out_loss(on_disk, data, "bf16", Lanes(2), scratch=tmp_path / "scratch", microbatch=4 * context_length)
+        == resident
+    )
+    assert taken[0] - before < shape.params  # of 2 bytes each
+    assert max(at_once) == 4 * context_length
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def _anonymous_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def test_the_correction_for_tokenizers_counts_the_same_text_with_both(data: Path) -> None:

@@ -93,7 +93,7 @@ def test_folded_into_a_standard_gpt2_it_computes_the_same() -> None:
     expected = GPT(SHAPE, "fp32", MUP).logits(weights, ids)
     folded = as_standard(weights, MUP)
     torch.testing.assert_close(GPT(SHAPE, "fp32").logits(folded, ids), expected, rtol=1e-5, atol=1e-5)
-    assert folded.flat.data_ptr() != weights.flat.data_ptr()
+    assert folded is weights  # there may be no memory for two
     plain = Parametrisation()
     assert as_standard(weights, plain) is weights
 

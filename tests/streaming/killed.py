@@ -49,7 +49,7 @@ def kind_of(name: str, arguments: tuple[Any, ...]) -> str:
     """Which call it is, of which file."""
     place = arguments[1] if name in ("replace", "link") else arguments[0]
     path = Path(os.readlink(f"/proc/self/fd/{place}") if isinstance(place, int) else place)
-    shard = re.sub(r"embedding|layer-\d+|final", "shard", path.name)
+    shard = re.sub(r"embedding|layer-\d+|final", "shard", re.sub(r"mapped-\w+", "mapped", path.name))
     return f"{name} {'checkpoint ' * ('gen-' in str(path))}{re.sub(r'[0-9]+', '#', shard)}"
 
 

@@ -20,6 +20,7 @@ from isoflop.streaming.disk import DiskStore
 from isoflop.streaming.kept import KeptOnDisk
 from isoflop.streaming.store import Window
 from isoflop.train import Step
+from isoflop.train.learners import discard_store
 from tests.streaming.runs import DISK, RESIDENT, STAYS, losses, run, stop_at
 
 ROOT = Path(__file__).parents[2]
@@ -106,20 +107,31 @@ def test_a_flipped_bit_is_refused_with_the_file_named(data: Path, begun: Path, t
 
 
 @pytest.mark.parametrize(
-    "damage", ["flipped", "cut off", "gone", "a folder", "journal", "another layer's", "a checkpoint's"]
+    "damage",
+    [
+        "flipped",
+        "cut off",
+        "gone",
+        "a folder",
+        "journal",
+        "no journal",
+        "journal a folder",
+        "another layer's",
+        "a checkpoint's",
+    ],
 )
 def test_with_an_earlier_checkpoint_a_damaged_store_is_set_aside(
     data: Path, crashed: Path, tmp_path: Path, damage: str, wanted: tuple[str, list[float]]
 ) -> None:
     folder = copied(crashed, tmp_path)
     (path,) = (folder / "store").glob("embedding.0.step-*")
-    if damage == "journal":
+    if "journal" in damage:
         path = folder / "store" / "journal.json"
     if damage == "cut off":
         os.truncate(path, path.stat().st_size - 1)
-    elif damage == "gone":
+    elif damage in ("gone", "no journal"):
         path.unlink()
-    elif damage == "a folder":  # what the disk says when it is asked to read it
+    elif "a folder" in damage:  # what the disk says when it is asked to read it
         path.unlink()
         path.mkdir()
     elif damage == "a checkpoint's":
@@ -133,6 +145,69 @@ def test_with_an_earlier_checkpoint_a_damaged_store_is_set_aside(
     trained = run(data, folder, DISK, on_event=events.append)
     assert (weights_sha256(trained.weights), losses(folder)) == wanted
     assert any(str(path) in event and "going back to the last checkpoint" in event for event in events)
+
+
+@pytest.mark.parametrize("damage", ["gone", "a folder"])
+def test_without_journal_and_checkpoint_a_store_that_has_made_steps_is_kept_and_refused(
+    data: Path, begun: Path, tmp_path: Path, damage: str
+) -> None:
+    folder = copied(begun, tmp_path)
+    journal = folder / "store" / "journal.json"
+    journal.unlink()
+    if damage == "a folder":
+        journal.mkdir()
+    before = sorted(path.name for path in (folder / "store").iterdir())
+    with pytest.raises(WorkError, match=rf"^{journal}: damaged .*no checkpoint.*remove {folder / 'store'}"):
+        run(data, folder, DISK)
+    assert sorted(path.name for path in (folder / "store").iterdir()) == before
+
+
+@pytest.mark.parametrize("after", [None, 2])
+def test_a_store_from_before_its_first_journal_goes_without_a_word(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int | None, wanted: tuple[str, list[float]]
+) -> None:
+    if after is not None:
+        with pytest.raises(Interrupted):
+            run(data, tmp_path, DISK, stop_at(after))
+    with monkeypatch.context() as patched:
+        patched.setattr("isoflop.train.journal.Journal.write", _crash)
+        with pytest.raises(CrashError):
+            run(data, tmp_path, DISK)
+    assert list((tmp_path / "store").glob("*.step-*"))
+    events: list[str] = []
+    assert weights_sha256(run(data, tmp_path, DISK, on_event=events.append).weights) == wanted[0]
+    assert not [event for event in events if "store" in event]
+    assert not list(tmp_path.glob("store*"))
+
+
+def _crash(*_: object) -> None:
+    raise CrashError
+
+
+def test_a_kill_while_a_store_is_removed_leaves_nothing_in_the_way(
+    data: Path, begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: tuple[str, list[float]]
+) -> None:
+    """As when the answer to a spike is to begin anew: nothing of that store counts any more."""
+    folder = copied(begun, tmp_path)
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if path.exists():
+            (path / "journal.json").unlink()
+            raise CrashError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("isoflop.train.learners.shutil.rmtree", killed)
+        with pytest.raises(CrashError):
+            discard_store(folder / "store")
+    assert weights_sha256(run(data, folder, RESIDENT).weights) == wanted[0]
+    assert not list(folder.glob("store*"))
+
+
+def test_a_file_where_the_store_belongs_is_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("notes")
+    with pytest.raises(WorkError, match=rf"^{tmp_path / 'store'}: a file, where .* move it away and run again$"):
+        run(data, tmp_path, DISK)
+    assert (tmp_path / "store").read_text() == "notes"
 
 
 def test_an_update_that_came_to_some_layers_only_is_made_whole(

@@ -10,6 +10,7 @@ from isoflop.model.inference import Kept, Reader
 from isoflop.model.initialisation import initialise
 from isoflop.model.kernels import Kernels, load_kernels
 from isoflop.model.lanes import Lanes
+from isoflop.model.mapped import mapped
 from isoflop.model.weights import Piece, Shard, Weights, pieces_of, shards_of, tensor_sizes, weights_sha256
 from isoflop.recipe import STANDARD, Parametrisation, Shape
 
@@ -28,6 +29,7 @@ __all__ = [
     "initialise",
     "load_kernels",
     "make_model",
+    "mapped",
     "pieces_of",
     "shards_of",
     "tensor_sizes",

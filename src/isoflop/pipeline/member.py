@@ -114,7 +114,12 @@ def finish_member(
     from isoflop.evaluate import held_out_loss
     from isoflop.systems.device import training_device
 
-    loss = held_out_loss(trained.weights, folder.data, model.precision, lanes, training_device())
+    where = model.precision, lanes, training_device()
+    if model.on_disk:  # within the memory that its steps took
+        microbatch = model.microbatch_sequences * model.shape.context_length
+        loss = held_out_loss(trained.weights, folder.data, *where, folder.model(model.name), microbatch)
+    else:
+        loss = held_out_loss(trained.weights, folder.data, *where)
     if not isfinite(loss.nats_per_token):
         raise WorkError(
             f"{folder.model(model.name)}: the held-out loss is {loss.nats_per_token}: training diverged; "

@@ -143,7 +143,7 @@ def disk_bytes(family: Family, models: Sequence["ModelPlan"], folder: RunFolder,
         generations += len(model.kept_steps)
         there = _taken(folder.model(model.name))
         needed += max(0, generations * CHECKPOINT_BYTES * model.shape.params - there)
-        if model.execution == "streamed" and model.store == "disk":
+        if model.on_disk:
             stores.append(systems_here * model.streamed.disk_bytes - there)
     return needed + max(stores)
 

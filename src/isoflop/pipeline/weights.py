@@ -66,13 +66,16 @@ def _weights_in(
     checkpoints: Path, model: "ModelPlan", folder: RunFolder, step: int, listener: Listener
 ) -> "tuple[Weights, int] | None":
     """Those of the newest checkpoint if it is of that step, and its tokens."""
-    from isoflop.model import Weights, as_standard, shards_of
+    from isoflop.model import Weights, as_standard, mapped, shards_of
     from isoflop.train.checkpoint import load_newest
 
     generation = load_newest(checkpoints, model, sha256_of_file(folder.data / "manifest.json"), listener.note)
     if generation is None or generation.position.steps != step:
         return None
-    weights = Weights.zeros(model.shape)
+    if model.on_disk:  # there may be no memory for them
+        weights = Weights(model.shape, mapped(folder.model(model.name), model.shape.params))
+    else:
+        weights = Weights.zeros(model.shape)
     for shard in shards_of(model.shape):
         weights.flat[shard.start : shard.stop] = generation.read(shard)["weights"]
     return as_standard(weights, model.parametrisation), generation.position.tokens

@@ -84,6 +84,11 @@ class ModelPlan:
         """Sequences of the last stage's step."""
         return self.batch_schedule[-1].sequences
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether the weights are streamed from a disk: there may be no memory for all of them."""
+        return self.execution == "streamed" and self.store == "disk"
+
     def cut(self, systems: int) -> Cut:
         """How a streamed run on so many systems cuts each one's part of a step."""
         size, length = self.microbatch_sequences, self.shape.context_length

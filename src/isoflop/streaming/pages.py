@@ -24,7 +24,8 @@ class DamagedError(WorkError):
     """A file of the store is not what was written."""
 
     def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"{path}: the store is damaged ({why}); run again to go back to the last checkpoint")
+        remedy = "run again to go on from the last step or checkpoint that is whole, or to hear that there is none"
+        super().__init__(f"{path}: the store is damaged ({why}); {remedy}")
         self.path, self.why = path, why
 
 

@@ -260,6 +260,14 @@ def generations_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[4:]), reverse=True)
 
 
+def updates_in(generation: Path) -> int:
+    """Updates that the weights of a generation have had, as its manifest says; 0 where that cannot be read."""
+    try:
+        return Position.from_json(json.loads((generation / MANIFEST).read_bytes())["position"]).updates
+    except DAMAGE:
+        return 0
+
+
 def check_same(found: Any, wanted: dict[str, Any], generation: Path) -> None:
     """Refuses to go on from what was made by other settings.
 

@@ -47,7 +47,7 @@ class Journal:
         """What the journal says; None if there is none.
 
         Raises:
-            DamagedError: it is not what was written.
+            DamagedError: it is not what was written, or cannot be read.
             InputError: another version wrote it.
         """
         try:
@@ -69,6 +69,8 @@ class Journal:
             )
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise DamagedError(path, f"cannot read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedError(path, str(error)) from error
 

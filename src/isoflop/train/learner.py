@@ -100,7 +100,7 @@ class Learns(Protocol):
         """Nothing more is asked of this learner."""
 
     def complete(self) -> Weights:
-        """All weights on this system."""
+        """All weights on this system, the caller's to change; no more steps are taken."""
 
 
 class Learner(Learns):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from isoflop.durable import cannot_write
 from isoflop.model import Kernels, Lanes
 from isoflop.recipe import ModelPlan
 from isoflop.systems.group import Systems
@@ -33,7 +34,7 @@ def make_learner(
     if plan.execution == "streamed":
         if plan.store == "disk":
             if systems.rank == 0:
-                shutil.rmtree(store, ignore_errors=True)
+                discard_store(store)
                 store.mkdir(parents=True)
             systems.gather(np.zeros(0))
         on_device = None if device.type == "cpu" else device
@@ -87,6 +88,23 @@ def open_store(
         journal=Journal(store / JOURNAL, fingerprint_of(plan, data_sha256)) if on_disk else None,
         device=device,
     )
+
+
+def discard_store(store: Path) -> None:
+    """Removes a store that is needed no more, if there is one: a kill leaves nothing that looks like half of one.
+
+    Raises:
+        WorkError: its folder cannot be written.
+    """
+    discarded = store.with_name(store.name + ".discarded")
+    shutil.rmtree(discarded, ignore_errors=True)
+    try:
+        store.rename(discarded)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise cannot_write(store, error) from error
+    shutil.rmtree(discarded, ignore_errors=True)
 
 
 def fingerprint_of(plan: ModelPlan, data_sha256: str) -> dict[str, object]:

@@ -144,7 +144,7 @@ def train(
 
     spikes = SpikeFile(folder / "spikes.json", data, position.steps, on_event) if leads else None
     # Several systems speak to each other while they save, and write a part each; a store on disk has its files.
-    saving = Saving(save, beside=systems.size == 1 and not (plan.execution == "streamed" and plan.store == "disk"))
+    saving = Saving(save, beside=systems.size == 1 and not plan.on_disk)
     session = _Session(
         plan,
         data,

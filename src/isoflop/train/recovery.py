@@ -1,5 +1,6 @@
 """What a killed streamed run leaves in its store becomes a checkpoint, from which either execution goes on."""
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,9 +13,9 @@ from isoflop.model import Lanes, load_kernels
 from isoflop.recipe import ModelPlan
 from isoflop.streaming.pages import DamagedError
 from isoflop.systems.group import Systems
-from isoflop.train.checkpoint import Position, check_same, generations_in, save_generation
+from isoflop.train.checkpoint import Position, check_same, generations_in, save_generation, updates_in
 from isoflop.train.journal import Entry, Journal
-from isoflop.train.learners import JOURNAL, fingerprint_of, open_store
+from isoflop.train.learners import JOURNAL, discard_store, fingerprint_of, open_store
 from isoflop.train.spikes import rewind_base
 
 
@@ -33,7 +34,7 @@ def recover(
 
     Raises:
         InputError: the store belongs to other settings or other data; names what differs.
-        WorkError: the store is damaged, and there is no checkpoint to go back to.
+        WorkError: the store is damaged, and there is no checkpoint to go back to; or a file is where it belongs.
     """
     systems.doing("looking at the store")
     entry = _entry(store, checkpoints, plan, data_sha256, on_event) if systems.rank == 0 else None
@@ -61,7 +62,7 @@ def recover(
     save_generation(checkpoints, plan, data_sha256, position, learner, systems, kept_steps)
     learner.close()
     if systems.rank == 0:
-        shutil.rmtree(store)
+        discard_store(store)
         on_event(f"{store}: a streamed run ended here without a word after step {position.steps}; nothing is lost")
     systems.gather(np.zeros(0))
 
@@ -71,28 +72,45 @@ def _entry(
 ) -> Entry | None:
     """What the journal says, if it knows more than the checkpoints; else there is no store any more."""
     if not store.exists():
+        discard_store(store)  # what a kill left of one
         return None
+    if not store.is_dir():
+        raise WorkError(f"{store}: a file, where the store of a streamed run belongs; move it away and run again")
+    newest = next(iter(generations_in(checkpoints)), None)
     try:
         entry = Journal.read(store / JOURNAL)
+        if entry is None:
+            _refuse_steps_without_journal(store, 0 if newest is None else updates_in(newest))
     except DamagedError as error:
         set_aside(store, checkpoints, error, on_event)
         return None
     if entry is not None:
         check_same(entry.fingerprint, fingerprint_of(plan, data_sha256), store)
-        newest = next(iter(generations_in(checkpoints)), None)
         if newest is None or int(newest.name[4:]) < entry.position["steps"]:
             for left in store.glob("*.part"):
                 left.unlink()
             return entry
-    shutil.rmtree(store)
+    discard_store(store)
     return None
+
+
+def _refuse_steps_without_journal(store: Path, updates: int) -> None:
+    """Before its first journal a store holds the weights that it began with, after so many `updates` or none.
+
+    Raises:
+        DamagedError: later ones are there, which only a journal makes: it has gone.
+    """
+    found = (re.fullmatch(r".*\.step-(\d{8,})\.safetensors", path.name) for path in store.iterdir())
+    last = max((int(match[1]) for match in found if match), default=0)
+    if last > updates:
+        raise DamagedError(store / JOURNAL, f"gone, while weights after {last} updates are there")
 
 
 def remove_store(store: Path, systems: Systems) -> None:
     """All that was in the store is in a checkpoint."""
     systems.gather(np.zeros(0))
     if systems.rank == 0:
-        shutil.rmtree(store, ignore_errors=True)
+        discard_store(store)
 
 
 def set_aside(store: Path, checkpoints: Path, fault: DamagedError | None, on_event: Callable[[str], None]) -> None:

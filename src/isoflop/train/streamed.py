@@ -27,6 +27,7 @@ from isoflop.model import (
     Weights,
     initialise,
     make_model,
+    mapped,
     pieces_of,
     shards_of,
 )
@@ -39,7 +40,6 @@ from isoflop.streaming.exchange import Exchange, Surroundings
 from isoflop.streaming.executor import Executor
 from isoflop.streaming.host import HostStore
 from isoflop.streaming.kept import Kept, KeptOnDisk
-from isoflop.streaming.pages import DirectFile
 from isoflop.streaming.store import Counter, State, Window, Work, windows_of
 from isoflop.systems.device import begin_thread
 from isoflop.systems.group import Systems, owner, send_out
@@ -253,11 +253,7 @@ class StreamedLearner(Learns):
             self.close()
             self._store.discard_gradients()
             (self._folder / f"kept-{self._systems.rank}").unlink(missing_ok=True)
-            path = self._folder / f"complete-{self._systems.rank}"
-            with DirectFile(path, "scratch") as file:
-                file.reserve(4 * self._shape.params)
-            flat = torch.from_file(str(path), shared=True, size=self._shape.params, dtype=torch.float32)
-            path.unlink()
+            flat = mapped(self._folder, self._shape.params)
         for shard in self._shards:
             for window in windows_of(shard):
                 part = flat[window.start : window.stop]
