@@ -17,7 +17,6 @@ from isoflop.errors import InputError, Interrupted, WorkError
 from isoflop.model import Shard, weights_sha256
 from isoflop.recipe import ModelPlan
 from isoflop.streaming.disk import DiskStore
-from isoflop.streaming.kept import KeptOnDisk
 from isoflop.streaming.store import Window
 from isoflop.train import Step
 from isoflop.train.learners import discard_store
@@ -320,24 +319,6 @@ def test_an_image_that_changed_on_the_disk_is_noticed(
     monkeypatch.setattr(DiskStore, "commit", flipping)
     with pytest.raises(WorkError, match=r"layer-0\.0\.image: the store is damaged .*checksum"):
         run(data, tmp_path, DISK)
-
-
-def test_what_layers_keep_is_noticed_when_it_changed_on_the_disk(
-    data: Path, tmp_path: Path, wanted: tuple[str, list[float]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expect, steps = KeptOnDisk.expect, [0]
-
-    def flipping(kept: KeptOnDisk, order: list[tuple[int, int]]) -> None:
-        steps[0] += 1
-        if steps[0] == 4:
-            flip(tmp_path / "store" / "kept-0", 5000)
-        expect(kept, order)
-
-    monkeypatch.setattr(KeptOnDisk, "expect", flipping)
-    with pytest.raises(WorkError, match=r"store/kept-0: the store is damaged .*what a layer keeps"):
-        run(data, tmp_path, DISK)
-    monkeypatch.undo()
-    assert weights_sha256(run(data, tmp_path, DISK).weights) == wanted[0]
 
 
 def test_sums_that_changed_on_the_disk_are_noticed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
