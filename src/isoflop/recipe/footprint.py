@@ -19,7 +19,7 @@ PROGRAM_BYTES = 345_000_000
 CONTEXT_BYTES = 700_000_000
 # Where freed buffers are kept, holes between them are so many times what lanes use at once. Streamed models give back
 # what takes `MAPPED` bytes and more, or as much as logits (`isoflop.train.allocator`): a lane was seen to leave from no
-# hole of that size (a quiet machine) to three (a busy one); half of the most is foretold.
+# hole of that size (a quiet machine) to three (a busy one); a quarter of the most is foretold.
 HOLES, MAPPED = 2.5, 2**25
 # State passes through memory in windows of this many elements, in the hands of so many threads: clerks finish gradients
 # and update weights, carriers bring weights and activations and take them away, and hardly compute.
@@ -114,7 +114,7 @@ def streamed_footprint(
     kept, all_kept = kept_bytes(shape, precision, cut), shape.n_layers * cut.most
     at_layers = busy * _layer_work(shape, precision, cut.sequences)
     at_head = busy * _head_work(shape, precision, cut.sequences, device)
-    holes = min(round(HOLES * at_layers), busy * 3 * MAPPED // 2)
+    holes = min(round(HOLES * at_layers), busy * 3 * MAPPED // 4)
     if cut.recompute:
         at_layers += busy * kept_bytes(shape, precision, Cut(cut.sequences, 1, 1))
     images, all_images = layer_images(shape) * image, image_elements(shape) * image
