@@ -75,8 +75,8 @@ CASES = {
     "111M-stay": Case(Shape(10, 768, 12, 50257, 2048), 8, ("resident", "streamed"), None, 3, embeddings_stay=True),
     "590M": Case(Shape(18, 1536, 12, 50257, 2048), 8, ("resident", "streamed"), 2 * GIB, 1),
     "1.3B": Case(Shape(24, 2048, 16, 50257, 2048), 8, ("streamed",), 6 * GIB, 1),
-    "2.7B": Case(Shape(32, 2560, 32, 50257, 2048), 2, ("streamed",), None, 1),
-    "13B-layer": Case(Shape(1, 5120, 40, 50257, 2048), 1, ("streamed",), 8 * GIB, 1),
+    "2.7B": Case(Shape(32, 2560, 32, 50257, 2048), 2, ("streamed",), 8 * GIB, 1),
+    "13B-layer": Case(Shape(1, 5120, 40, 50257, 2048), 1, ("streamed",), None, 1),
 }
 
 
